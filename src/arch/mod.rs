@@ -1,0 +1,17 @@
+//! x86-64: what the program asks of the CPU, with two faces.
+//!
+//! In a unikernel these functions execute instructions; elsewhere the simulated machine of [`crate::sim`] answers
+//! them. Together with the hypercall itself this is the only seam between the crate and what it runs on.
+
+#[cfg(target_os = "none")]
+mod bare;
+pub(crate) mod serial;
+
+#[cfg(target_os = "none")]
+pub(crate) use bare::*;
+
+#[cfg(not(target_os = "none"))]
+pub(crate) use crate::sim::machine::*;
+
+/// The port that Xen and QEMU print bytes from: visible with `guest_loglvl=all`, and with QEMU's `isa-debugcon`.
+pub(crate) const DEBUG_PORT: u16 = 0xe9;

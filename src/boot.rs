@@ -1,0 +1,293 @@
+//! From the entry point to main: the boot order, as straight-line code.
+//!
+//! `boot/entry.S` has set up 64-bit mode, a stack and protected boot tables. Until the console is connected a failure
+//! goes to the emergency output; each one is a [`Failure`] with its message, and ends the domain with the crash reason.
+
+#[cfg(target_os = "none")]
+mod entry;
+mod image;
+
+use core::fmt;
+
+use image::Image;
+use pvh::start_info::reader::{MemMap, StartInfoReader};
+use spin::Mutex;
+
+use crate::abi::errno::Errno;
+use crate::abi::start_info::Sif;
+use crate::abi::xen::DomainId;
+use crate::console::Output;
+use crate::console::log::{self, LogState};
+use crate::domain::{Domain, MAX_COMMAND_LINE, Module};
+use crate::hypercall::{self, XenVersion};
+use crate::lifecycle::{self, Outcome};
+use crate::memory::paging::{Features, Mapper, OutOfTables, Protection};
+use crate::memory::{self, Early, FrameRange, MapError, MemoryMap};
+use crate::options::{Options, Word};
+use crate::shared::{SharedInfo, SharedPage};
+use crate::state::{self, MAX_MODULES, State};
+use crate::{arch, executor};
+
+/// Why the domain could not start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    NotOnXen,
+    OldXen(XenVersion),
+    NoStartInfo,
+    Map(MapError),
+    NoMemory,
+    SharedInfo(Errno),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOnXen => f.write_str(
+                "not running on Xen: this is a unikernel for a PVH domain of Xen 4.10 or later (xl: type=\"pvh\")",
+            ),
+            Self::OldXen(version) => write!(f, "Xen {version} is too old: {} or later is needed", XenVersion::OLDEST),
+            Self::NoStartInfo => f.write_str("no start info: not booted by the PVH protocol"),
+            Self::Map(error) => write!(f, "{error}"),
+            Self::NoMemory => f.write_str("too little memory: the image leaves no room to start"),
+            Self::SharedInfo(errno) => write!(f, "Xen refused the page of shared information: {errno}"),
+        }
+    }
+}
+
+impl From<OutOfTables> for Failure {
+    fn from(_: OutOfTables) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl From<MapError> for Failure {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+/// Guest-physical memory as the start info's reader sees it.
+struct Physical;
+
+impl MemMap for Physical {
+    fn ptr(&self, paddr: usize, layout: core::alloc::Layout) -> *const u8 {
+        let pointer = arch::phys(paddr as u64);
+        if pointer.addr().is_multiple_of(layout.align()) { pointer } else { core::ptr::null() }
+    }
+}
+
+/// Boots, or says why not; then nothing is set up but the emergency output.
+///
+/// # Safety
+///
+/// Called once, by the entry code or the simulated machine: `start_info` is what the loader passed, and nothing of
+/// what it names has been overwritten.
+pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Failure> {
+    // 1. Xen, of a version that has what is used below.
+    let xen = hypercall::detect().ok_or(Failure::NotOnXen)?;
+    if xen.version < XenVersion::OLDEST {
+        return Err(Failure::OldXen(xen.version));
+    }
+
+    // 2. What the loader left. It lies in RAM that counts as free, so it is read, kept or copied before step 5.
+    // SAFETY: the loader's structure is valid, as the caller promises, and all of it lies in memory that the boot
+    // tables map at its own address; it stays untouched until this function has copied it.
+    let start_info_reader = unsafe { StartInfoReader::from_paddr(start_info, Physical) }.ok_or(Failure::NoStartInfo)?;
+    let raw = start_info_reader.raw();
+
+    // 3. Memory: what is RAM, and what of it is taken. The reserved pieces are at most a few pages besides the modules.
+    let mut map = MemoryMap::read(start_info_reader.memmap())?;
+    let mut free = map.ram.clone();
+    let image = Image::get();
+    let mut complete = !map.truncated;
+    let mut reserve = |address: u64, size: u64| {
+        complete &= free.remove(FrameRange::touching(address, size)).is_ok();
+    };
+    reserve(0, 1);
+    reserve(image.all.start << 12, image.all.len() << 12);
+    reserve(u64::from(start_info), size_of_val(raw) as u64);
+    reserve(raw.modlist_paddr, 32 * u64::from(raw.nr_modules));
+    reserve(raw.memmap_paddr, 24 * start_info_reader.memmap().len() as u64);
+    let command_line = start_info_reader.cmdline().map_or(&[][..], core::ffi::CStr::to_bytes);
+    reserve(raw.cmdline_paddr, command_line.len() as u64 + 1);
+    for module in start_info_reader.modlist() {
+        reserve(module.raw().paddr, module.raw().size);
+        reserve(module.raw().cmdline_paddr, module.cmdline().map_or(0, |line| line.count_bytes() as u64 + 1));
+    }
+
+    // 4. RAM that the domain does not have goes back before anything touches it.
+    let surplus = match hypercall::memory_current_reservation() {
+        Ok(pages) => memory::give_back(&mut map, &mut free, pages),
+        // Without a figure there is no surplus to be known: Xen answers this to every domain.
+        Err(_) => memory::Surplus::default(),
+    };
+
+    // 5. Copies of what must last, in pages of their own.
+    let mut early = Early(&mut free);
+    let keep = |early: &mut Early<'_>, line: &[u8]| {
+        early.copy(&line[..line.len().min(MAX_COMMAND_LINE)]).ok_or(Failure::NoMemory)
+    };
+    let kept_line = keep(&mut early, command_line)?;
+    let mut modules = heapless::Vec::<Module, MAX_MODULES>::new();
+    for module in start_info_reader.modlist().take(MAX_MODULES) {
+        let line = keep(&mut early, module.cmdline().map_or(&[], core::ffi::CStr::to_bytes))?;
+        let (address, size) = (module.raw().paddr, module.raw().size);
+        let data: &'static [u8] = match size {
+            0 => &[],
+            // SAFETY: the toolstack loaded so many bytes there, as the caller vouches; the frames were taken out of
+            // free RAM above, so that nothing overwrites them for the life of the domain.
+            _ => unsafe { core::slice::from_raw_parts(arch::phys(address), size as usize) },
+        };
+        // Cannot fail: at most as many are taken as fit.
+        let _ = modules.push(Module { data, command_line: line });
+    }
+
+    // 6. The final page tables.
+    let console = crate::console::Location::read();
+    map_memory(&image, &map, console.map(|location| location.frame), &mut early, cpu)?;
+
+    // 7. What Xen shares: a page in the window, where nothing lies.
+    // SAFETY: the window is outside of everything that the memory map mentions, and this is its first use.
+    unsafe { hypercall::memory_map_shared_info(map.window.start) }.map_err(Failure::SharedInfo)?;
+    let page = core::ptr::NonNull::new(arch::phys(map.window.start << 12)).ok_or(Failure::NoMemory)?;
+    // SAFETY: the frame was just given to shared_info, is mapped read-write by step 6, and nothing else uses it.
+    let info = SharedInfo::new(unsafe { SharedPage::new(page) });
+
+    // 8. The console.
+    let output = match console {
+        // SAFETY: the location is what Xen says of this domain, its frame was mapped in step 6, and this is its
+        // only use.
+        Some(location) => unsafe { Output::connect(location) },
+        None if raw.flags.contains(Sif::INITDOMAIN) => Output::Hypervisor,
+        None => Output::Absent,
+    };
+
+    // 9. The heap: everything that is still free.
+    for &range in free.ranges().iter().chain([&image.boot_tables]) {
+        // SAFETY: `free` is RAM, mapped by step 6, without anything that boot keeps; the boot tables are no longer in
+        // force, and nothing else lies in their pages.
+        unsafe { memory::claim(range) };
+    }
+
+    // 10. The state, and with it the log.
+    let options = Options::parse(kept_line, |_| {});
+    let state = state::install(State {
+        domain: xen.domain.unwrap_or(DomainId::SELF),
+        xen: xen.version,
+        command_line: kept_line,
+        modules,
+        info,
+        console: Mutex::new(output),
+        log: LogState::new(options.log_level),
+    });
+    log::install(options.log_level);
+
+    // 11. What could not be said before.
+    Options::parse(kept_line, warn_of_unknown_option);
+    if command_line.len() > MAX_COMMAND_LINE {
+        ::log::warn!(
+            "the command line is truncated: it has {} bytes, and {MAX_COMMAND_LINE} are kept",
+            command_line.len()
+        );
+    }
+    if raw.nr_modules as usize > MAX_MODULES {
+        ::log::warn!("{} modules were passed, and {MAX_MODULES} are kept", raw.nr_modules);
+    }
+    if !complete {
+        ::log::warn!("the memory map has too many pieces; some RAM is not used");
+    }
+    if surplus.frames > 0 {
+        ::log::info!(
+            "{} KiB of RAM are above the domain's reservation; {} KiB were given back to Xen",
+            surplus.frames * 4,
+            surplus.returned * 4
+        );
+    }
+    if !cpu.no_execute() {
+        ::log::warn!("this CPU, or the domain's configuration, has no NX: data is executable");
+    }
+    ::log::debug!(
+        "Xen {}, domain {}, {} KiB of RAM, {} KiB free at start",
+        xen.version,
+        state.domain,
+        map.ram.count() * 4,
+        free.count() * 4
+    );
+    Ok(Domain(state))
+}
+
+fn warn_of_unknown_option(word: Word<'_>) {
+    ::log::warn!("not an option of domu, or not a value of it: {}", word.raw().escape_ascii());
+}
+
+/// Builds the tables that stay, and puts them in force: RAM, what Xen placed, and the window for what is mapped later.
+fn map_memory(
+    image: &Image,
+    map: &MemoryMap,
+    console: Option<u64>,
+    early: &mut Early<'_>,
+    cpu: Features,
+) -> Result<(), Failure> {
+    let mut writable = map.ram.clone();
+    let too_many = |_| Failure::NoMemory;
+    for &range in map.placed.ranges().iter().chain([&map.window]) {
+        writable.insert(range).map_err(too_many)?;
+    }
+    if let Some(start) = console {
+        writable.insert(FrameRange { start, end: start + 1 }).map_err(too_many)?;
+    }
+    for range in [FrameRange { start: 0, end: 1 }, image.text, image.constants, image.stack_guard] {
+        writable.remove(range).map_err(too_many)?;
+    }
+    let mut mapper = Mapper::new(early, cpu)?;
+    mapper.map(image.text, Protection::Execute)?;
+    mapper.map(image.constants, Protection::Read)?;
+    for &range in writable.ranges() {
+        mapper.map(range, Protection::ReadWrite)?;
+    }
+    let root = mapper.root();
+    // SAFETY: these tables map the image as the boot tables did, and all RAM, special pages and the window read-write
+    // at their own addresses: everything that `arch::phys` is asked for.
+    unsafe { arch::activate(root) };
+    Ok(())
+}
+
+/// Runs main and ends the domain as it says.
+pub(crate) fn run<O: Outcome>(main: impl Future<Output = O>) -> ! {
+    match executor::block_on(main) {
+        Ok(outcome) => outcome.end(),
+        Err(executor::Deadlock) => {
+            lifecycle::fail(format_args!("domu: main waits, and nothing is left that could wake it"))
+        }
+    }
+}
+
+/// Says why the domain could not start, and ends it.
+pub(crate) fn fail(failure: Failure) -> ! {
+    if failure == Failure::NotOnXen {
+        // Somebody else's machine: its debug port if it has one, and the port that everybody looks at.
+        let message = Line::new(format_args!("domu: {failure}\n"));
+        arch::out_bytes(arch::DEBUG_PORT, &message.0);
+        arch::serial::write(&message.0);
+        arch::stop();
+    }
+    lifecycle::fail(format_args!("domu: {failure}"))
+}
+
+/// One line of text.
+struct Line(heapless::Vec<u8, 256>);
+
+impl Line {
+    fn new(text: fmt::Arguments<'_>) -> Self {
+        let mut line = Self(heapless::Vec::new());
+        // The longest message fits.
+        let _ = fmt::write(&mut line, text);
+        line
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes()).map_err(|_| fmt::Error)
+    }
+}

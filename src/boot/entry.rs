@@ -1,0 +1,49 @@
+//! Where `boot/entry.S` enters Rust.
+
+use super::{boot, fail};
+use crate::domain::Domain;
+use crate::memory::paging::Features;
+
+core::arch::global_asm!(include_str!("../../boot/entry.S"), options(att_syntax));
+
+unsafe extern "C" {
+    fn domu_start() -> !;
+}
+
+pvh::xen_elfnote_phys32_entry!(domu_start);
+
+unsafe extern "Rust" {
+    /// Defined by [`main!`](crate::main) in the final binary.
+    safe fn __domu_main(domain: Domain) -> !;
+}
+
+type Constructor = unsafe extern "C" fn();
+
+/// Runs what the link collected in `.init_array`, before main as on other systems.
+fn run_constructors() {
+    unsafe extern "C" {
+        static domu_init_array_start: Constructor;
+        static domu_init_array_end: Constructor;
+    }
+    let mut next = &raw const domu_init_array_start;
+    while next < &raw const domu_init_array_end {
+        // SAFETY: the linker script puts only `.init_array` between the two symbols: an array of pointers to
+        // functions without arguments, each to be called once before main.
+        unsafe {
+            (*next)();
+            next = next.add(1);
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn domu_rust_start(start_info: u32, cpu_features: u32) -> ! {
+    // SAFETY: entered once, from `boot/entry.S`, with the loader's EBX; the entry code touches only the image.
+    match unsafe { boot(start_info, Features(cpu_features)) } {
+        Ok(domain) => {
+            run_constructors();
+            __domu_main(domain)
+        }
+        Err(failure) => fail(failure),
+    }
+}

@@ -1,0 +1,82 @@
+//! The domain that the program is: what boot found out, as the application sees it.
+
+use crate::abi::xen::DomainId;
+use crate::console::{Console, log};
+use crate::hypercall::XenVersion;
+use crate::options::Words;
+use crate::state::State;
+
+/// Bytes of the command line, and of each module's, that are kept. A longer one is cut, with a warning in the log.
+pub const MAX_COMMAND_LINE: usize = 8191;
+
+/// A file that the toolstack loaded beside the image: `xl` passes `ramdisk` as the first.
+#[doc(alias("hvm_modlist_entry", "ramdisk", "initrd"))]
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    pub(crate) data: &'static [u8],
+    pub(crate) command_line: &'static [u8],
+}
+
+impl Module {
+    /// The content. It stays where the toolstack put it, and is never reused.
+    #[must_use]
+    pub const fn data(&self) -> &'static [u8] {
+        self.data
+    }
+
+    /// The module's own command line; `xl` gives it none.
+    #[must_use]
+    pub const fn command_line(&self) -> &'static [u8] {
+        self.command_line
+    }
+}
+
+/// This domain: what main is given, and how everything that belongs to the domain is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Domain(pub(crate) &'static State);
+
+impl Domain {
+    /// The domain's number, or [`DomainId::SELF`] under a Xen that does not tell.
+    #[must_use]
+    pub const fn id(&self) -> DomainId {
+        self.0.domain
+    }
+
+    /// The version of Xen below.
+    #[must_use]
+    pub const fn xen_version(&self) -> XenVersion {
+        self.0.xen
+    }
+
+    /// The command line, byte for byte as the toolstack gave it, up to [`MAX_COMMAND_LINE`] bytes.
+    ///
+    /// This crate's options are still in it: see [`options`](crate::options).
+    #[must_use]
+    pub const fn command_line(&self) -> &'static [u8] {
+        self.0.command_line
+    }
+
+    /// The words of the command line, by the rules of [`options`](crate::options).
+    #[must_use]
+    pub const fn words(&self) -> Words<'static> {
+        Words::new(self.0.command_line)
+    }
+
+    /// The modules that the toolstack loaded.
+    #[must_use]
+    pub fn modules(&self) -> &'static [Module] {
+        &self.0.modules
+    }
+
+    /// The console.
+    #[must_use]
+    pub const fn console(&self) -> Console {
+        Console::new(self.0)
+    }
+
+    /// How many log lines the console has failed to take since it took the last one.
+    #[must_use]
+    pub fn log_lines_dropped(&self) -> u64 {
+        log::dropped(self.0)
+    }
+}

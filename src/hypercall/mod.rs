@@ -1,0 +1,157 @@
+//! Typed hypercalls: one safe function for each operation that the crate uses, errors as [`Errno`].
+//!
+//! Only operations that cannot break memory safety are safe here; taking memory away from the domain, or placing
+//! pages over it, is `unsafe` and says what the caller owes.
+
+mod detect;
+mod raw;
+
+pub use detect::XenVersion;
+pub(crate) use detect::{detect, present};
+pub(crate) use raw::{Arg, call};
+
+use crate::abi::errno::Errno;
+use crate::abi::memory::{AddToPhysmap, E820Entry, MAP_SPACE_SHARED_INFO, MemoryMap, Reservation};
+use crate::abi::sched::{Poll, Reason, Shutdown};
+use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall};
+use crate::abi::{event_channel, hvm, memory, sched};
+
+/// Splits what a hypercall returned into a count and an error.
+fn check(result: i64) -> Result<u64, Errno> {
+    // Error numbers are small; anything else that is negative was never promised and is kept readable.
+    u64::try_from(result).map_err(|_| Errno(i32::try_from(-i128::from(result)).unwrap_or(i32::MAX)))
+}
+
+/// Reads a parameter of the own domain.
+pub(crate) fn hvm_get_param(index: u32) -> Result<u64, Errno> {
+    let mut param = hvm::Param { domid: DomainId::SELF.0, pad: 0, index, value: 0 };
+    // SAFETY: Xen reads and writes the structure, which is live and exclusively borrowed for the call.
+    let result = unsafe {
+        call(Hypercall::Hvm, [Arg::int(hvm::GET_PARAM), Arg::inout(&mut param), Arg::NONE, Arg::NONE, Arg::NONE])
+    };
+    check(result).map(|_| param.value)
+}
+
+/// Raises an event on a local port. An unbound port swallows it; a closed one is an error.
+pub(crate) fn event_send(port: u32) -> Result<(), Errno> {
+    let send = event_channel::Send { port };
+    // SAFETY: Xen reads the structure, which is live for the call.
+    let result = unsafe {
+        call(
+            Hypercall::EventChannel,
+            [Arg::int(event_channel::SEND), Arg::input(&send), Arg::NONE, Arg::NONE, Arg::NONE],
+        )
+    };
+    check(result).map(|_| ())
+}
+
+/// Sleeps until the port is pending or the system time is reached; other causes may end the sleep early.
+pub(crate) fn sched_poll(port: u32, deadline_ns: u64) -> Result<(), Errno> {
+    let poll = Poll { ports: &raw const port, nr_ports: 1, timeout: deadline_ns };
+    // SAFETY: Xen reads the structure and, through it, one port; both are live for the call.
+    let result =
+        unsafe { call(Hypercall::Sched, [Arg::int(sched::POLL), Arg::input(&poll), Arg::NONE, Arg::NONE, Arg::NONE]) };
+    check(result).map(|_| ())
+}
+
+/// Ends the domain with a reason. Returns only if Xen refuses, which it has no cause to.
+pub(crate) fn sched_shutdown(reason: Reason) -> Errno {
+    let shutdown = Shutdown { reason: reason as u32 };
+    // SAFETY: Xen reads the structure, which is live for the call.
+    let result = unsafe {
+        call(Hypercall::Sched, [Arg::int(sched::SHUTDOWN), Arg::input(&shutdown), Arg::NONE, Arg::NONE, Arg::NONE])
+    };
+    check(result).err().unwrap_or(Errno::EINVAL)
+}
+
+/// Writes text on the hypervisor's console. Only a privileged domain, or any on a debug build of Xen, may.
+pub(crate) fn console_io_write(text: &[u8]) -> Result<(), Errno> {
+    // SAFETY: Xen reads `text.len()` bytes from the slice, which is live for the call.
+    let result = unsafe {
+        call(
+            Hypercall::ConsoleIo,
+            [Arg::int(CONSOLE_IO_WRITE), Arg::int(text.len() as u64), Arg::bytes(text), Arg::NONE, Arg::NONE],
+        )
+    };
+    check(result).map(|_| ())
+}
+
+/// The pages that the domain has now, in all of its address space.
+pub(crate) fn memory_current_reservation() -> Result<u64, Errno> {
+    let domain = DomainId::SELF.0;
+    // SAFETY: Xen reads the domain id, which is live for the call.
+    let result = unsafe {
+        call(
+            Hypercall::Memory,
+            [Arg::int(memory::CURRENT_RESERVATION), Arg::input(&domain), Arg::NONE, Arg::NONE, Arg::NONE],
+        )
+    };
+    check(result)
+}
+
+/// Fills `entries` with the memory map and returns how many there are.
+pub(crate) fn memory_map(entries: &mut [E820Entry]) -> Result<usize, Errno> {
+    let capacity = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let mut map = MemoryMap { nr_entries: capacity, buffer: entries.as_mut_ptr() };
+    // SAFETY: Xen reads and writes the structure and stores at most `nr_entries` entries behind its pointer, which is
+    // the exclusively borrowed slice of at least that length.
+    let result = unsafe {
+        call(Hypercall::Memory, [Arg::int(memory::MEMORY_MAP), Arg::inout(&mut map), Arg::NONE, Arg::NONE, Arg::NONE])
+    };
+    check(result).map(|_| (map.nr_entries as usize).min(entries.len()))
+}
+
+/// Gives extents of 2^`order` pages back to Xen and returns how many were taken, which may be fewer.
+///
+/// # Safety
+///
+/// Nothing uses the memory of these extents, now or later: it reads as ones and loses what is written.
+pub(crate) unsafe fn memory_decrease_reservation(frames: &[u64], order: u32) -> Result<usize, Errno> {
+    let reservation = Reservation {
+        extent_start: frames.as_ptr(),
+        nr_extents: frames.len() as u64,
+        extent_order: order,
+        mem_flags: 0,
+        domid: DomainId::SELF.0,
+    };
+    // SAFETY: Xen reads the structure and `nr_extents` frame numbers, both live for the call; that the memory is
+    // unused is the caller's promise.
+    let result = unsafe {
+        call(
+            Hypercall::Memory,
+            [Arg::int(memory::DECREASE_RESERVATION), Arg::input(&reservation), Arg::NONE, Arg::NONE, Arg::NONE],
+        )
+    };
+    check(result).map(|done| (done as usize).min(frames.len()))
+}
+
+/// Places the page of shared information at a guest-physical frame.
+///
+/// # Safety
+///
+/// Nothing uses that frame: a page of RAM that lies there is lost.
+pub(crate) unsafe fn memory_map_shared_info(frame: u64) -> Result<(), Errno> {
+    let request =
+        AddToPhysmap { domid: DomainId::SELF.0, size: 0, space: MAP_SPACE_SHARED_INFO, index: 0, gpfn: frame };
+    // SAFETY: Xen reads the structure, which is live for the call; that the frame is unused is the caller's promise.
+    let result = unsafe {
+        call(
+            Hypercall::Memory,
+            [Arg::int(memory::ADD_TO_PHYSMAP), Arg::input(&request), Arg::NONE, Arg::NONE, Arg::NONE],
+        )
+    };
+    check(result).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_split_into_counts_and_errors() {
+        assert_eq!(check(0), Ok(0));
+        assert_eq!(check(7), Ok(7));
+        assert_eq!(check(-22), Err(Errno::EINVAL));
+        assert_eq!(check(i64::MIN), Err(Errno(i32::MAX)));
+    }
+}

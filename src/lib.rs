@@ -1,0 +1,80 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+
+extern crate alloc;
+#[cfg(not(target_os = "none"))]
+extern crate std;
+
+pub mod abi;
+mod hypercall;
+
+mod arch;
+
+mod memory;
+mod shared;
+
+mod eventchn;
+mod executor;
+mod time;
+
+pub mod console;
+
+pub mod lifecycle;
+
+mod boot;
+mod domain;
+pub mod options;
+mod state;
+
+#[cfg(not(target_os = "none"))]
+pub mod sim;
+
+mod error;
+
+pub use abi::xen::DomainId;
+pub use domain::{Domain, MAX_COMMAND_LINE, Module};
+pub use error::{Error, Result};
+pub use hypercall::XenVersion;
+
+/// Makes an `async fn` the main function of a unikernel.
+///
+/// The function takes the [`Domain`] and returns nothing or a `Result` whose error can be displayed, such as
+/// [`domu::Result`](Result): `Ok` powers the domain off; `Err` is printed, and then the domain ends with the crash
+/// reason, as it does after a panic.
+///
+/// On the host, where tests and documentation are built, the same program runs on the simulated Xen.
+///
+/// ```
+/// # #![no_main]
+/// domu::main!(main);
+///
+/// async fn main(domain: domu::Domain) -> domu::Result {
+///     log::info!("hello from domain {}", domain.id());
+///     Ok(())
+/// }
+/// ```
+#[macro_export]
+macro_rules! main {
+    ($main:path) => {
+        #[cfg(target_os = "none")]
+        #[unsafe(export_name = "__domu_main")]
+        extern "Rust" fn __domu_main(domain: $crate::Domain) -> ! {
+            $crate::__private::run($main(domain))
+        }
+
+        #[cfg(not(target_os = "none"))]
+        #[unsafe(export_name = "main")]
+        extern "C" fn __domu_host_main(_: i32, _: *const *const u8) -> i32 {
+            $crate::sim::run_program(|domain| $crate::__private::run($main(domain)))
+        }
+    };
+}
+
+/// What the macros of this crate call.
+#[doc(hidden)]
+pub mod __private {
+    /// Runs main and ends the domain as it says.
+    pub fn run<O: crate::lifecycle::Outcome>(main: impl Future<Output = O>) -> ! {
+        crate::boot::run(main)
+    }
+}

@@ -1,0 +1,34 @@
+//! The heap: all RAM that boot leaves free, for `alloc`. The host has one of its own.
+
+#[cfg(target_os = "none")]
+use spin::Mutex;
+#[cfg(target_os = "none")]
+use talc::{TalcLock, source::Manual};
+
+use super::frames::FrameRange;
+
+/// A static of its own, because the attribute asks for one; everything else of a domain is in [`crate::state`].
+#[cfg(target_os = "none")]
+#[global_allocator]
+static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
+
+/// Adds frames to the heap.
+///
+/// # Safety
+///
+/// They are RAM, mapped read-write, and used by nothing else from now on.
+#[cfg(target_os = "none")]
+pub(crate) unsafe fn claim(range: FrameRange) {
+    let (start, size) = (crate::arch::phys(range.start << 12), (range.len() << 12) as usize);
+    // SAFETY: the caller gives this memory away for good; it does not contain the null page, which is never RAM here.
+    // A range too small for the allocator's bookkeeping is refused and stays unused, which is harmless.
+    let _ = unsafe { HEAP.lock().claim(start, size) };
+}
+
+/// Adds frames to the heap: here, the simulated machine's memory stays as it is.
+///
+/// # Safety
+///
+/// As in a unikernel.
+#[cfg(not(target_os = "none"))]
+pub(crate) unsafe fn claim(_range: FrameRange) {}

@@ -1,0 +1,188 @@
+//! The memory map of the domain: RAM, what is placed elsewhere, and what of the RAM is free.
+
+use core::fmt;
+
+use super::frames::{FrameRange, Frames, TooManyRanges};
+use super::paging::TableMemory;
+use crate::abi::errno::Errno;
+use crate::abi::memory::{E820_RAM, E820Entry, MEMORY_MAP_ENTRIES};
+use crate::abi::start_info::MemmapTableEntry;
+use crate::{arch, hypercall};
+
+/// The local APIC's page, which no map mentions.
+const LOCAL_APIC: FrameRange = FrameRange { start: 0xfee00, end: 0xfee01 };
+
+/// Frames in the window of unpopulated space: 2 MiB, so that Xen need not split a large page of RAM for it.
+const WINDOW: u64 = 512;
+
+/// No address above this is looked at: 46 bits, which every CPU with 64-bit mode has.
+const HIGHEST_FRAME: u64 = 1 << (46 - 12);
+
+/// Why there is no usable memory map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MapError {
+    /// The start info holds none, and Xen refused the hypercall.
+    Refused(Errno),
+    /// It names no RAM.
+    NoRam,
+    /// There is no hole for what Xen shares.
+    NoHole,
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(errno) => write!(f, "Xen refused the memory map: {errno}"),
+            Self::NoRam => f.write_str("the memory map names no RAM"),
+            Self::NoHole => f.write_str("the memory map leaves no hole for shared pages"),
+        }
+    }
+}
+
+/// What the map says, in frames.
+#[derive(Debug)]
+pub(crate) struct MemoryMap {
+    /// Usable RAM, in whole frames.
+    pub(crate) ram: Frames,
+    /// Everything else that the map mentions: special pages, ACPI tables. Never RAM, even where entries overlap.
+    pub(crate) placed: Frames,
+    /// Unpopulated space for pages of others.
+    pub(crate) window: FrameRange,
+    /// The map had more pieces than were kept; some RAM is not used.
+    pub(crate) truncated: bool,
+}
+
+impl MemoryMap {
+    /// Takes the map of the start info, or asks Xen where the start info has none (version 0).
+    pub(crate) fn read(start_info: &[MemmapTableEntry]) -> Result<Self, MapError> {
+        if !start_info.is_empty() {
+            return Self::new(start_info.iter().map(|entry| (entry.addr, entry.size, entry.ty)));
+        }
+        let mut entries = [E820Entry::default(); MEMORY_MAP_ENTRIES];
+        let count = hypercall::memory_map(&mut entries).map_err(MapError::Refused)?;
+        Self::new(entries[..count].iter().map(|entry| (entry.addr, entry.size, entry.kind)))
+    }
+
+    /// Sorts entries of address, size in bytes, and type into frames.
+    fn new(entries: impl Iterator<Item = (u64, u64, u32)>) -> Result<Self, MapError> {
+        let (mut ram, mut placed) = (Frames::new(), Frames::new());
+        let mut complete = Ok::<(), TooManyRanges>(());
+        for (address, size, kind) in entries {
+            let (set, mut range) = match kind {
+                E820_RAM => (&mut ram, FrameRange::inside(address, size)),
+                _ => (&mut placed, FrameRange::touching(address, size)),
+            };
+            range.end = range.end.min(HIGHEST_FRAME);
+            complete = complete.and(set.insert(range));
+        }
+        complete = complete.and(ram.remove_all(&placed));
+        if ram.count() == 0 {
+            return Err(MapError::NoRam);
+        }
+        let window = find_window(&ram, &placed).ok_or(MapError::NoHole)?;
+        Ok(Self { ram, placed, window, truncated: complete.is_err() })
+    }
+}
+
+/// The lowest hole for the window: a save of the domain walks up to the highest frame in use.
+fn find_window(ram: &Frames, placed: &Frames) -> Option<FrameRange> {
+    let mut holes = Frames::new();
+    holes.insert(FrameRange { start: WINDOW, end: HIGHEST_FRAME }).ok()?;
+    holes.remove_all(ram).ok()?;
+    holes.remove_all(placed).ok()?;
+    holes.remove(LOCAL_APIC).ok()?;
+    holes.ranges().iter().find_map(|hole| {
+        let start = hole.start.next_multiple_of(WINDOW);
+        (start + WINDOW <= hole.end).then_some(FrameRange { start, end: start + WINDOW })
+    })
+}
+
+/// Free RAM while there is no heap: pages for tables, and for what is copied out of the start info.
+pub(crate) struct Early<'a>(pub(crate) &'a mut Frames);
+
+impl Early<'_> {
+    /// Copies bytes into pages of their own, which stay for the life of the domain.
+    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Option<&'static [u8]> {
+        if bytes.is_empty() {
+            return Some(&[]);
+        }
+        let frame = self.0.take((bytes.len() as u64).div_ceil(4096))?;
+        let page = arch::phys(frame << 12);
+        // SAFETY: the frames are free RAM, which `take` gave to this copy alone and for good; they are mapped
+        // read-write at boot, start at a page and hold at least `bytes.len()` bytes.
+        unsafe {
+            page.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            Some(core::slice::from_raw_parts(page, bytes.len()))
+        }
+    }
+}
+
+impl TableMemory for Early<'_> {
+    fn allocate(&mut self) -> Option<u64> {
+        let address = self.0.take(1)? << 12;
+        // SAFETY: the frame is free RAM, which `take` gave to this table alone; it is mapped read-write at boot.
+        unsafe { arch::phys(address).write_bytes(0, 4096) };
+        Some(address)
+    }
+
+    fn table(&mut self, address: u64) -> &mut [u64; 512] {
+        // SAFETY: the trait says that `address` comes from `allocate`, so the page belongs to a table, is aligned,
+        // initialised, and borrowed through nothing but this exclusive borrow.
+        unsafe { &mut *arch::phys(address).cast() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// What xl's builder shows a guest with so many MiB, unsorted and with a sub-page entry as on 4.17.
+    fn xl_map(mib: u64) -> std::vec::Vec<(u64, u64, u32)> {
+        let low = (mib * MIB).min(0xfc00_0000);
+        let mut map = std::vec![
+            (0, low, 1),
+            (0xfeff_8000, 0x8000, 2),
+            (0xfc00_8000, 64, 3),
+            (0xfc00_0000, 0x1000, 3),
+            (0xfc00_1000, 0x7000, 3),
+        ];
+        if mib * MIB > low {
+            map.push((1 << 32, mib * MIB - low, 1));
+        }
+        map
+    }
+
+    #[test]
+    fn maps_of_real_guests() {
+        for (mib, window) in [(2, 0x200), (16, 0x1000), (512, 0x20000), (6144, 0xfc200)] {
+            let map = MemoryMap::new(xl_map(mib).into_iter()).unwrap();
+            assert_eq!(map.ram.count(), mib * 256);
+            assert_eq!(map.placed.count(), 8 + 9);
+            assert_eq!(map.window, FrameRange { start: window, end: window + WINDOW }, "{mib} MiB");
+            assert!(!map.truncated);
+        }
+    }
+
+    #[test]
+    fn reserved_wins_over_ram() {
+        let map = MemoryMap::new([(0, 16 * MIB, 1), (0x1800, 0x1000, 2)].into_iter()).unwrap();
+        assert_eq!(map.ram.count(), 16 * 256 - 2);
+        assert_eq!(map.ram.ranges()[0], FrameRange { start: 0, end: 1 });
+    }
+
+    #[test]
+    fn useless_maps_are_errors() {
+        assert_eq!(MemoryMap::new([(0x800, 0x1000, 1)].into_iter()).unwrap_err(), MapError::NoRam);
+        assert_eq!(MemoryMap::new([(0, u64::MAX, 1)].into_iter()).unwrap_err(), MapError::NoHole);
+    }
+
+    #[test]
+    fn too_many_pieces_are_noticed_and_ram_only_shrinks() {
+        let entries = (0..400).map(|i| (i * 0x4000, 0x2000, 1));
+        let map = MemoryMap::new(entries).unwrap();
+        assert!(map.truncated);
+        assert_eq!(map.ram.count(), 512);
+    }
+}

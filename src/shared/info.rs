@@ -1,0 +1,56 @@
+//! The page of shared information: pending events, and the time of this vCPU.
+
+use core::sync::atomic::{Ordering, fence};
+
+use super::page::SharedPage;
+use crate::abi::xen::{shared_info as offset, vcpu_time_info as time};
+
+/// The shared information page, once Xen has placed it.
+#[derive(Debug)]
+pub(crate) struct SharedInfo(SharedPage);
+
+/// A consistent copy of the vCPU's time record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimeRecord {
+    pub(crate) tsc_timestamp: u64,
+    pub(crate) system_time_ns: u64,
+    pub(crate) tsc_to_system_mul: u32,
+    pub(crate) tsc_shift: i8,
+}
+
+impl SharedInfo {
+    /// Takes the page over and masks all ports: they start unmasked, and nothing here waits for an interrupt.
+    pub(crate) fn new(page: SharedPage) -> Self {
+        for word in 0..offset::WORDS {
+            page.u64(offset::MASK + 8 * word).store(u64::MAX, Ordering::Relaxed);
+        }
+        Self(page)
+    }
+
+    /// Forgets that a port is pending, so that the next event on it can be noticed.
+    pub(crate) fn clear_pending(&self, port: u32) {
+        let word = self.0.u64(offset::PENDING + 8 * (port as usize / 64));
+        word.fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
+    }
+
+    /// Reads the time record under its version lock, with the time stamp counter of the same moment.
+    pub(crate) fn read_time(&self, read_tsc: impl Fn() -> u64) -> (TimeRecord, u64) {
+        let version = self.0.u32(offset::VCPU_TIME + time::VERSION);
+        loop {
+            // Xen makes the version odd while it writes, on this CPU's behalf: the loop ends with its update.
+            let before = version.load(Ordering::Acquire);
+            let field = |at| self.0.u64(offset::VCPU_TIME + at).load(Ordering::Relaxed);
+            let record = TimeRecord {
+                tsc_timestamp: field(time::TSC_TIMESTAMP),
+                system_time_ns: field(time::SYSTEM_TIME),
+                tsc_to_system_mul: self.0.u32(offset::VCPU_TIME + time::TSC_TO_SYSTEM_MUL).load(Ordering::Relaxed),
+                tsc_shift: self.0.u8(offset::VCPU_TIME + time::TSC_SHIFT).load(Ordering::Relaxed).cast_signed(),
+            };
+            let tsc = read_tsc();
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
+                return (record, tsc);
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What reads the console of a simulated domain: honest, slow, dead and hostile backends.
+
+use core::sync::atomic::Ordering;
+use std::vec::Vec;
+
+use crate::abi::console::{OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
+use crate::shared::SharedPage;
+
+/// The behaviour of the console's backend. It acts when it is notified, and whenever the domain waits.
+#[derive(Clone, Copy, Debug)]
+pub enum Backend {
+    /// Reads everything at once.
+    Drains,
+    /// Reads so many bytes each time.
+    Trickles(u32),
+    /// Reads so many bytes in all, then nothing more.
+    StopsAfter(u32),
+    /// Reads a byte each time the domain waits and raises no event, so that every wait lasts to its end.
+    Crawls,
+    /// Reads nothing, and raises events all the time.
+    Storms,
+    /// Reads so many bytes honestly, then shows an index of its choice, computed from the true pair (producer,
+    /// consumer).
+    Lies(u32, fn(u32, u32) -> u32),
+    /// Reads nothing so many times it acts, then everything.
+    Wakes(u32),
+    /// There is no console.
+    Absent,
+}
+
+/// The backend at work.
+pub(crate) struct Reader {
+    backend: Backend,
+    page: SharedPage,
+    /// The true consumer index.
+    consumed: u32,
+    acted: u32,
+    pub(crate) received: Vec<u8>,
+}
+
+impl Reader {
+    pub(crate) fn new(backend: Backend, page: SharedPage, index: u32) -> Self {
+        page.u32(OUT_PROD).store(index, Ordering::Relaxed);
+        page.u32(OUT_CONS).store(index, Ordering::Relaxed);
+        Self { backend, page, consumed: index, acted: 0, received: Vec::new() }
+    }
+
+    /// Has a turn, because it was notified or because the domain waits; true if it raises an event.
+    pub(crate) fn act(&mut self, notified: bool) -> bool {
+        self.acted += 1;
+        let so_far = self.received.len() as u32;
+        match self.backend {
+            Backend::Drains => self.read(u32::MAX),
+            Backend::Trickles(bytes) => self.read(bytes),
+            Backend::StopsAfter(bytes) => self.read(bytes - so_far),
+            Backend::Crawls => {
+                self.read(u32::from(!notified));
+                false
+            }
+            Backend::Storms => true,
+            Backend::Lies(bytes, index) => {
+                let progress = self.read(bytes - so_far);
+                if self.received.len() as u32 == bytes {
+                    let produced = self.page.u32(OUT_PROD).load(Ordering::Acquire);
+                    self.page.u32(OUT_CONS).store(index(produced, self.consumed), Ordering::Release);
+                }
+                progress
+            }
+            Backend::Wakes(turns) => self.acted > turns && self.read(u32::MAX),
+            Backend::Absent => false,
+        }
+    }
+
+    /// Reads up to `limit` bytes; true if there were any.
+    fn read(&mut self, limit: u32) -> bool {
+        let produced = self.page.u32(OUT_PROD).load(Ordering::Acquire);
+        let count = produced.wrapping_sub(self.consumed);
+        assert!(count <= OUT_SIZE, "the guest's index is impossible: {produced} after {}", self.consumed);
+        let count = count.min(limit);
+        for _ in 0..count {
+            let place = OUT + (self.consumed % OUT_SIZE) as usize;
+            self.received.push(self.page.u8(place).load(Ordering::Relaxed));
+            self.consumed = self.consumed.wrapping_add(1);
+        }
+        self.page.u32(OUT_CONS).store(self.consumed, Ordering::Release);
+        count > 0
+    }
+}

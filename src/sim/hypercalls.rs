@@ -1,0 +1,174 @@
+//! The hypercalls of the simulated Xen, decoded from the structures of [`crate::abi`].
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+use std::vec::Vec;
+
+use super::machine::{CONSOLE_PORT, Machine, with};
+use super::{End, end};
+use crate::abi::errno::Errno;
+use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall, shared_info, vcpu_time_info};
+use crate::abi::{event_channel, hvm, memory, sched};
+use crate::hypercall::Arg;
+use crate::lifecycle::Reason;
+use crate::shared::SharedPage;
+
+/// Answers a hypercall of the domain on this thread.
+///
+/// # Safety
+///
+/// As for the real one: the pointers among the arguments are valid for what the hypercall does with them.
+pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
+    let operation = args[0].as_int();
+    let fault = with(|machine| {
+        assert!(machine.is_xen(), "a hypercall without Xen is an invalid instruction");
+        machine.hypercalls.push((number, operation));
+        machine.fault.as_mut().and_then(|fault| fault(number, operation))
+    });
+    if let Some(errno) = fault {
+        return -i64::from(errno.0);
+    }
+    // SAFETY: the caller vouches for the pointers, whose types follow from number and operation.
+    let result = unsafe {
+        match (number, operation) {
+            (Hypercall::Hvm, hvm::GET_PARAM) => get_param(&mut *args[1].as_ptr()),
+            (Hypercall::EventChannel, event_channel::SEND) => send(&*args[1].as_ptr()),
+            (Hypercall::Sched, sched::SHUTDOWN) => shutdown(&*args[1].as_ptr()),
+            (Hypercall::Sched, sched::POLL) => poll(&*args[1].as_ptr()),
+            (Hypercall::Memory, memory::CURRENT_RESERVATION) => with(|machine| Ok(machine.reservation)),
+            (Hypercall::Memory, memory::MEMORY_MAP) => memory_map(&mut *args[1].as_ptr()),
+            (Hypercall::Memory, memory::ADD_TO_PHYSMAP) => add_to_physmap(&*args[1].as_ptr()),
+            (Hypercall::Memory, memory::DECREASE_RESERVATION) => decrease_reservation(&*args[1].as_ptr()),
+            (Hypercall::ConsoleIo, CONSOLE_IO_WRITE) => {
+                console_io(core::slice::from_raw_parts(args[2].as_ptr(), args[1].as_int() as usize))
+            }
+            _ => Err(Errno::ENOSYS),
+        }
+    };
+    match result {
+        Ok(value) => value as i64,
+        Err(errno) => -i64::from(errno.0),
+    }
+}
+
+fn get_param(param: &mut hvm::Param) -> Result<u64, Errno> {
+    with(|machine| {
+        param.value = match param.index {
+            hvm::CONSOLE_PFN => machine.console_frame,
+            hvm::CONSOLE_EVTCHN if machine.reader.is_some() => u64::from(CONSOLE_PORT),
+            hvm::CONSOLE_EVTCHN => 0,
+            _ => return Err(Errno::EINVAL),
+        };
+        Ok(0)
+    })
+}
+
+fn send(send: &event_channel::Send) -> Result<u64, Errno> {
+    with(|machine| match send.port {
+        CONSOLE_PORT => {
+            machine.backend_turn(true);
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    })
+}
+
+fn shutdown(shutdown: &sched::Shutdown) -> Result<u64, Errno> {
+    let reasons = [Reason::Poweroff, Reason::Reboot, Reason::Crash];
+    let reason = reasons.into_iter().find(|&reason| reason as u32 == shutdown.reason).ok_or(Errno::EINVAL)?;
+    end(End::Shutdown(reason))
+}
+
+/// Returns at once if a port is pending; else the backend has a turn, and time passes up to its event or the deadline.
+unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
+    if poll.nr_ports > 128 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: the structure says how many ports its pointer has, and the caller of the hypercall vouches for it.
+    let ports: Vec<u32> = unsafe { core::slice::from_raw_parts(poll.ports, poll.nr_ports as usize) }.to_vec();
+    with(|machine| {
+        if machine.any_pending(&ports) {
+            return Ok(0);
+        }
+        machine.backend_turn(false);
+        if machine.any_pending(&ports) {
+            machine.clock_ns += 1_000_000;
+        } else {
+            assert_ne!(poll.timeout, 0, "the domain sleeps for ever");
+            machine.clock_ns = machine.clock_ns.max(poll.timeout);
+        }
+        Ok(0)
+    })
+}
+
+unsafe fn memory_map(map: &mut memory::MemoryMap) -> Result<u64, Errno> {
+    with(|machine| {
+        let count = machine.map.len().min(map.nr_entries as usize);
+        for (index, &(addr, size, kind)) in machine.map[..count].iter().enumerate() {
+            // SAFETY: the caller of the hypercall vouches for `nr_entries` entries behind the pointer.
+            unsafe { map.buffer.add(index).write_unaligned(memory::E820Entry { addr, size, kind }) };
+        }
+        map.nr_entries = count as u32;
+        Ok(0)
+    })
+}
+
+fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
+    if request.domid != DomainId::SELF.0 || request.space != memory::MAP_SPACE_SHARED_INFO || request.index != 0 {
+        return Err(Errno::EINVAL);
+    }
+    with(|machine| {
+        let address = request.gpfn << 12;
+        let over = machine.map.iter().find(|&&(start, size, _)| address + 4096 > start && address < start + size);
+        assert!(over.is_none(), "shared_info is mapped over {over:x?}: that page is lost");
+        machine.memory.back(address, 4096);
+        let page = machine.memory.at(address).and_then(NonNull::new).ok_or(Errno::ENOMEM)?;
+        // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.
+        let page = unsafe { SharedPage::new(page) };
+        // One tick is one nanosecond: a 32-bit fraction of one half, shifted by one.
+        page.u32(shared_info::VCPU_TIME + vcpu_time_info::TSC_TO_SYSTEM_MUL).store(1 << 31, Ordering::Relaxed);
+        page.u8(shared_info::VCPU_TIME + vcpu_time_info::TSC_SHIFT).store(1, Ordering::Relaxed);
+        page.u32(shared_info::VCPU_TIME + vcpu_time_info::VERSION).store(2, Ordering::Release);
+        machine.info = Some(page);
+        Ok(0)
+    })
+}
+
+unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64, Errno> {
+    // SAFETY: the structure says how many extents its pointer has, and the caller of the hypercall vouches for it.
+    let extents =
+        unsafe { core::slice::from_raw_parts(reservation.extent_start, reservation.nr_extents as usize) }.to_vec();
+    if reservation.extent_order > 9 {
+        return Err(Errno::EPERM);
+    }
+    with(|machine| {
+        for &frame in &extents {
+            let size = 1 << reservation.extent_order;
+            assert_eq!(frame % size, 0, "an extent is aligned to its size");
+            for frame in frame..frame + size {
+                assert!(machine.given_back.insert(frame), "frame {frame:#x} is given back twice");
+            }
+        }
+        Ok(extents.len() as u64)
+    })
+}
+
+fn console_io(text: &[u8]) -> Result<u64, Errno> {
+    with(|machine| {
+        if !machine.initial_domain {
+            return Err(Errno::EPERM);
+        }
+        machine.hypervisor.extend_from_slice(text);
+        Ok(0)
+    })
+}
+
+impl Machine {
+    fn any_pending(&self, ports: &[u32]) -> bool {
+        let Some(info) = &self.info else { return false };
+        ports.iter().any(|&port| {
+            let word = info.u64(shared_info::PENDING + 8 * (port as usize / 64)).load(Ordering::SeqCst);
+            word & 1 << (port % 64) != 0
+        })
+    }
+}

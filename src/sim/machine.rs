@@ -1,0 +1,267 @@
+//! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
+
+use core::ptr::NonNull;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+use super::backend::{Backend, Reader};
+use super::memory::{CONSOLE_FRAME, Memory};
+use super::{End, Fault, Guest, Report, state};
+use crate::XenVersion;
+use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
+use crate::abi::memory::E820_RAM;
+use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
+use crate::abi::xen::Hypercall;
+use crate::arch::DEBUG_PORT;
+use crate::shared::SharedPage;
+
+/// RAM that has something behind it, from address 0: enough for what boot touches.
+const BACKED: u64 = 3 << 20;
+/// Where the loader puts the start info, the lists, and the texts and modules behind them.
+const START_INFO: u64 = 0x14_0000;
+const MEMMAP: u64 = 0x14_1000;
+const MODLIST: u64 = 0x14_8000;
+const BLOBS: u64 = 0x15_0000;
+
+/// The console's port, as xl's builder allocates it.
+pub(crate) const CONSOLE_PORT: u32 = 2;
+
+/// A simulated nanosecond passes for each tick of the time stamp counter.
+const TSC_READ_NS: u64 = 1_000;
+
+/// Everything below the domain.
+pub(crate) struct Machine {
+    pub(crate) memory: Memory,
+    pub(crate) map: Vec<(u64, u64, u32)>,
+    pub(crate) reservation: u64,
+    pub(crate) console_frame: u64,
+    pub(crate) initial_domain: bool,
+    pub(crate) reader: Option<Reader>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) info: Option<SharedPage>,
+    pub(crate) clock_ns: u64,
+    pub(crate) hypercalls: Vec<(Hypercall, u64)>,
+    pub(crate) given_back: BTreeSet<u64>,
+    pub(crate) hypervisor: Vec<u8>,
+    xen: Option<XenVersion>,
+    cpuid_base: u32,
+    domain: Option<u16>,
+    debug: Vec<u8>,
+    serial: Vec<u8>,
+    /// The serial port's data register holds the divisor (DLAB).
+    divisor_latch: bool,
+}
+
+std::thread_local! {
+    static MACHINE: RefCell<Option<Machine>> = const { RefCell::new(None) };
+}
+
+/// Looks at the machine of this thread.
+///
+/// # Panics
+///
+/// Outside of a simulated domain.
+pub(crate) fn with<T>(look: impl FnOnce(&mut Machine) -> T) -> T {
+    MACHINE.with_borrow_mut(|machine| look(machine.as_mut().expect("code of a domain runs in Guest::run only")))
+}
+
+/// The bytes of a structure of the boot protocol.
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: the structures passed here are made of integers without padding between them.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+impl Machine {
+    /// Puts a guest on this thread, loaded, and returns the address of its start info.
+    pub(crate) fn enter(guest: Guest) -> u32 {
+        let mut memory = Memory::default();
+        memory.back(0, BACKED);
+        memory.back(CONSOLE_FRAME << 12, 4096);
+        Self::load(&memory, &guest);
+        let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
+        let console_frame = match guest.backend {
+            Backend::Absent => 0,
+            _ if guest.initial_domain => 0,
+            _ => CONSOLE_FRAME,
+        };
+        let page = memory.at(CONSOLE_FRAME << 12).and_then(NonNull::new).expect("just backed");
+        // SAFETY: the page is aligned, lives as long as the process, and both ends use `SharedPage`s of it.
+        let reader = (console_frame != 0)
+            .then(|| Reader::new(guest.backend, unsafe { SharedPage::new(page) }, guest.console_index));
+        let machine = Self {
+            memory,
+            reservation: guest.reservation.unwrap_or(ram + super::memory::XL_EXTRA_PAGES),
+            map: guest.memory,
+            console_frame: guest.console_param.unwrap_or(console_frame),
+            initial_domain: guest.initial_domain,
+            reader,
+            fault: guest.fault,
+            info: None,
+            clock_ns: 1_000_000_000,
+            hypercalls: Vec::new(),
+            given_back: BTreeSet::new(),
+            hypervisor: Vec::new(),
+            xen: guest.xen,
+            cpuid_base: guest.cpuid_base,
+            domain: guest.domain,
+            debug: Vec::new(),
+            serial: Vec::new(),
+            divisor_latch: false,
+        };
+        let before = MACHINE.replace(Some(machine));
+        assert!(before.is_none(), "this thread runs a simulated domain already");
+        START_INFO as u32
+    }
+
+    /// Takes the guest off this thread.
+    pub(crate) fn leave(end: End) -> Report {
+        state::forget();
+        let machine = MACHINE.take().expect("entered before");
+        Report {
+            end,
+            console: machine.reader.map(|reader| reader.received).unwrap_or_default(),
+            debug: machine.debug,
+            serial: machine.serial,
+            hypervisor: machine.hypervisor,
+            hypercalls: machine.hypercalls,
+            given_back: machine.given_back.into_iter().collect(),
+            elapsed_ns: machine.clock_ns - 1_000_000_000,
+        }
+    }
+
+    /// Does what a domain builder does after the image is loaded.
+    fn load(memory: &Memory, guest: &Guest) {
+        let mut blob = BLOBS;
+        let mut put = |bytes: &[u8]| {
+            let address = blob;
+            memory.write(address, bytes);
+            blob += (bytes.len() as u64 + 1).next_multiple_of(4096);
+            address
+        };
+        let mut start_info = StartInfo {
+            magic: if guest.start_info_magic { START_MAGIC_VALUE } else { 0x1234_5678 },
+            version: guest.start_info_version,
+            ..StartInfo::default()
+        };
+        if guest.initial_domain {
+            start_info.flags = Sif::INITDOMAIN | Sif::PRIVILEGED;
+        }
+        if let Some(line) = &guest.command_line {
+            start_info.cmdline_paddr = put(line);
+        }
+        for (index, (data, line)) in guest.modules.iter().enumerate() {
+            let entry = ModlistEntry {
+                paddr: put(data),
+                size: data.len() as u64,
+                cmdline_paddr: if line.is_empty() { 0 } else { put(line) },
+                reserved: 0,
+            };
+            memory.write(MODLIST + 32 * index as u64, bytes_of(&entry));
+        }
+        if !guest.modules.is_empty() {
+            start_info.modlist_paddr = MODLIST;
+            start_info.nr_modules = guest.modules.len() as u32;
+        }
+        if guest.start_info_version >= 1 {
+            for (index, &(addr, size, ty)) in guest.memory.iter().enumerate() {
+                let entry = MemmapTableEntry { addr, size, ty, reserved: 0 };
+                memory.write(MEMMAP + 24 * index as u64, bytes_of(&entry));
+            }
+            start_info.memmap_paddr = MEMMAP;
+            start_info.memmap_entries = guest.memory.len() as u32;
+        } else {
+            // What follows a structure of version 0 is anything.
+            (start_info.memmap_paddr, start_info.memmap_entries) = (0xdead_beef_0000, 0x7fff_ffff);
+        }
+        memory.write(START_INFO, bytes_of(&start_info));
+    }
+
+    pub(crate) const fn is_xen(&self) -> bool {
+        self.xen.is_some()
+    }
+
+    /// Gives the console's backend a turn, and marks its port if it raises an event.
+    pub(crate) fn backend_turn(&mut self, notified: bool) {
+        if self.reader.as_mut().is_some_and(|reader| reader.act(notified)) {
+            self.raise(CONSOLE_PORT);
+        }
+    }
+
+    /// Marks a port pending, as Xen does.
+    fn raise(&self, port: u32) {
+        use crate::abi::xen::shared_info::PENDING;
+        if let Some(info) = &self.info {
+            info.u64(PENDING + 8 * (port as usize / 64))
+                .fetch_or(1 << (port % 64), core::sync::atomic::Ordering::SeqCst);
+        }
+    }
+}
+
+/// EAX, EBX, ECX, EDX of a CPUID leaf.
+pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
+    with(|machine| {
+        let Some(version) = machine.xen else { return [0; 4] };
+        match leaf.wrapping_sub(machine.cpuid_base) {
+            0 => [machine.cpuid_base + 5, SIGNATURE[0], SIGNATURE[1], SIGNATURE[2]],
+            VERSION => [u32::from(version.major) << 16 | u32::from(version.minor), 0, 0, 0],
+            HVM => match machine.domain {
+                Some(id) => [HVM_DOMID_PRESENT, 0, u32::from(id), 0],
+                None => [0, 0, 0xffff_ffff, 0],
+            },
+            _ => [0; 4],
+        }
+    })
+}
+
+/// The time stamp counter: nanoseconds, of which one read costs some.
+pub(crate) fn read_tsc() -> u64 {
+    with(|machine| {
+        machine.clock_ns += TSC_READ_NS;
+        machine.clock_ns
+    })
+}
+
+/// Writes bytes to a port.
+pub(crate) fn out_bytes(port: u16, bytes: &[u8]) {
+    bytes.iter().for_each(|&byte| out(port, byte));
+}
+
+/// Writes a byte to a port: the debug port and the data register of the first serial port keep it.
+pub(crate) fn out(port: u16, value: u8) {
+    with(|machine| match port {
+        DEBUG_PORT => machine.debug.push(value),
+        0x3f8 if !machine.divisor_latch => machine.serial.push(value),
+        0x3fb => machine.divisor_latch = value & 0x80 != 0,
+        _ => {}
+    });
+}
+
+/// Reads a port: the serial port is always ready, everything else is absent.
+pub(crate) fn input(port: u16) -> u8 {
+    if port == 0x3fd { 0x60 } else { 0xff }
+}
+
+/// Stops for good.
+pub(crate) fn stop() -> ! {
+    super::end(End::Stopped)
+}
+
+/// Where guest-physical memory is seen.
+///
+/// # Panics
+///
+/// Where there is none, or none any more: in a unikernel that would be the end without a word.
+pub(crate) fn phys(address: u64) -> *mut u8 {
+    with(|machine| {
+        assert!(!machine.given_back.contains(&(address >> 12)), "touched RAM that was given back: {address:#x}");
+        machine.memory.at(address).unwrap_or_else(|| panic!("touched what is not there: {address:#x}"))
+    })
+}
+
+/// Makes tables the ones in force: the simulated machine has none, and sees memory as the host lays it.
+///
+/// # Safety
+///
+/// As in a unikernel; here nothing can go wrong.
+pub(crate) unsafe fn activate(_root: u64) {}

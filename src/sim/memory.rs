@@ -1,0 +1,83 @@
+//! Guest-physical memory of a simulated domain: some RAM with something behind it, and single pages.
+
+use core::ptr::NonNull;
+use std::alloc::{Layout, alloc_zeroed};
+use std::sync::{Mutex, PoisonError};
+use std::vec::Vec;
+
+use crate::abi::memory::PAGE_SIZE;
+
+const MIB: u64 = 1 << 20;
+
+/// Where xl's builder puts the console ring.
+pub(crate) const CONSOLE_FRAME: u64 = 0xfefff;
+
+/// Pages beyond RAM that the reservation of xl's guests counts.
+pub(crate) const XL_EXTRA_PAGES: u64 = 16;
+
+/// The memory map that xl's builder shows for so many MiB: unsorted, with a sub-page entry.
+pub(crate) fn xl_map(mib: u64) -> Vec<(u64, u64, u32)> {
+    let low = (mib * MIB).min(0xfc00_0000);
+    let mut map = std::vec![
+        (0, low, 1),
+        (0xfeff_8000, 0x8000, 2),
+        (0xfc00_8000, 64, 3),
+        (0xfc00_0000, 0x1000, 3),
+        (0xfc00_1000, 0x7000, 3),
+    ];
+    if mib * MIB > low {
+        map.push((1 << 32, mib * MIB - low, 1));
+    }
+    map
+}
+
+/// A stretch of guest-physical memory.
+struct Region {
+    start: u64,
+    size: u64,
+    memory: NonNull<u8>,
+}
+
+/// Keeps what is leaked reachable, for a leak checker.
+struct Kept(#[expect(dead_code, reason = "held, not read")] NonNull<u8>);
+
+// SAFETY: the pointer is never used.
+unsafe impl Send for Kept {}
+
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+/// The memory behind guest-physical addresses. It is never freed: a unikernel's memory is `'static`.
+#[derive(Default)]
+pub(crate) struct Memory(Vec<Region>);
+
+impl Memory {
+    /// Puts zeroed memory at an address.
+    pub(crate) fn back(&mut self, start: u64, size: u64) {
+        let layout = Layout::from_size_align(size as usize, PAGE_SIZE as usize).expect("a size of a few pages");
+        // SAFETY: the size is not zero, as no caller asks for an empty region.
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for a simulated domain");
+        KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
+        self.0.push(Region { start, size, memory });
+    }
+
+    /// The host's view of a guest-physical address, if there is something behind it.
+    pub(crate) fn at(&self, address: u64) -> Option<*mut u8> {
+        let region = self.0.iter().find(|region| address.wrapping_sub(region.start) < region.size)?;
+        // SAFETY: the offset is below the region's size, so the result points into its allocation.
+        Some(unsafe { region.memory.as_ptr().add((address - region.start) as usize) })
+    }
+
+    /// Copies bytes to an address.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory for them.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        let region = self.0.iter().find(|region| address.wrapping_sub(region.start) < region.size);
+        let room = region.map_or(0, |region| region.start + region.size - address);
+        assert!(bytes.len() as u64 <= room, "the simulated machine has no memory at {address:#x}");
+        let to = self.at(address).expect("just checked");
+        // SAFETY: so many bytes of the region follow, and the source is a slice of the test's own memory.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+}

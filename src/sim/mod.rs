@@ -1,0 +1,308 @@
+//! A simulated Xen for the host: the same crate, on a small machine that a test can script.
+//!
+//! [`Guest`] describes a domain and its surroundings, [`Guest::run`] boots it through the same steps as a unikernel and
+//! runs a main function, and [`Report`] is what the outside saw. Hypercalls decode the same structures that Xen does.
+//! Misuse is punished: touching RAM that the domain does not have, or mapping over RAM, fails the test.
+//!
+//! ```
+//! use domu::lifecycle::Reason;
+//! use domu::sim::{End, Guest};
+//!
+//! let report = Guest::new().run(async |domain| -> domu::Result {
+//!     domain.console().write(b"hello\n")?;
+//!     Ok(())
+//! });
+//! assert_eq!(report.end, End::Shutdown(Reason::Poweroff));
+//! assert_eq!(report.console, b"hello\n");
+//! ```
+//!
+//! Each thread has a machine of its own, so tests run in parallel. The memory of a simulated domain lives until the
+//! process ends, since what it hands out is `'static` in a unikernel.
+
+mod backend;
+pub(crate) mod hypercalls;
+pub(crate) mod machine;
+mod memory;
+pub(crate) mod state;
+
+use std::any::Any;
+use std::boxed::Box;
+use std::format;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+pub use backend::Backend;
+pub(crate) use hypercalls::hypercall;
+use machine::Machine;
+
+use crate::abi::errno::Errno;
+use crate::abi::xen::Hypercall;
+use crate::lifecycle::{self, Outcome, Reason};
+use crate::memory::paging::Features;
+use crate::{Domain, XenVersion, boot};
+
+/// How a simulated domain ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It told Xen a reason.
+    Shutdown(Reason),
+    /// It stopped the CPU for good.
+    Stopped,
+}
+
+/// What the outside saw of a domain.
+#[derive(Debug)]
+pub struct Report {
+    /// How it ended.
+    pub end: End,
+    /// What the console's backend read.
+    pub console: Vec<u8>,
+    /// What went to the debug port.
+    pub debug: Vec<u8>,
+    /// What went to the first serial port.
+    pub serial: Vec<u8>,
+    /// What went to the hypervisor's console.
+    pub hypervisor: Vec<u8>,
+    /// Each hypercall with its operation, in order.
+    pub hypercalls: Vec<(Hypercall, u64)>,
+    /// Frames given back to Xen, sorted.
+    pub given_back: Vec<u64>,
+    /// Nanoseconds that passed on the simulated clock.
+    pub elapsed_ns: u64,
+}
+
+impl Report {
+    /// The console as text.
+    #[must_use]
+    pub fn console_text(&self) -> String {
+        String::from_utf8_lossy(&self.console).into_owned()
+    }
+
+    /// The debug port as text.
+    #[must_use]
+    pub fn debug_text(&self) -> String {
+        String::from_utf8_lossy(&self.debug).into_owned()
+    }
+}
+
+/// Decides about a hypercall and its operation before Xen does: an error is its answer.
+pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno>>;
+
+/// A domain to be run, and its surroundings.
+pub struct Guest {
+    pub(crate) memory: Vec<(u64, u64, u32)>,
+    pub(crate) reservation: Option<u64>,
+    pub(crate) start_info_version: u32,
+    pub(crate) start_info_magic: bool,
+    pub(crate) command_line: Option<Vec<u8>>,
+    pub(crate) modules: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xen: Option<XenVersion>,
+    pub(crate) cpuid_base: u32,
+    pub(crate) domain: Option<u16>,
+    pub(crate) initial_domain: bool,
+    pub(crate) backend: Backend,
+    pub(crate) console_param: Option<u64>,
+    pub(crate) console_index: u32,
+    pub(crate) fault: Option<Fault>,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guest {
+    /// A PVH domain of 16 MiB on Xen 4.17 with a console that is read at once, as `xl create` makes it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            memory: memory::xl_map(16),
+            reservation: None,
+            start_info_version: 1,
+            start_info_magic: true,
+            command_line: None,
+            modules: Vec::new(),
+            xen: Some(XenVersion { major: 4, minor: 17 }),
+            cpuid_base: crate::abi::cpuid::BASE_FIRST,
+            domain: Some(7),
+            initial_domain: false,
+            backend: Backend::Drains,
+            console_param: None,
+            console_index: 0,
+            fault: None,
+        }
+    }
+
+    /// Shows `maxmem` MiB of RAM, of which Xen fills in only `memory` MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, memory: u64, maxmem: u64) -> Self {
+        self.memory = memory::xl_map(maxmem);
+        self.reservation = Some(memory * 256 + memory::XL_EXTRA_PAGES);
+        self
+    }
+
+    /// Replaces the memory map by entries of address, size and type.
+    #[must_use]
+    pub fn memory_map(mut self, entries: &[(u64, u64, u32)]) -> Self {
+        self.memory = entries.to_vec();
+        self
+    }
+
+    /// Passes a command line.
+    #[must_use]
+    pub fn command_line(mut self, line: impl AsRef<[u8]>) -> Self {
+        self.command_line = Some(line.as_ref().to_vec());
+        self
+    }
+
+    /// Adds a module with its command line.
+    #[must_use]
+    pub fn module(mut self, data: impl AsRef<[u8]>, line: impl AsRef<[u8]>) -> Self {
+        self.modules.push((data.as_ref().to_vec(), line.as_ref().to_vec()));
+        self
+    }
+
+    /// Uses a version of the start info; version 0 has no memory map.
+    #[must_use]
+    pub const fn start_info_version(mut self, version: u32) -> Self {
+        self.start_info_version = version;
+        self
+    }
+
+    /// Passes something that is no start info.
+    #[must_use]
+    pub const fn without_start_info(mut self) -> Self {
+        self.start_info_magic = false;
+        self
+    }
+
+    /// Runs on another version of Xen, or, with `None`, on none.
+    #[must_use]
+    pub const fn xen(mut self, version: Option<XenVersion>) -> Self {
+        self.xen = version;
+        self
+    }
+
+    /// Moves Xen's CPUID leaves, as a domain with Viridian leaves has them.
+    #[must_use]
+    pub const fn cpuid_base(mut self, base: u32) -> Self {
+        self.cpuid_base = base;
+        self
+    }
+
+    /// Sets the domain id that CPUID tells, or, with `None`, that it does not tell.
+    #[must_use]
+    pub const fn domain(mut self, id: Option<u16>) -> Self {
+        self.domain = id;
+        self
+    }
+
+    /// Makes it the initial domain, which has no console ring and may use the hypervisor's.
+    #[must_use]
+    pub const fn initial_domain(mut self) -> Self {
+        self.initial_domain = true;
+        self
+    }
+
+    /// Chooses what reads the console.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Overrides the console's frame in the domain's parameters.
+    #[must_use]
+    pub const fn console_param(mut self, frame: u64) -> Self {
+        self.console_param = Some(frame);
+        self
+    }
+
+    /// Lets the console ring's indices start elsewhere than at zero.
+    #[must_use]
+    pub const fn console_index(mut self, index: u32) -> Self {
+        self.console_index = index;
+        self
+    }
+
+    /// Lets a function answer hypercalls with errors.
+    #[must_use]
+    pub fn fault(mut self, fault: impl FnMut(Hypercall, u64) -> Option<Errno> + 'static) -> Self {
+        self.fault = Some(Box::new(fault));
+        self
+    }
+
+    /// Boots the domain, runs main, and reports what came of it.
+    ///
+    /// # Panics
+    ///
+    /// If the thread is inside of a simulated domain already.
+    pub fn run<O: Outcome, F: Future<Output = O>>(self, main: impl FnOnce(Domain) -> F) -> Report {
+        self.run_never(|domain| boot::run(main(domain)))
+    }
+
+    fn run_never(self, program: impl FnOnce(Domain) -> Never) -> Report {
+        let start_info = Machine::enter(self);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the machine has just written a start info there, and nothing has touched its memory since.
+            match unsafe { boot::boot(start_info, Features(u32::MAX)) } {
+                Ok(domain) => {
+                    program(domain);
+                }
+                Err(failure) => boot::fail(failure),
+            }
+        }));
+        let end = ended(outcome).unwrap_or_else(|panic| {
+            // What the panic handler does in a unikernel.
+            let outcome = catch_unwind(|| lifecycle::fail(format_args!("domu: panicked: {panic}")));
+            ended(outcome).unwrap_or(End::Stopped)
+        });
+        Machine::leave(end)
+    }
+}
+
+/// What a program that ends its domain "returns".
+enum Never {}
+
+/// The end that a domain came to, or the message of a panic.
+fn ended<T>(outcome: Result<T, Box<dyn Any + Send>>) -> Result<End, String> {
+    let Err(payload) = outcome else { return Ok(End::Stopped) };
+    match payload.downcast::<End>() {
+        Ok(end) => Ok(*end),
+        Err(payload) => Err(payload
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| format!("{payload:?}"))),
+    }
+}
+
+/// Leaves the domain: what no return from a hypercall does.
+pub(crate) fn end(end: End) -> ! {
+    resume_unwind(Box::new(end))
+}
+
+/// Runs a unikernel's program on the host: arguments become the command line, the console goes to standard output.
+/// Returns the number of the shutdown reason.
+#[doc(hidden)]
+pub fn run_program(program: impl FnOnce(Domain) -> core::convert::Infallible) -> i32 {
+    use std::io::Write;
+    let line: Vec<String> = std::env::args().skip(1).collect();
+    let report = Guest::new().command_line(line.join(" ")).run_never(|domain| match program(domain) {});
+    let mut out = std::io::stdout();
+    // Without a standard output there is nobody to tell.
+    let _ = out.write_all(&report.console).and_then(|()| out.write_all(&report.debug)).and_then(|()| out.flush());
+    match report.end {
+        End::Shutdown(reason) => reason as i32,
+        End::Stopped => 1,
+    }
+}
+
+/// How property tests run: a few cases under Miri, which is slow and has no file system to keep failures in.
+#[cfg(test)]
+pub(crate) fn proptest_config() -> proptest::test_runner::Config {
+    let config = proptest::test_runner::Config { failure_persistence: None, ..Default::default() };
+    if cfg!(miri) { proptest::test_runner::Config { cases: 4, ..config } } else { config }
+}

@@ -1,0 +1,33 @@
+//! The state of the domain that this thread runs.
+
+use std::boxed::Box;
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use crate::state::State;
+
+std::thread_local! {
+    static CURRENT: Cell<Option<&'static State>> = const { Cell::new(None) };
+}
+
+/// All states ever made: they live as long as the process, and a leak checker finds them here.
+static ALL: Mutex<Vec<&'static State>> = Mutex::new(Vec::new());
+
+/// The state, once boot has made it.
+pub(crate) fn get() -> Option<&'static State> {
+    CURRENT.get()
+}
+
+/// Keeps the state of the domain that this thread runs.
+pub(crate) fn install(state: State) -> &'static State {
+    let state: &'static State = Box::leak(Box::new(state));
+    ALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(state);
+    CURRENT.set(Some(state));
+    state
+}
+
+/// The thread leaves its domain.
+pub(crate) fn forget() {
+    CURRENT.set(None);
+}

@@ -1,0 +1,48 @@
+//! The state of this domain, behind one accessor.
+//!
+//! In a unikernel it is a static that boot fills once. On the host each simulated domain has its own, and the thread
+//! that runs a domain sees that one, so that tests run in parallel and one test can run several domains. Besides it
+//! the crate has two statics that change: the heap, which an attribute wants to be one, and the last words, which
+//! must be at a symbol.
+
+use spin::Mutex;
+
+use crate::abi::xen::DomainId;
+use crate::console::Output;
+use crate::console::log::LogState;
+use crate::domain::Module;
+use crate::hypercall::XenVersion;
+use crate::shared::SharedInfo;
+
+/// Modules that are kept; `xl` passes one, its `ramdisk`.
+pub(crate) const MAX_MODULES: usize = 16;
+
+/// Everything that a domain is.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) domain: DomainId,
+    pub(crate) xen: XenVersion,
+    pub(crate) command_line: &'static [u8],
+    pub(crate) modules: heapless::Vec<Module, MAX_MODULES>,
+    pub(crate) info: SharedInfo,
+    pub(crate) console: Mutex<Output>,
+    pub(crate) log: LogState,
+}
+
+#[cfg(target_os = "none")]
+static STATE: spin::Once<State> = spin::Once::new();
+
+/// The state, once boot has made it.
+#[cfg(target_os = "none")]
+pub(crate) fn get() -> Option<&'static State> {
+    STATE.get()
+}
+
+/// Keeps the state for the life of the domain. Boot does this once.
+#[cfg(target_os = "none")]
+pub(crate) fn install(state: State) -> &'static State {
+    STATE.call_once(|| state)
+}
+
+#[cfg(not(target_os = "none"))]
+pub(crate) use crate::sim::state::{get, install};

@@ -1,0 +1,52 @@
+//! Time: the monotonic clock of the host, as Xen's time record and the time stamp counter give it.
+
+use crate::arch;
+use crate::shared::SharedInfo;
+
+/// Nanoseconds of Xen's system time, which counts from the boot of the host. Deadlines of hypercalls are given in it.
+pub(crate) fn system_time_ns(info: &SharedInfo) -> u64 {
+    let (record, tsc) = info.read_time(arch::read_tsc);
+    // A counter behind its record was read on another CPU: no time has passed.
+    let ticks = tsc.saturating_sub(record.tsc_timestamp);
+    record.system_time_ns.saturating_add(scale(ticks, record.tsc_to_system_mul, record.tsc_shift))
+}
+
+/// Ticks to nanoseconds: shifted, then multiplied by a 32-bit fraction, in 128 bits so that nothing is lost.
+fn scale(ticks: u64, mul: u32, shift: i8) -> u64 {
+    let distance = u32::from(shift.unsigned_abs());
+    let shifted = match shift {
+        0.. => u128::from(ticks).checked_shl(distance.min(64)),
+        _ => u128::from(ticks).checked_shr(distance),
+    };
+    let product = shifted.unwrap_or(0).saturating_mul(u128::from(mul)) >> 32;
+    u64::try_from(product).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn known_scales() {
+        // 2.6 GHz: 2600 ticks are 1000 ns, with the fraction that Xen computes.
+        let mul = ((1_000_000_000_u128 << 32) / 2_600_000_000) as u32;
+        assert!((999..=1000).contains(&scale(2600, mul, 0)));
+        // 1 GHz is the fraction one half, shifted by one.
+        assert_eq!(scale(123_456_789, 1 << 31, 1), 123_456_789);
+        assert_eq!(scale(8, u32::MAX, -1), 3);
+        assert_eq!(scale(u64::MAX, u32::MAX, 127), u64::MAX);
+        assert_eq!(scale(u64::MAX, u32::MAX, -128), 0);
+    }
+
+    proptest! {
+        #![proptest_config(crate::sim::proptest_config())]
+
+        #[test]
+        fn never_overflows_and_never_goes_backwards(a: u64, b: u64, mul: u32, shift: i8) {
+            let (low, high) = (a.min(b), a.max(b));
+            prop_assert!(scale(low, mul, shift) <= scale(high, mul, shift));
+        }
+    }
+}

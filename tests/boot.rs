@@ -1,0 +1,261 @@
+//! Boot and the ends of a domain on the simulated Xen.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use domu::abi::errno::Errno;
+use domu::abi::xen::Hypercall;
+use domu::lifecycle::{self, Reason};
+use domu::sim::{Backend, End, Guest, Report};
+use domu::{DomainId, MAX_COMMAND_LINE, XenVersion};
+
+const POWEROFF: End = End::Shutdown(Reason::Poweroff);
+const CRASH: End = End::Shutdown(Reason::Crash);
+
+/// Runs a guest whose main looks at the domain.
+fn look<T: 'static>(guest: Guest, look: impl FnOnce(domu::Domain) -> T + 'static) -> (Report, Option<T>) {
+    let seen = Rc::new(RefCell::new(None));
+    let slot = seen.clone();
+    let report = guest.run(async move |domain| *slot.borrow_mut() = Some(look(domain)));
+    let seen = seen.borrow_mut().take();
+    (report, seen)
+}
+
+#[test]
+fn both_versions_of_the_start_info() {
+    for version in [0, 1] {
+        let (report, id) = look(Guest::new().start_info_version(version), |domain| domain.id());
+        assert_eq!((report.end, id), (POWEROFF, Some(DomainId(7))), "version {version}");
+        let asked = report.hypercalls.contains(&(Hypercall::Memory, 9));
+        assert_eq!(asked, version == 0, "Xen is asked for the map only where the start info has none");
+        assert_eq!(report.debug_text(), "", "a boot that goes well is silent");
+    }
+}
+
+#[test]
+fn a_good_boot_makes_the_hypercalls_it_needs_and_no_other() {
+    let (report, _) = look(Guest::new(), |_| ());
+    let calls: Vec<_> = report.hypercalls.iter().map(|&(call, operation)| (call as u32, operation)).collect();
+    // Reservation, two parameters, shared information; then the end, with nothing to flush.
+    assert_eq!(calls, [(12, 3), (34, 1), (34, 1), (12, 7), (29, 2)]);
+}
+
+#[test]
+fn xen_is_found_where_viridian_leaves_push_it() {
+    let (report, version) = look(Guest::new().cpuid_base(0x4000_0100), |domain| domain.xen_version());
+    assert_eq!((report.end, version), (POWEROFF, Some(XenVersion { major: 4, minor: 17 })));
+}
+
+#[test]
+fn a_xen_that_does_not_tell_the_domain_id() {
+    let (_, id) = look(Guest::new().domain(None), |domain| domain.id());
+    assert_eq!(id, Some(DomainId::SELF));
+}
+
+#[test]
+fn without_xen_it_says_so_once_on_both_ports_and_stops() {
+    let (report, seen) = look(Guest::new().xen(None), |_| ());
+    assert_eq!((report.end, seen), (End::Stopped, None));
+    let debug = report.debug_text();
+    assert!(debug.starts_with("domu: not running on Xen: "), "{debug}");
+    assert_eq!((debug.matches('\n').count(), debug.ends_with('\n')), (1, true));
+    assert_eq!(report.serial, report.debug);
+    assert!(report.hypercalls.is_empty());
+}
+
+#[test]
+fn an_old_xen_is_refused_with_both_versions() {
+    let (report, _) = look(Guest::new().xen(Some(XenVersion { major: 4, minor: 9 })), |_| ());
+    assert_eq!(report.end, CRASH);
+    assert_eq!(report.debug_text(), "domu: Xen 4.9 is too old: 4.10 or later is needed\n");
+    assert_eq!(look(Guest::new().xen(Some(XenVersion::OLDEST)), |_| ()).0.end, POWEROFF);
+}
+
+#[test]
+fn every_failure_of_boot_has_a_message_and_crashes() {
+    let refuse = |call, operation| move |c: Hypercall, o: u64| ((c, o) == (call, operation)).then_some(Errno::ENOMEM);
+    for (guest, message) in [
+        (Guest::new().without_start_info(), "no start info: not booted by the PVH protocol"),
+        (Guest::new().start_info_version(0).fault(refuse(Hypercall::Memory, 9)), "Xen refused the memory map: ENOMEM"),
+        (Guest::new().memory_map(&[(0, 1 << 24, 2)]), "the memory map names no RAM"),
+        (Guest::new().memory_map(&[(0, u64::MAX, 1)]), "the memory map leaves no hole for shared pages"),
+        (
+            Guest::new().memory_map(&[(0, 0x1000, 1), (0x10_0000, 0x4_0000, 1)]),
+            "too little memory: the image leaves no room to start",
+        ),
+        (Guest::new().fault(refuse(Hypercall::Memory, 7)), "Xen refused the page of shared information: ENOMEM"),
+    ] {
+        let (report, seen) = look(guest, |_| ());
+        assert_eq!((report.end, seen), (CRASH, None), "{message}");
+        assert_eq!(report.debug_text(), format!("domu: {message}\n"));
+    }
+}
+
+#[test]
+fn refused_parameters_mean_no_console() {
+    let guest = Guest::new().fault(|call, _| (call == Hypercall::Hvm).then_some(Errno::EPERM));
+    assert_eq!(look(guest, |_| ()).0.end, POWEROFF);
+}
+
+#[test]
+fn the_command_line_arrives_byte_for_byte() {
+    for line in ["", "x", "a  b\t\"c d\" domu.log=warn 'e", "grüße \u{1f980}", "\\", "trailing "] {
+        let (report, seen) = look(Guest::new().command_line(line), |domain| domain.command_line());
+        assert_eq!((report.end, seen), (POWEROFF, Some(line.as_bytes())));
+    }
+    assert_eq!(look(Guest::new(), |domain| domain.command_line()).1, Some(&b""[..]));
+    let bytes: Vec<u8> = (1..=255).collect();
+    assert_eq!(look(Guest::new().command_line(&bytes), |domain| domain.command_line()).1, Some(&bytes[..]));
+}
+
+#[test]
+fn a_command_line_over_the_limit_is_cut_with_a_warning() {
+    for (length, warned) in [(MAX_COMMAND_LINE, false), (MAX_COMMAND_LINE + 1, true), (20_000, true)] {
+        let line: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
+        let (report, seen) = look(Guest::new().command_line(&line), |domain| domain.command_line());
+        assert!(seen == Some(&line[..length.min(MAX_COMMAND_LINE)]));
+        let expected = format!(
+            "WARN  domu::boot: the command line is truncated: it has {length} bytes, and {MAX_COMMAND_LINE} are kept\r\n"
+        );
+        assert_eq!(report.console_text(), if warned { expected } else { String::new() });
+    }
+}
+
+#[test]
+fn options_set_the_log_and_stay_in_the_command_line() {
+    for (line, shown) in [
+        ("", "ERROR WARN INFO "),
+        ("x domu.log=error y", "ERROR "),
+        ("domu.log=trace", "ERROR WARN INFO DEBUG TRACE "),
+        ("domu.log=off", ""),
+    ] {
+        let (report, seen) = look(Guest::new().command_line(line), |domain| {
+            for level in log::Level::iter() {
+                log::log!(target: "test", level, "x");
+            }
+            domain.command_line()
+        });
+        assert_eq!(seen, Some(line.as_bytes()));
+        let text = report.console_text();
+        let levels: String = text
+            .lines()
+            .filter(|line| line.contains(" test: "))
+            .filter_map(|line| line.split(' ').next())
+            .map(|level| format!("{level} "))
+            .collect();
+        assert_eq!(levels, shown, "{line}");
+    }
+    let (report, _) = look(Guest::new().command_line("domu.log=loud domu.colour=red"), |_| ());
+    assert_eq!(
+        report.console_text(),
+        "WARN  domu::boot: not an option of domu, or not a value of it: domu.log=loud\r\n\
+         WARN  domu::boot: not an option of domu, or not a value of it: domu.colour=red\r\n"
+    );
+}
+
+#[test]
+fn modules_are_readable() {
+    let big: Vec<u8> = (0..100_000_u32).map(|i| (i * 7) as u8).collect();
+    let guest = Guest::new().module(&big, "first of two").module(b"", "");
+    let (report, modules) = look(guest, |domain| domain.modules());
+    let modules = modules.expect("main ran");
+    assert_eq!(report.end, POWEROFF);
+    assert_eq!(modules.len(), 2);
+    assert!(modules[0].data() == big);
+    assert_eq!(modules[0].command_line(), b"first of two");
+    assert_eq!((modules[1].data(), modules[1].command_line()), (&b""[..], &b""[..]));
+}
+
+#[test]
+fn ram_above_the_reservation_is_given_back_untouched() {
+    for (memory, maxmem) in [(64, 256), (2, 4), (4, 4096), (3000, 6144)] {
+        let (report, _) = look(Guest::new().memory_mib(memory, maxmem), |_| ());
+        assert_eq!(report.end, POWEROFF);
+        let surplus = (maxmem - memory) * 256;
+        let given = report.given_back.len() as u64;
+        // At least what the domain does not have, and not much more.
+        assert!((surplus..surplus + 128).contains(&given), "{memory}/{maxmem}: {given} of {surplus}");
+        assert!(report.given_back[0] >= 0x140, "the image stays");
+        let told = report.console_text();
+        assert!(told.contains(&format!("{} KiB were given back to Xen", given * 4)), "{told}");
+        let calls = report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, 1)).count();
+        assert!(calls as u64 <= 4 + given / 512 / 128 + 3, "{calls} hypercalls for {given} frames");
+    }
+    for memory in [2, 16, 6144] {
+        assert!(look(Guest::new().memory_mib(memory, memory), |_| ()).0.given_back.is_empty());
+    }
+}
+
+#[test]
+fn a_refused_return_is_survived_and_told() {
+    let guest = Guest::new()
+        .memory_mib(64, 256)
+        .fault(|call, operation| ((call, operation) == (Hypercall::Memory, 1)).then_some(Errno::EPERM));
+    let (report, _) = look(guest, |_| ());
+    assert_eq!(report.end, POWEROFF);
+    assert!(report.console_text().contains("; 0 KiB were given back"), "{}", report.console_text());
+}
+
+#[test]
+fn the_ends_and_their_reasons() {
+    let ok = Guest::new().run(async |_| -> domu::Result { Ok(()) });
+    assert_eq!((ok.end, ok.debug_text().as_str()), (POWEROFF, ""));
+    let reboot = Guest::new().run(async |_| -> domu::Result {
+        log::info!("again");
+        lifecycle::end(Reason::Reboot)
+    });
+    assert_eq!((reboot.end, reboot.console_text().as_str()), (End::Shutdown(Reason::Reboot), "INFO  boot: again\r\n"));
+    let error = Guest::new().run(async |_| -> Result<(), &str> { Err("no luck") });
+    assert_eq!(error.end, CRASH);
+    assert_eq!(error.console_text(), "domu: main failed: no luck\r\n");
+    assert_eq!(error.debug_text(), "domu: main failed: no luck\n");
+    let panic = Guest::new().run(async |_| -> domu::Result { panic!("out of {}", "order") });
+    assert_eq!(panic.end, CRASH);
+    assert_eq!(panic.console_text(), "domu: panicked: out of order\r\n");
+    assert_eq!(panic.debug_text(), "domu: panicked: out of order\n");
+    let waits = Guest::new().run(async |_| core::future::pending::<()>().await);
+    assert_eq!(waits.end, CRASH);
+    assert!(waits.console_text().contains("nothing is left that could wake it"));
+}
+
+#[test]
+fn a_crash_is_told_even_when_the_console_is_dead() {
+    for backend in [Backend::StopsAfter(0), Backend::Absent, Backend::Storms] {
+        let report = Guest::new().backend(backend).run(async |domain| -> Result<(), String> {
+            let _ = domain.console().write(&[b'x'; 4000]);
+            Err("x".repeat(3000))
+        });
+        assert_eq!(report.end, CRASH);
+        assert_eq!(report.debug_text(), format!("domu: main failed: {}\n", "x".repeat(3000)));
+        assert!(report.elapsed_ns < 6_000_000_000, "{backend:?}: {} ns", report.elapsed_ns);
+    }
+}
+
+#[test]
+fn a_panic_while_the_console_is_in_use_is_told_on_the_emergency_output() {
+    struct Bomb;
+    impl core::fmt::Display for Bomb {
+        fn fmt(&self, _: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            panic!("inside of a log line")
+        }
+    }
+    let report = Guest::new().run(async |_| log::info!("before {Bomb}"));
+    assert_eq!(report.end, CRASH);
+    assert_eq!(report.debug_text(), "domu: panicked: inside of a log line\n");
+}
+
+#[test]
+fn what_was_written_before_the_end_is_flushed() {
+    let report = Guest::new().backend(Backend::Trickles(100)).run(async |domain| {
+        domain.console().write(&[b'y'; 2048]).unwrap();
+    });
+    assert_eq!((report.end, report.console.len()), (POWEROFF, 2048));
+}
+
+#[test]
+fn a_message_longer_than_the_emergency_burst_is_whole() {
+    let long = "0123456789".repeat(200);
+    let expected = format!("domu: main failed: {long}\n");
+    let report = Guest::new().run(async move |_| -> Result<(), String> { Err(long) });
+    assert_eq!(report.debug_text(), expected);
+}
