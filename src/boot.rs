@@ -99,7 +99,7 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     let mut map = MemoryMap::read(start_info_reader.memmap())?;
     let mut free = map.ram.clone();
     let image = Image::get();
-    let mut complete = !map.truncated;
+    let mut complete = true;
     let mut reserve = |address: u64, size: u64| {
         complete &= free.remove(FrameRange::touching(address, size)).is_ok();
     };
@@ -110,7 +110,7 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     reserve(raw.memmap_paddr, 24 * start_info_reader.memmap().len() as u64);
     let command_line = start_info_reader.cmdline().map_or(&[][..], core::ffi::CStr::to_bytes);
     reserve(raw.cmdline_paddr, command_line.len() as u64 + 1);
-    for module in start_info_reader.modlist() {
+    for module in start_info_reader.modlist().take(MAX_MODULES) {
         reserve(module.raw().paddr, module.raw().size);
         reserve(module.raw().cmdline_paddr, module.cmdline().map_or(0, |line| line.count_bytes() as u64 + 1));
     }
@@ -194,7 +194,7 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
         ::log::warn!("{} modules were passed, and {MAX_MODULES} are kept", raw.nr_modules);
     }
     if !complete {
-        ::log::warn!("the memory map has too many pieces; some RAM is not used");
+        ::log::warn!("free RAM is in too many pieces; some of it is not used");
     }
     if surplus.frames > 0 {
         ::log::info!(

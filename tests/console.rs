@@ -180,6 +180,7 @@ fn a_port_that_refuses_is_survived() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "spins until the clock ends it, some million steps")]
 fn a_wait_that_is_refused_is_bounded_by_the_clock() {
     let guest = Guest::new().backend(Backend::StopsAfter(0)).fault(|call, op| {
         (call == domu::abi::xen::Hypercall::Sched && op == 3).then_some(domu::abi::errno::Errno::ENOSYS)

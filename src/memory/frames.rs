@@ -27,6 +27,12 @@ impl FrameRange {
         Self { start, end }
     }
 
+    /// The part that lies below a frame.
+    pub(crate) const fn below(self, limit: u64) -> Self {
+        let start = if self.start < limit { self.start } else { limit };
+        Self { start, end: if self.end < limit { self.end } else { limit } }
+    }
+
     pub(crate) const fn len(self) -> u64 {
         self.end - self.start
     }

@@ -23,6 +23,8 @@ const HIGHEST_FRAME: u64 = 1 << (46 - 12);
 pub(crate) enum MapError {
     /// The start info holds none, and Xen refused the hypercall.
     Refused(Errno),
+    /// It has more entries than any Xen makes.
+    TooLong,
     /// It names no RAM.
     NoRam,
     /// There is no hole for what Xen shares.
@@ -33,6 +35,7 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(errno) => write!(f, "Xen refused the memory map: {errno}"),
+            Self::TooLong => write!(f, "the memory map has more than {MEMORY_MAP_ENTRIES} entries"),
             Self::NoRam => f.write_str("the memory map names no RAM"),
             Self::NoHole => f.write_str("the memory map leaves no hole for shared pages"),
         }
@@ -48,13 +51,14 @@ pub(crate) struct MemoryMap {
     pub(crate) placed: Frames,
     /// Unpopulated space for pages of others.
     pub(crate) window: FrameRange,
-    /// The map had more pieces than were kept; some RAM is not used.
-    pub(crate) truncated: bool,
 }
 
 impl MemoryMap {
     /// Takes the map of the start info, or asks Xen where the start info has none (version 0).
     pub(crate) fn read(start_info: &[MemmapTableEntry]) -> Result<Self, MapError> {
+        if start_info.len() > MEMORY_MAP_ENTRIES {
+            return Err(MapError::TooLong);
+        }
         if !start_info.is_empty() {
             return Self::new(start_info.iter().map(|entry| (entry.addr, entry.size, entry.ty)));
         }
@@ -65,31 +69,31 @@ impl MemoryMap {
 
     /// Sorts entries of address, size in bytes, and type into frames.
     fn new(entries: impl Iterator<Item = (u64, u64, u32)>) -> Result<Self, MapError> {
-        let (mut ram, mut placed) = (Frames::new(), Frames::new());
-        let mut complete = Ok::<(), TooManyRanges>(());
+        let (mut ram, mut placed, mut mentioned) = (Frames::new(), Frames::new(), Frames::new());
+        let too_long = |TooManyRanges| MapError::TooLong;
         for (address, size, kind) in entries {
-            let (set, mut range) = match kind {
-                E820_RAM => (&mut ram, FrameRange::inside(address, size)),
-                _ => (&mut placed, FrameRange::touching(address, size)),
-            };
-            range.end = range.end.min(HIGHEST_FRAME);
-            complete = complete.and(set.insert(range));
+            let touched = FrameRange::touching(address, size).below(HIGHEST_FRAME);
+            mentioned.insert(touched).map_err(too_long)?;
+            match kind {
+                E820_RAM => ram.insert(FrameRange::inside(address, size).below(HIGHEST_FRAME)),
+                _ => placed.insert(touched),
+            }
+            .map_err(too_long)?;
         }
-        complete = complete.and(ram.remove_all(&placed));
+        ram.remove_all(&placed).map_err(too_long)?;
         if ram.count() == 0 {
             return Err(MapError::NoRam);
         }
-        let window = find_window(&ram, &placed).ok_or(MapError::NoHole)?;
-        Ok(Self { ram, placed, window, truncated: complete.is_err() })
+        let window = find_window(&mentioned).ok_or(MapError::NoHole)?;
+        Ok(Self { ram, placed, window })
     }
 }
 
 /// The lowest hole for the window: a save of the domain walks up to the highest frame in use.
-fn find_window(ram: &Frames, placed: &Frames) -> Option<FrameRange> {
+fn find_window(mentioned: &Frames) -> Option<FrameRange> {
     let mut holes = Frames::new();
     holes.insert(FrameRange { start: WINDOW, end: HIGHEST_FRAME }).ok()?;
-    holes.remove_all(ram).ok()?;
-    holes.remove_all(placed).ok()?;
+    holes.remove_all(mentioned).ok()?;
     holes.remove(LOCAL_APIC).ok()?;
     holes.ranges().iter().find_map(|hole| {
         let start = hole.start.next_multiple_of(WINDOW);
@@ -161,7 +165,6 @@ mod tests {
             assert_eq!(map.ram.count(), mib * 256);
             assert_eq!(map.placed.count(), 8 + 9);
             assert_eq!(map.window, FrameRange { start: window, end: window + WINDOW }, "{mib} MiB");
-            assert!(!map.truncated);
         }
     }
 
@@ -179,10 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn too_many_pieces_are_noticed_and_ram_only_shrinks() {
-        let entries = (0..400).map(|i| (i * 0x4000, 0x2000, 1));
-        let map = MemoryMap::new(entries).unwrap();
-        assert!(map.truncated);
+    fn a_frame_that_ram_touches_is_no_hole() {
+        let map = MemoryMap::new([(0, 2 * MIB + 1, 1)].into_iter()).unwrap();
         assert_eq!(map.ram.count(), 512);
+        assert_eq!(map.window.start, 1024);
+    }
+
+    #[test]
+    fn a_map_in_too_many_pieces_is_refused() {
+        let pieces = |count| (0..count).map(|i| (i * 0x4000, 0x2000, 1));
+        assert_eq!(MemoryMap::new(pieces(128)).unwrap().ram.count(), 256);
+        assert_eq!(MemoryMap::new(pieces(400)).unwrap_err(), MapError::TooLong);
     }
 }

@@ -13,6 +13,9 @@ use crate::hypercall::Arg;
 use crate::lifecycle::Reason;
 use crate::shared::SharedPage;
 
+/// How long an event takes to come.
+const EVENT_NS: u64 = 1_000_000;
+
 /// Answers a hypercall of the domain on this thread.
 ///
 /// # Safety
@@ -79,7 +82,7 @@ fn shutdown(shutdown: &sched::Shutdown) -> Result<u64, Errno> {
     end(End::Shutdown(reason))
 }
 
-/// Returns at once if a port is pending; else the backend has a turn, and time passes up to its event or the deadline.
+/// Returns soon if a port is pending; else the backend has a turn, and time passes up to its event or the deadline.
 unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
     if poll.nr_ports > 128 {
         return Err(Errno::EINVAL);
@@ -87,12 +90,11 @@ unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
     // SAFETY: the structure says how many ports its pointer has, and the caller of the hypercall vouches for it.
     let ports: Vec<u32> = unsafe { core::slice::from_raw_parts(poll.ports, poll.nr_ports as usize) }.to_vec();
     with(|machine| {
-        if machine.any_pending(&ports) {
-            return Ok(0);
+        if !machine.any_pending(&ports) {
+            machine.backend_turn(false);
         }
-        machine.backend_turn(false);
         if machine.any_pending(&ports) {
-            machine.clock_ns += 1_000_000;
+            machine.clock_ns += EVENT_NS;
         } else {
             assert_ne!(poll.timeout, 0, "the domain sleeps for ever");
             machine.clock_ns = machine.clock_ns.max(poll.timeout);

@@ -150,6 +150,13 @@ impl Guest {
         self
     }
 
+    /// Sets the pages that Xen says the domain has.
+    #[must_use]
+    pub const fn reservation(mut self, pages: u64) -> Self {
+        self.reservation = Some(pages);
+        self
+    }
+
     /// Passes a command line.
     #[must_use]
     pub fn command_line(mut self, line: impl AsRef<[u8]>) -> Self {
