@@ -8,5 +8,5 @@ mod info;
 mod page;
 
 pub(crate) use byte_ring::{Corrupt, Layout, Producer};
-pub(crate) use info::SharedInfo;
+pub(crate) use info::{SharedInfo, TimeRecord};
 pub(crate) use page::SharedPage;

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
-use super::machine::{CONSOLE_PORT, Machine, with};
+use super::machine::{CONSOLE_PORT, Machine, START_NS, with};
 use super::{End, end};
 use crate::abi::errno::Errno;
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall, shared_info, vcpu_time_info};
@@ -127,6 +127,10 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
         let page = machine.memory.at(address).and_then(NonNull::new).ok_or(Errno::ENOMEM)?;
         // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.
         let page = unsafe { SharedPage::new(page) };
+        // The record is older than the domain's counter, as on a real host: its time stamp has wrapped.
+        let age = START_NS / 2;
+        page.u64(shared_info::VCPU_TIME + vcpu_time_info::TSC_TIMESTAMP).store(age.wrapping_neg(), Ordering::Relaxed);
+        page.u64(shared_info::VCPU_TIME + vcpu_time_info::SYSTEM_TIME).store(START_NS - age, Ordering::Relaxed);
         // One tick is one nanosecond: a 32-bit fraction of one half, shifted by one.
         page.u32(shared_info::VCPU_TIME + vcpu_time_info::TSC_TO_SYSTEM_MUL).store(1 << 31, Ordering::Relaxed);
         page.u8(shared_info::VCPU_TIME + vcpu_time_info::TSC_SHIFT).store(1, Ordering::Relaxed);

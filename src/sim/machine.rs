@@ -27,8 +27,11 @@ const BLOBS: u64 = 0x15_0000;
 /// The console's port, as xl's builder allocates it.
 pub(crate) const CONSOLE_PORT: u32 = 2;
 
-/// A simulated nanosecond passes for each tick of the time stamp counter.
+/// What reading the time stamp counter costs.
 const TSC_READ_NS: u64 = 1_000;
+
+/// The system time when the domain, and with it its time stamp counter, starts.
+pub(crate) const START_NS: u64 = 1_000_000_000;
 
 /// Everything below the domain.
 pub(crate) struct Machine {
@@ -98,7 +101,7 @@ impl Machine {
             reader,
             fault: guest.fault,
             info: None,
-            clock_ns: 1_000_000_000,
+            clock_ns: START_NS,
             hypercalls: Vec::new(),
             given_back: BTreeSet::new(),
             hypervisor: Vec::new(),
@@ -126,7 +129,7 @@ impl Machine {
             hypervisor: machine.hypervisor,
             hypercalls: machine.hypercalls,
             given_back: machine.given_back.into_iter().collect(),
-            elapsed_ns: machine.clock_ns - 1_000_000_000,
+            elapsed_ns: machine.clock_ns - START_NS,
         }
     }
 
@@ -214,11 +217,11 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
     })
 }
 
-/// The time stamp counter: nanoseconds, of which one read costs some.
+/// The time stamp counter: a tick for each nanosecond since the domain started.
 pub(crate) fn read_tsc() -> u64 {
     with(|machine| {
         machine.clock_ns += TSC_READ_NS;
-        machine.clock_ns
+        machine.clock_ns - START_NS
     })
 }
 

@@ -311,5 +311,5 @@ pub fn run_program(program: impl FnOnce(Domain) -> core::convert::Infallible) ->
 #[cfg(test)]
 pub(crate) fn proptest_config() -> proptest::test_runner::Config {
     let config = proptest::test_runner::Config { failure_persistence: None, ..Default::default() };
-    if cfg!(miri) { proptest::test_runner::Config { cases: 4, ..config } } else { config }
+    if cfg!(miri) { proptest::test_runner::Config { cases: 2, ..config } } else { config }
 }

@@ -1,13 +1,19 @@
 //! Time: the monotonic clock of the host, as Xen's time record and the time stamp counter give it.
 
 use crate::arch;
-use crate::shared::SharedInfo;
+use crate::shared::{SharedInfo, TimeRecord};
 
 /// Nanoseconds of Xen's system time, which counts from the boot of the host. Deadlines of hypercalls are given in it.
 pub(crate) fn system_time_ns(info: &SharedInfo) -> u64 {
     let (record, tsc) = info.read_time(arch::read_tsc);
-    // A counter behind its record was read on another CPU: no time has passed.
-    let ticks = tsc.saturating_sub(record.tsc_timestamp);
+    at(&record, tsc)
+}
+
+/// The system time at a value of the time stamp counter.
+fn at(record: &TimeRecord, tsc: u64) -> u64 {
+    // The difference is signed and wraps: a domain's counter starts at zero, and the record may be older than that. A
+    // counter behind its record was read on another CPU: no time has passed.
+    let ticks = tsc.wrapping_sub(record.tsc_timestamp).cast_signed().max(0).cast_unsigned();
     record.system_time_ns.saturating_add(scale(ticks, record.tsc_to_system_mul, record.tsc_shift))
 }
 
@@ -38,6 +44,22 @@ mod tests {
         assert_eq!(scale(8, u32::MAX, -1), 3);
         assert_eq!(scale(u64::MAX, u32::MAX, 127), u64::MAX);
         assert_eq!(scale(u64::MAX, u32::MAX, -128), 0);
+    }
+
+    /// Seen on Xen 4.17 with native TSC: the record was taken before the counter of the domain began.
+    #[test]
+    fn a_record_older_than_the_counter() {
+        let record = TimeRecord {
+            tsc_timestamp: 18_446_744_072_994_919_515,
+            system_time_ns: 8_760_206_961,
+            tsc_to_system_mul: 4_294_967_269,
+            tsc_shift: 0,
+        };
+        let (first, later) = (at(&record, 128_510_424), at(&record, 130_490_194));
+        assert_eq!(first, 8_760_206_961 + 843_142_519);
+        assert!((1_979_769..=1_979_770).contains(&(later - first)));
+        // Read on a CPU whose counter is behind.
+        assert_eq!(at(&record, record.tsc_timestamp - 5), record.system_time_ns);
     }
 
     proptest! {

@@ -73,7 +73,8 @@ fn fills_and_advances_by_what_was_written() {
 
 #[test]
 fn indices_wrap_at_two_to_the_32() {
-    for start in [u32::MAX, u32::MAX - 2047, u32::MAX - 2048, (1 << 31) - 5] {
+    let starts = [u32::MAX - 2047, u32::MAX, u32::MAX - 2048, (1 << 31) - 5];
+    for start in starts.into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
         let shared = Shared::new(start);
         let mut producer = shared.producer();
         let bytes: Vec<u8> = (0..2048_u32).map(|i| (i * 7) as u8).collect();
