@@ -5,7 +5,6 @@ use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=linker/domu.ld");
-    println!("cargo::rerun-if-changed=boot/entry.S");
     if env::var("CARGO_CFG_TARGET_OS")? == "none" {
         let directory = PathBuf::from(env::var("OUT_DIR")?);
         fs::copy("linker/domu.ld", directory.join("domu.ld"))?;

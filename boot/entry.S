@@ -21,7 +21,7 @@
     .set CPUID81_EDX_LONG_MODE, 29
     .set XCR0_KNOWN, 0xe7                   # x87, SSE, AVX, AVX-512
     .set MXCSR_DEFAULT, 0x1f80
-    .set X87_SSE_AVX, 7
+    .set XCR0_X87_SSE, 3
     .set DEBUG_PORT, 0xe9
 
     .set PTE_PRESENT, 1
@@ -39,6 +39,8 @@ domu_start:
     movl    $domu_needs_the_link_argument_Tdomu_ld, %eax
     movl    %ebx, %ebp
     movl    $domu_abs_stack_top, %esp
+    pushl   $2                              # no trap, nested-task or alignment flag is left from before
+    popfl
 
     # The loader clears what the file does not hold; not every one is trusted to, and it is short.
     xorl    %eax, %eax
@@ -203,6 +205,10 @@ domu_start64:
     xorl    %ecx, %ecx
     cpuid
     andl    $XCR0_KNOWN, %eax
+    movl    %eax, %ecx
+    notl    %ecx
+    testl   $XCR0_X87_SSE, %ecx             # without both of them XSETBV faults
+    jnz     1f
     xorl    %edx, %edx
     xorl    %ecx, %ecx
     xsetbv
@@ -253,3 +259,6 @@ __stack_chk_guard:
 domu_vmmcall:
     .byte   0
     .balign 8
+
+    # What else is assembled into the same object begins where code belongs.
+    .text

@@ -6,26 +6,29 @@
 #[cfg(target_os = "none")]
 mod entry;
 mod image;
+mod loader;
 
 use core::fmt;
+use core::ptr::NonNull;
 
-use image::Image;
-use pvh::start_info::reader::{MemMap, StartInfoReader};
+pub(crate) use image::Image;
+use loader::{Loaded, Physical};
+use pvh::start_info::reader::StartInfoReader;
 use spin::Mutex;
 
 use crate::abi::errno::Errno;
 use crate::abi::start_info::Sif;
 use crate::abi::xen::DomainId;
-use crate::console::Output;
 use crate::console::log::{self, LogState};
-use crate::domain::{Domain, MAX_COMMAND_LINE, Module};
+use crate::console::{Location, Output};
+use crate::domain::{Domain, MAX_COMMAND_LINE};
 use crate::hypercall::{self, XenVersion};
 use crate::lifecycle::{self, Outcome};
 use crate::memory::paging::{Features, Mapper, OutOfTables, Protection};
-use crate::memory::{self, Early, FrameRange, MapError, MemoryMap};
+use crate::memory::{self, Early, FrameRange, HIGHEST_FRAME, MapError, MemoryMap};
 use crate::options::{Options, Word};
 use crate::shared::{SharedInfo, SharedPage};
-use crate::state::{self, MAX_MODULES, State};
+use crate::state::{self, State};
 use crate::{arch, executor};
 
 /// Why the domain could not start.
@@ -66,22 +69,14 @@ impl From<MapError> for Failure {
     }
 }
 
-/// Guest-physical memory as the start info's reader sees it.
-struct Physical;
-
-impl MemMap for Physical {
-    fn ptr(&self, paddr: usize, layout: core::alloc::Layout) -> *const u8 {
-        let pointer = arch::phys(paddr as u64);
-        if pointer.addr().is_multiple_of(layout.align()) { pointer } else { core::ptr::null() }
-    }
-}
-
 /// Boots, or says why not; then nothing is set up but the emergency output.
 ///
 /// # Safety
 ///
 /// Called once, by the entry code or the simulated machine: `start_info` is what the loader passed, and nothing of
 /// what it names has been overwritten.
+// Not inlined into the entry, so that its frame of many kilobytes is gone when main runs.
+#[inline(never)]
 pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Failure> {
     // 1. Xen, of a version that has what is used below.
     let xen = hypercall::detect().ok_or(Failure::NotOnXen)?;
@@ -89,67 +84,50 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
         return Err(Failure::OldXen(xen.version));
     }
 
-    // 2. What the loader left. It lies in RAM that counts as free, so it is read, kept or copied before step 5.
-    // SAFETY: the loader's structure is valid, as the caller promises, and all of it lies in memory that the boot
-    // tables map at its own address; it stays untouched until this function has copied it.
-    let start_info_reader = unsafe { StartInfoReader::from_paddr(start_info, Physical) }.ok_or(Failure::NoStartInfo)?;
-    let raw = start_info_reader.raw();
+    // 2. The start info. Version 0 has no memory map, which step 3 then asks Xen for.
+    // SAFETY: the loader's structure is valid, as the caller promises; the boot tables map it at its own address.
+    let reader = unsafe { StartInfoReader::from_paddr(start_info, Physical) }.ok_or(Failure::NoStartInfo)?;
+    let raw = reader.raw();
 
-    // 3. Memory: what is RAM, and what of it is taken. The reserved pieces are at most a few pages besides the modules.
-    let mut map = MemoryMap::read(start_info_reader.memmap())?;
+    // 3. Memory: what is RAM, and what of it is taken.
+    let mut map = MemoryMap::read(reader.memmap())?;
     let mut free = map.ram.clone();
     let image = Image::get();
+    let memmap_size = size_of_val(reader.memmap()) as u64;
     let mut complete = true;
-    let mut reserve = |address: u64, size: u64| {
-        complete &= free.remove(FrameRange::touching(address, size)).is_ok();
-    };
-    reserve(0, 1);
-    reserve(image.all.start << 12, image.all.len() << 12);
-    reserve(u64::from(start_info), size_of_val(raw) as u64);
-    reserve(raw.modlist_paddr, 32 * u64::from(raw.nr_modules));
-    reserve(raw.memmap_paddr, 24 * start_info_reader.memmap().len() as u64);
-    let command_line = start_info_reader.cmdline().map_or(&[][..], core::ffi::CStr::to_bytes);
-    reserve(raw.cmdline_paddr, command_line.len() as u64 + 1);
-    for module in start_info_reader.modlist().take(MAX_MODULES) {
-        reserve(module.raw().paddr, module.raw().size);
-        reserve(module.raw().cmdline_paddr, module.cmdline().map_or(0, |line| line.count_bytes() as u64 + 1));
+    for taken in [
+        FrameRange { start: 0, end: 1 },
+        image.all,
+        FrameRange::touching(u64::from(start_info), size_of_val(raw) as u64),
+        FrameRange::touching(raw.memmap_paddr, memmap_size),
+    ] {
+        complete &= free.remove(taken).is_ok();
     }
+    // SAFETY: nothing but the image has been written to since the loader; from here on RAM is given out by `free`.
+    let loaded = unsafe { Loaded::read(raw, &map.ram, &mut free) };
 
-    // 4. RAM that the domain does not have goes back before anything touches it.
+    // 4. The console's frame: mapped by step 6, used by step 8 alone.
+    let console = Location::read().filter(|location| {
+        let frame = FrameRange { start: location.frame, end: location.frame + 1 };
+        complete &= free.remove(frame).is_ok();
+        location.frame < HIGHEST_FRAME && !image.all.overlaps(frame) && !map.window.overlaps(frame)
+    });
+
+    // 5. RAM that the domain does not have goes back before anything touches it.
     let surplus = match hypercall::memory_current_reservation() {
         Ok(pages) => memory::give_back(&mut map, &mut free, pages),
         // Without a figure there is no surplus to be known: Xen answers this to every domain.
         Err(_) => memory::Surplus::default(),
     };
 
-    // 5. Copies of what must last, in pages of their own.
-    let mut early = Early(&mut free);
-    let keep = |early: &mut Early<'_>, line: &[u8]| {
-        early.copy(&line[..line.len().min(MAX_COMMAND_LINE)]).ok_or(Failure::NoMemory)
-    };
-    let kept_line = keep(&mut early, command_line)?;
-    let mut modules = heapless::Vec::<Module, MAX_MODULES>::new();
-    for module in start_info_reader.modlist().take(MAX_MODULES) {
-        let line = keep(&mut early, module.cmdline().map_or(&[], core::ffi::CStr::to_bytes))?;
-        let (address, size) = (module.raw().paddr, module.raw().size);
-        let data: &'static [u8] = match size {
-            0 => &[],
-            // SAFETY: the toolstack loaded so many bytes there, as the caller vouches; the frames were taken out of
-            // free RAM above, so that nothing overwrites them for the life of the domain.
-            _ => unsafe { core::slice::from_raw_parts(arch::phys(address), size as usize) },
-        };
-        // Cannot fail: at most as many are taken as fit.
-        let _ = modules.push(Module { data, command_line: line });
-    }
-
     // 6. The final page tables.
-    let console = crate::console::Location::read();
+    let mut early = Early(&mut free);
     map_memory(&image, &map, console.map(|location| location.frame), &mut early, cpu)?;
 
     // 7. What Xen shares: a page in the window, where nothing lies.
     // SAFETY: the window is outside of everything that the memory map mentions, and this is its first use.
     unsafe { hypercall::memory_map_shared_info(map.window.start) }.map_err(Failure::SharedInfo)?;
-    let page = core::ptr::NonNull::new(arch::phys(map.window.start << 12)).ok_or(Failure::NoMemory)?;
+    let page = NonNull::new(arch::phys(map.window.start << 12)).ok_or(Failure::NoMemory)?;
     // SAFETY: the frame was just given to shared_info, is mapped read-write by step 6, and nothing else uses it.
     let info = SharedInfo::new(unsafe { SharedPage::new(page) });
 
@@ -170,12 +148,13 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     }
 
     // 10. The state, and with it the log.
-    let options = Options::parse(kept_line, |_| {});
+    let command_line = loaded.command_line.bytes;
+    let options = Options::parse(command_line, |_| {});
     let state = state::install(State {
         domain: xen.domain.unwrap_or(DomainId::SELF),
         xen: xen.version,
-        command_line: kept_line,
-        modules,
+        command_line,
+        modules: loaded.modules,
         info,
         console: Mutex::new(output),
         log: LogState::new(options.log_level),
@@ -183,15 +162,12 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     log::install(options.log_level);
 
     // 11. What could not be said before.
-    Options::parse(kept_line, warn_of_unknown_option);
-    if command_line.len() > MAX_COMMAND_LINE {
-        ::log::warn!(
-            "the command line is truncated: it has {} bytes, and {MAX_COMMAND_LINE} are kept",
-            command_line.len()
-        );
+    Options::parse(command_line, warn_of_unknown_option);
+    if loaded.command_line.cut {
+        ::log::warn!("the command line is truncated: it has more than {MAX_COMMAND_LINE} bytes");
     }
-    if raw.nr_modules as usize > MAX_MODULES {
-        ::log::warn!("{} modules were passed, and {MAX_MODULES} are kept", raw.nr_modules);
+    for warning in &loaded.warnings {
+        ::log::warn!("{warning}");
     }
     if !complete {
         ::log::warn!("free RAM is in too many pieces; some of it is not used");
@@ -229,10 +205,12 @@ fn map_memory(
     cpu: Features,
 ) -> Result<(), Failure> {
     let mut writable = map.ram.clone();
-    let too_many = |_| Failure::NoMemory;
+    let too_many = |_| Failure::Map(MapError::TooLong);
     for &range in map.placed.ranges().iter().chain([&map.window]) {
         writable.insert(range).map_err(too_many)?;
     }
+    // The image is mapped whatever the map says: this code runs in it.
+    writable.insert(image.all).map_err(too_many)?;
     if let Some(start) = console {
         writable.insert(FrameRange { start, end: start + 1 }).map_err(too_many)?;
     }

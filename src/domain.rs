@@ -1,12 +1,12 @@
 //! The domain that the program is: what boot found out, as the application sees it.
 
 use crate::abi::xen::DomainId;
-use crate::console::{Console, log};
+use crate::console::Console;
 use crate::hypercall::XenVersion;
 use crate::options::Words;
 use crate::state::State;
 
-/// Bytes of the command line, and of each module's, that are kept. A longer one is cut, with a warning in the log.
+/// Bytes of the command line, and of each module's, that are taken. A longer one is cut, with a warning in the log.
 pub const MAX_COMMAND_LINE: usize = 8191;
 
 /// A file that the toolstack loaded beside the image: `xl` passes `ramdisk` as the first.
@@ -74,9 +74,9 @@ impl Domain {
         Console::new(self.0)
     }
 
-    /// How many log lines the console has failed to take since it took the last one.
+    /// How many log lines the console has failed to take, ever.
     #[must_use]
     pub fn log_lines_dropped(&self) -> u64 {
-        log::dropped(self.0)
+        self.0.log.dropped()
     }
 }

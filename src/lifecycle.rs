@@ -9,11 +9,10 @@
 //! Before each of them the console is flushed, with a bound: a dead backend delays an end by seconds, and does not
 //! prevent it.
 
-use core::fmt::{self, Write};
+use core::fmt;
 
 pub use crate::abi::sched::Reason;
-use crate::console::emergency;
-use crate::console::log::Line;
+use crate::console::{emergency, log};
 use crate::{arch, hypercall, state};
 
 /// Ends the domain: the console is flushed, then the toolstack is told the reason and acts by its configuration
@@ -34,14 +33,12 @@ pub fn end(reason: Reason) -> ! {
 /// Ends the domain with the crash reason and a message: in one burst on the emergency output, then on the console.
 pub(crate) fn fail(message: fmt::Arguments<'_>) -> ! {
     emergency::say(format_args!("{message}\n"));
-    // If the failure happened inside of console output, the ring is as it was before that write, but its owner is not:
-    // the message then stays with the emergency output.
+    // No code of the application runs while the console is in use, so a failure finds it free; should it be this
+    // crate's own failure, the message stays with the emergency output.
     if let Some(state) = state::get()
-        && let Some(mut output) = state.console.try_lock()
+        && !state.console.is_locked()
     {
-        let mut line = Line::new(&mut output, &state.info);
-        let _ = line.begin(state).and_then(|()| writeln!(line, "{message}"));
-        output.notify();
+        log::write_line(state, message);
     }
     end(Reason::Crash)
 }
@@ -90,8 +87,11 @@ mod panic {
     fn panic(info: &PanicInfo<'_>) -> ! {
         match DEPTH.fetch_add(1, Ordering::Relaxed) {
             0 => fail(format_args!("domu: {info}")),
-            // Formatting or console output may be what fails: say one fixed thing.
-            1 => emergency::say(format_args!("domu: panicked while reporting a failure\n")),
+            // Formatting the message or console output may be what fails: say where, and no more.
+            1 => match info.location() {
+                Some(place) => emergency::say(format_args!("domu: panicked while reporting a failure, at {place}\n")),
+                None => emergency::say(format_args!("domu: panicked while reporting a failure\n")),
+            },
             _ => {}
         }
         shutdown(Reason::Crash)

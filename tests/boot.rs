@@ -37,8 +37,8 @@ fn both_versions_of_the_start_info() {
 fn a_good_boot_makes_the_hypercalls_it_needs_and_no_other() {
     let (report, _) = look(Guest::new(), |_| ());
     let calls: Vec<_> = report.hypercalls.iter().map(|&(call, operation)| (call as u32, operation)).collect();
-    // Reservation, two parameters, shared information; then the end, with nothing to flush.
-    assert_eq!(calls, [(12, 3), (34, 1), (34, 1), (12, 7), (29, 2)]);
+    // Two parameters, reservation, shared information; then the end, with nothing to flush.
+    assert_eq!(calls, [(34, 1), (34, 1), (12, 3), (12, 7), (29, 2)]);
 }
 
 #[test]
@@ -116,9 +116,8 @@ fn a_command_line_over_the_limit_is_cut_with_a_warning() {
         let line: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
         let (report, seen) = look(Guest::new().command_line(&line), |domain| domain.command_line());
         assert!(seen == Some(&line[..length.min(MAX_COMMAND_LINE)]));
-        let expected = format!(
-            "WARN  domu::boot: the command line is truncated: it has {length} bytes, and {MAX_COMMAND_LINE} are kept\r\n"
-        );
+        let expected =
+            format!("WARN  domu::boot: the command line is truncated: it has more than {MAX_COMMAND_LINE} bytes\r\n");
         assert_eq!(report.console_text(), if warned { expected } else { String::new() });
     }
 }
@@ -175,10 +174,10 @@ fn ram_above_the_reservation_is_given_back_untouched() {
         let (report, _) = look(Guest::new().memory_mib(memory, maxmem), |_| ());
         assert_eq!(report.end, POWEROFF);
         let surplus = (maxmem - memory) * 256;
-        let given = report.given_back.len() as u64;
+        let given: u64 = report.given_back.iter().map(|range| range.end - range.start).sum();
         // At least what the domain does not have, and not much more.
         assert!((surplus..surplus + 128).contains(&given), "{memory}/{maxmem}: {given} of {surplus}");
-        assert!(report.given_back[0] >= 0x140, "the image stays");
+        assert!(report.given_back.iter().all(|range| range.start >= 0x140), "the image stays");
         let told = report.console_text();
         assert!(told.contains(&format!("{} KiB were given back to Xen", given * 4)), "{told}");
         let calls = report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, 1)).count();
@@ -186,6 +185,48 @@ fn ram_above_the_reservation_is_given_back_untouched() {
     }
     for memory in [2, 16, 6144] {
         assert!(look(Guest::new().memory_mib(memory, memory), |_| ()).0.given_back.is_empty());
+    }
+}
+
+#[test]
+fn a_return_that_xen_takes_in_part_is_told() {
+    let (report, _) = look(Guest::new().memory_mib(64, 256).extents_taken(3), |_| ());
+    assert_eq!(report.end, POWEROFF);
+    // The range is one of 2 MiB extents with an odd end: three of either size are taken.
+    let given: u64 = report.given_back.iter().map(|range| range.end - range.start).sum();
+    assert!(report.console_text().contains(&format!("; {} KiB were given back", given * 4)));
+    assert!(given <= 6 + 3 * 512, "{given}");
+}
+
+#[test]
+fn the_heap_gets_nearly_all_ram() {
+    for mib in [2, 16, 6144] {
+        let (report, _) = look(Guest::new().memory_mib(mib, mib), |_| ());
+        let heap: u64 = report.heap.iter().map(|range| range.end - range.start).sum();
+        // The image, a page or two of the loader's, and some page tables.
+        assert!(mib * 256 - heap < 64 + 8 + 16, "{heap} of {} frames", mib * 256);
+    }
+}
+
+#[test]
+fn pieces_outside_of_ram_are_left_out_with_a_warning() {
+    let line = "the command line does not lie in RAM";
+    let list = "the list of modules does not lie in RAM";
+    type Change = fn(&mut domu::abi::start_info::StartInfo);
+    let wrong: [(Change, &str); 6] = [
+        (|info| info.cmdline_paddr = 0xf000_0000, line),
+        (|info| info.cmdline_paddr = u64::MAX - 3, line),
+        (|info| info.cmdline_paddr = 5 << 30, line),
+        (|info| info.modlist_paddr = 0xfee0_0000, list),
+        (|info| info.modlist_paddr = 0, list),
+        (|info| info.modlist_paddr = 0xffff_ffff_ffff_fff0, list),
+    ];
+    for (change, warning) in wrong {
+        let guest = Guest::new().command_line("a line").module(b"data", "").start_info(change);
+        let (report, seen) = look(guest, |domain| (domain.command_line().len(), domain.modules().len()));
+        assert_eq!((report.end, report.debug_text().as_str()), (POWEROFF, ""));
+        assert!(report.console_text().contains(warning), "{}", report.console_text());
+        assert_eq!(seen, Some(if warning == line { (0, 1) } else { (6, 0) }));
     }
 }
 
@@ -237,7 +278,7 @@ fn a_crash_is_told_even_when_the_console_is_dead() {
 }
 
 #[test]
-fn a_panic_while_the_console_is_in_use_is_told_on_the_emergency_output() {
+fn a_panic_inside_of_a_log_line_is_told_on_both_outputs() {
     struct Bomb;
     impl core::fmt::Display for Bomb {
         fn fmt(&self, _: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -247,6 +288,7 @@ fn a_panic_while_the_console_is_in_use_is_told_on_the_emergency_output() {
     let report = Guest::new().run(async |_| log::info!("before {Bomb}"));
     assert_eq!(report.end, CRASH);
     assert_eq!(report.debug_text(), "domu: panicked: inside of a log line\n");
+    assert_eq!(report.console_text(), "domu: panicked: inside of a log line\r\n");
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! The log sink: `log` records as lines on the console.
 //!
-//! A line ends in CR LF, as a terminal wants it; this is the only place that translates. A line that cannot be written
-//! is dropped and counted, and the next one that gets through is preceded by the count.
+//! A record is formatted first and written then, in one piece: no code of the application runs while the console is in
+//! use. A line ends in CR LF, as a terminal wants it; this is the only place that translates. A line that the console
+//! does not take is dropped and counted, and the next one that gets through is preceded by the count.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::{Error, Output};
-use crate::shared::SharedInfo;
+use super::Error;
 use crate::state::{self, State};
 
 struct Sink;
@@ -18,14 +19,22 @@ struct Sink;
 #[derive(Debug)]
 pub(crate) struct LogState {
     level: LevelFilter,
+    /// Lines that were lost, ever.
     dropped: AtomicU64,
-    /// The last line was cut before its end.
+    /// How many of them the console has been told of.
+    told: AtomicU64,
+    /// A line longer than the ring was cut in its middle.
     torn: AtomicBool,
 }
 
 impl LogState {
     pub(crate) const fn new(level: LevelFilter) -> Self {
-        Self { level, dropped: AtomicU64::new(0), torn: AtomicBool::new(false) }
+        Self { level, dropped: AtomicU64::new(0), told: AtomicU64::new(0), torn: AtomicBool::new(false) }
+    }
+
+    /// How many lines were lost, ever.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -39,11 +48,6 @@ pub(crate) fn install(level: LevelFilter) {
     }
 }
 
-/// How many lines were dropped so far because the console did not take them.
-pub(crate) fn dropped(state: &State) -> u64 {
-    state.log.dropped.load(Ordering::Relaxed)
-}
-
 impl Log for Sink {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         state::get().is_some_and(|state| metadata.level() <= state.log.level)
@@ -51,74 +55,60 @@ impl Log for Sink {
 
     fn log(&self, record: &Record<'_>) {
         let Some(state) = state::get().filter(|_| self.enabled(record.metadata())) else { return };
-        // Only an argument whose formatting logs in turn finds the console taken; its own line is dropped.
-        let Some(mut output) = state.console.try_lock() else {
-            state.log.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let mut line = Line::new(&mut output, &state.info);
-        let missing = state.log.dropped.load(Ordering::Relaxed);
-        let result = line
-            .begin(state)
-            .and_then(|()| writeln!(line, "{:<5} {}: {}", record.level().as_str(), record.target(), record.args()));
-        match result {
-            Ok(()) => state.log.dropped.store(0, Ordering::Relaxed),
-            Err(fmt::Error) => {
-                state.log.torn.fetch_or(line.started, Ordering::Relaxed);
-                state.log.dropped.store(missing + 1, Ordering::Relaxed);
-            }
-        }
-        output.notify();
+        write_line(state, format_args!("{:<5} {}: {}", record.level().as_str(), record.target(), record.args()));
     }
 
     fn flush(&self) {
-        if let Some(state) = state::get()
-            && let Some(mut output) = state.console.try_lock()
-        {
-            let _ = output.flush(&state.info);
+        if let Some(state) = state::get() {
+            // Lines are on their way already; a console that does not take them is told of by the next line.
+            let _ = state.console.lock().flush(&state.info);
         }
     }
 }
 
-/// Text on its way to the console, LF becoming CR LF.
-pub(crate) struct Line<'a> {
-    output: &'a mut Output,
-    info: &'a SharedInfo,
-    /// Something of the current line is in the ring.
-    started: bool,
+/// Writes a line to the console, or counts it as dropped.
+pub(crate) fn write_line(state: &State, text: fmt::Arguments<'_>) {
+    let log = &state.log;
+    let mut line = Line::default();
+    // Formatting fails if an argument's own code does, or for want of memory: what came before is still written.
+    let _ = line.write_fmt(text).and_then(|()| line.write_str("\n"));
+    let dropped = log.dropped();
+    let missing = dropped - log.told.load(Ordering::Relaxed);
+    if missing > 0 {
+        let mut notice = Line::default();
+        let torn = if log.torn.load(Ordering::Relaxed) { "\n" } else { "" };
+        let _ = writeln!(notice, "{torn}WARN  domu: {missing} log lines were dropped");
+        notice.0.append(&mut line.0);
+        line = notice;
+    }
+    match state.console.lock().write_line(&state.info, &line.0) {
+        Ok(()) => {
+            log.told.store(dropped, Ordering::Relaxed);
+            log.torn.store(false, Ordering::Relaxed);
+        }
+        Err(error) => {
+            log.dropped.fetch_add(1, Ordering::Relaxed);
+            if let Error::Stalled { written: 1.. } = error {
+                log.torn.store(true, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
-impl<'a> Line<'a> {
-    pub(crate) const fn new(output: &'a mut Output, info: &'a SharedInfo) -> Self {
-        Self { output, info, started: false }
-    }
+/// The bytes of a line: LF becomes CR LF, unless a CR stands there already. Formatting stops when memory does.
+#[derive(Default)]
+struct Line(Vec<u8>);
 
-    /// Ends a line that was cut, and tells how many are missing.
-    pub(crate) fn begin(&mut self, state: &State) -> fmt::Result {
-        if state.log.torn.load(Ordering::Relaxed) {
-            self.write_str("\n")?;
-            state.log.torn.store(false, Ordering::Relaxed);
-        }
-        match state.log.dropped.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            missing => writeln!(self, "WARN  domu: {missing} log lines were dropped"),
-        }
-    }
-}
-
-impl fmt::Write for Line<'_> {
+impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.split_inclusive('\n') {
-            let (body, end) = piece.strip_suffix('\n').map_or((piece, ""), |body| (body, "\r\n"));
-            for part in [body, end].into_iter().filter(|part| !part.is_empty()) {
-                match self.output.put(self.info, part.as_bytes()) {
-                    Ok(()) => self.started = end.is_empty(),
-                    Err(Error::Stalled { written } | Error::Corrupt { written }) => {
-                        self.started |= written > 0;
-                        return Err(fmt::Error);
-                    }
-                    Err(Error::Absent) => return Err(fmt::Error),
+        for piece in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
+            self.0.try_reserve(piece.len() + 1).map_err(|_| fmt::Error)?;
+            match piece.strip_suffix(b"\n") {
+                Some(body) => {
+                    self.0.extend_from_slice(body);
+                    self.0.extend_from_slice(if self.0.ends_with(b"\r") { b"\n" } else { b"\r\n" });
                 }
+                None => self.0.extend_from_slice(piece),
             }
         }
         Ok(())

@@ -46,7 +46,7 @@ impl core::error::Error for Error {}
 /// The console of this domain, as [`Domain::console`](crate::Domain::console) gives it.
 ///
 /// What is written arrives byte for byte: line ends are the writer's business. Log lines, which end in CR LF, go the
-/// same way; a log line is never cut in two by other output.
+/// same way; a log line that fits into the ring (2048 bytes) is never cut in two.
 #[derive(Clone, Copy, Debug)]
 pub struct Console(&'static State);
 
@@ -55,10 +55,12 @@ impl Console {
         Self(state)
     }
 
-    /// Writes all bytes, waiting for the backend to make room while it makes progress.
+    /// Writes all bytes, waiting for the backend to make room.
     ///
-    /// The wait is bounded: a backend that reads nothing for two seconds, or on average less than a kilobyte a second,
-    /// is given up, and from then on a write to a full ring fails at once, until the backend reads again.
+    /// The whole domain waits. A backend has a credit of two seconds, which waiting uses up and each byte that it reads
+    /// restores by a millisecond; when the credit is gone a write to a full ring fails at once, until the backend reads
+    /// again. So a dead console costs two seconds once, and a live one that reads a kilobyte a second or more loses
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -75,5 +77,12 @@ impl Console {
     /// As for [`write`](Self::write), with zero bytes written.
     pub fn flush(&self) -> Result<(), Error> {
         self.0.console.lock().flush(&self.0.info)
+    }
+}
+
+/// Text, as [`Console::write`] writes bytes; its errors lose their detail.
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.write(text.as_bytes()).map_err(|_| fmt::Error)
     }
 }

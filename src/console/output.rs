@@ -12,15 +12,20 @@ use crate::{arch, hypercall, time};
 /// A wait for the backend lasts this long, and may end early by an event.
 const WAIT_NS: u64 = 250_000_000;
 
-/// A backend without any progress is given up after this time. The daemon in dom0 may itself pause for 200 ms to limit
-/// its load.
+/// The credit of a backend: how long the domain waits for one that does not read. The daemon in dom0 may itself pause
+/// for 200 ms to limit its load.
+///
+/// Waiting uses credit up, bytes that are read restore it. So the waits add up, over all writes, to no more than this
+/// and a millisecond for each byte that was read.
 const STALL_NS: u64 = 2_000_000_000;
 
-/// A backend slower than this on average, a kilobyte a second, is given up too.
+/// The credit that a byte restores: a backend slower than a kilobyte a second is given up in the end.
 const SLOWEST_NS_PER_BYTE: u64 = 1_000_000;
 
-/// Looks at the ring before the clock may give a backend up.
-const LOOKS: u32 = 8;
+/// What one look at the ring costs at least, so that events without progress end even if no time passes, and at most,
+/// so that a pause of the whole machine does not count against the backend.
+const LEAST_COST_NS: u64 = 100_000;
+const MOST_COST_NS: u64 = 2 * WAIT_NS;
 
 const LAYOUT: Layout = Layout { data: OUT, size: OUT_SIZE, producer: OUT_PROD, consumer: OUT_CONS };
 
@@ -40,7 +45,9 @@ pub(crate) enum Output {
 pub(crate) struct Ring {
     producer: Producer,
     port: Port,
-    /// The peer's index when it was given up: until it moves, nobody waits for it.
+    /// How long the backend will yet be waited for.
+    credit_ns: u64,
+    /// Its index when it was given up: until it moves, nobody waits for it.
     stalled_at: Option<u32>,
     /// It showed an impossible index: nothing is written any more.
     corrupt: bool,
@@ -56,7 +63,7 @@ pub(crate) struct Location {
 impl Location {
     /// Asks Xen. Zero and all ones mean that there is none, and so does a refusal.
     pub(crate) fn read() -> Option<Self> {
-        let frame = hypercall::hvm_get_param(CONSOLE_PFN).ok().filter(|&frame| frame != 0 && frame < 1 << 52)?;
+        let frame = hypercall::hvm_get_param(CONSOLE_PFN).ok().filter(|&frame| frame != 0 && frame < 1 << 40)?;
         let port = Port::from_param(hypercall::hvm_get_param(CONSOLE_EVTCHN).ok()?)?;
         Some(Self { frame, port })
     }
@@ -73,34 +80,42 @@ impl Output {
         // SAFETY: a frame is page-aligned; the rest is the caller's promise.
         let page = unsafe { SharedPage::new(page) };
         match Producer::attach(page, LAYOUT) {
-            Ok(producer) => Self::Ring(Ring { producer, port: location.port, stalled_at: None, corrupt: false }),
-            Err(Corrupt) => Self::Absent,
+            Ok(producer) => Self::Ring(Ring {
+                producer,
+                port: location.port,
+                credit_ns: STALL_NS,
+                stalled_at: None,
+                corrupt: false,
+            }),
+            Err(Corrupt) => {
+                say_corrupt();
+                Self::Absent
+            }
         }
     }
 
-    /// Writes all bytes; see [`super::Console::write`].
+    /// Writes all bytes and notifies; see [`super::Console::write`].
     pub(crate) fn write(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
-        self.put(info, bytes)?;
-        self.notify();
-        Ok(())
-    }
-
-    /// Writes all bytes and leaves the last notification to the caller, who may have more to write.
-    pub(crate) fn put(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
         match self {
-            Self::Ring(ring) => ring.put(info, bytes),
+            Self::Ring(ring) => {
+                ring.put(info, bytes)?;
+                ring.notify();
+                Ok(())
+            }
             Self::Hypervisor => hypercall::console_io_write(bytes).map_err(|_| Error::Absent),
             Self::Absent => Err(Error::Absent),
         }
     }
 
-    /// Tells the backend that there is something to read.
-    pub(crate) fn notify(&mut self) {
-        if let Self::Ring(ring) = self
-            && !ring.corrupt
-        {
-            // A backend that is gone shows in the indices: they stop, and the next full ring gives it up.
-            let _ = ring.port.notify();
+    /// Writes a line and notifies. One that an empty ring could hold is written whole or not at all.
+    pub(crate) fn write_line(&mut self, info: &SharedInfo, line: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Ring(ring) => {
+                ring.put_whole(info, line)?;
+                ring.notify();
+                Ok(())
+            }
+            _ => self.write(info, line),
         }
     }
 
@@ -115,57 +130,72 @@ impl Output {
 }
 
 impl Ring {
+    /// Tells the backend that there is something to read. One that is gone shows in the indices: they stop.
+    fn notify(&self) {
+        let _ = self.port.notify();
+    }
+
     fn put(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
         let mut written = 0;
-        let mut patience = Patience::new(bytes.len());
         loop {
             written += self.check(written, |producer| producer.push(&bytes[written..]))?;
             if written == bytes.len() {
                 return Ok(());
             }
-            if !self.wait_until(info, &mut patience, written, |pending| pending < OUT_SIZE)? {
+            if !self.wait_for(info, written, OUT_SIZE - 1)? {
                 return Err(Error::Stalled { written });
             }
         }
     }
 
     fn flush(&mut self, info: &SharedInfo) -> Result<(), Error> {
-        let mut patience = Patience::new(OUT_SIZE as usize);
-        let empty = self.wait_until(info, &mut patience, 0, |pending| pending == 0)?;
-        if empty { Ok(()) } else { Err(Error::Stalled { written: 0 }) }
+        if self.check(0, Producer::read_pending)? > 0 {
+            // Also one that was given up: it may have come back and wait to be told.
+            self.notify();
+        }
+        if self.wait_for(info, 0, 0)? { Ok(()) } else { Err(Error::Stalled { written: 0 }) }
     }
 
-    /// Notifies, then waits until the bytes pending satisfy `enough`; false if patience ends before.
-    fn wait_until(
-        &mut self,
-        info: &SharedInfo,
-        patience: &mut Patience,
-        written: usize,
-        enough: impl Fn(u32) -> bool,
-    ) -> Result<bool, Error> {
-        let mut last = self.check(written, Producer::read_pending)?;
-        if enough(last) {
+    /// Writes bytes that fit into an empty ring all or not at all; longer ones as [`put`](Self::put) does.
+    fn put_whole(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
+        let most = OUT_SIZE.checked_sub(bytes.len() as u32).unwrap_or(OUT_SIZE - 1);
+        if !self.wait_for(info, 0, most)? {
+            return Err(Error::Stalled { written: 0 });
+        }
+        self.put(info, bytes)
+    }
+
+    /// Waits until at most so many bytes are pending; false if the credit of the backend ends before.
+    fn wait_for(&mut self, info: &SharedInfo, written: usize, most: u32) -> Result<bool, Error> {
+        let mut pending = self.check(written, Producer::read_pending)?;
+        if pending <= most {
             return Ok(true);
         }
-        // A port that cannot be notified has no peer; whether one reads is seen in the indices.
-        let _ = self.port.notify();
+        // Nobody waits for a backend that was given up, until it moves.
+        if self.stalled_at == Some(self.producer.consumed()) {
+            return Ok(false);
+        }
+        self.notify();
+        let mut before = time::system_time_ns(info);
         loop {
             self.port.clear(info);
-            let pending = self.check(written, Producer::read_pending)?;
-            if pending < last {
-                last = pending;
-                patience.progress();
-            }
-            if enough(pending) {
+            let now_pending = self.check(written, Producer::read_pending)?;
+            self.credit_ns += u64::from(pending - now_pending) * SLOWEST_NS_PER_BYTE;
+            self.credit_ns = self.credit_ns.min(STALL_NS);
+            pending = now_pending;
+            if pending <= most {
                 return Ok(true);
             }
-            let given_up = self.stalled_at == Some(self.producer.consumed());
-            if given_up || patience.ended(time::system_time_ns(info)) {
+            if self.credit_ns == 0 {
                 self.stalled_at = Some(self.producer.consumed());
                 return Ok(false);
             }
-            // A refused wait makes the next look come sooner; patience bounds the looks as well.
-            let _ = self.port.wait(info, WAIT_NS);
+            // A refused wait makes the next look come sooner; each look costs some credit whatever the clock says.
+            let _ = self.port.wait(info, WAIT_NS.min(self.credit_ns));
+            let now = time::system_time_ns(info);
+            let cost = now.saturating_sub(before).clamp(LEAST_COST_NS, MOST_COST_NS);
+            self.credit_ns = self.credit_ns.saturating_sub(cost);
+            before = now;
         }
     }
 
@@ -180,42 +210,12 @@ impl Ring {
         }
         operation(&mut self.producer).map_err(|Corrupt| {
             self.corrupt = true;
-            super::emergency::say(format_args!("domu: console closed: its backend shows an impossible index\n"));
+            say_corrupt();
             Error::Corrupt { written }
         })
     }
 }
 
-/// How long one call waits for the backend, in all and without progress.
-///
-/// Both bounds are in time and in looks at the ring: when the whole machine stands still for a while, that is one look.
-#[derive(Debug)]
-struct Patience {
-    bytes: u64,
-    /// Ends of the call and of the stretch without progress, once their clocks run.
-    call: Option<u64>,
-    stretch: Option<u64>,
-    looks_in_call: u32,
-    looks_in_stretch: u32,
-}
-
-impl Patience {
-    const fn new(bytes: usize) -> Self {
-        Self { bytes: bytes as u64, call: None, stretch: None, looks_in_call: 0, looks_in_stretch: 0 }
-    }
-
-    const fn progress(&mut self) {
-        (self.stretch, self.looks_in_stretch) = (None, 0);
-    }
-
-    /// Counts a look without success, and tells whether it was the last.
-    fn ended(&mut self, now_ns: u64) -> bool {
-        let call = *self.call.get_or_insert(
-            now_ns.saturating_add(STALL_NS).saturating_add(self.bytes.saturating_mul(SLOWEST_NS_PER_BYTE)),
-        );
-        let stretch = *self.stretch.get_or_insert(now_ns.saturating_add(STALL_NS));
-        self.looks_in_call += 1;
-        self.looks_in_stretch += 1;
-        (now_ns >= call && self.looks_in_call > LOOKS) || (now_ns >= stretch && self.looks_in_stretch > LOOKS)
-    }
+fn say_corrupt() {
+    super::emergency::say(format_args!("domu: console closed: its backend shows an impossible index\n"));
 }

@@ -37,6 +37,10 @@ impl FrameRange {
         self.end - self.start
     }
 
+    pub(crate) const fn overlaps(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+
     const fn is_empty(self) -> bool {
         self.start >= self.end
     }
@@ -67,6 +71,12 @@ impl Frames {
     /// How many frames there are.
     pub(crate) fn count(&self) -> u64 {
         self.0.iter().map(|range| range.len()).sum()
+    }
+
+    /// Whether all of a range is in the set.
+    pub(crate) fn contains(&self, range: FrameRange) -> bool {
+        let index = self.0.partition_point(|other| other.end < range.end);
+        range.is_empty() || self.0.get(index).is_some_and(|other| other.start <= range.start)
     }
 
     /// Adds a range.
@@ -193,6 +203,10 @@ mod tests {
                 let frames: BTreeSet<u64> = set.ranges().iter().flat_map(|r| r.start..r.end).collect();
                 prop_assert_eq!(&frames, &model);
                 prop_assert_eq!(set.count(), model.len() as u64);
+                for start in 0..60 {
+                    let asked = range(start, start + 3);
+                    prop_assert_eq!(set.contains(asked), (start..start + 3).all(|frame| model.contains(&frame)));
+                }
                 prop_assert!(set.ranges().windows(2).all(|w| w[0].end < w[1].start));
                 prop_assert!(set.ranges().iter().all(|r| r.start < r.end));
             }

@@ -25,10 +25,12 @@ pub(crate) unsafe fn claim(range: FrameRange) {
     let _ = unsafe { HEAP.lock().claim(start, size) };
 }
 
-/// Adds frames to the heap: here, the simulated machine's memory stays as it is.
+/// Adds frames to the heap: here the simulated machine checks that they may be.
 ///
 /// # Safety
 ///
 /// As in a unikernel.
 #[cfg(not(target_os = "none"))]
-pub(crate) unsafe fn claim(_range: FrameRange) {}
+pub(crate) unsafe fn claim(range: FrameRange) {
+    crate::sim::machine::claim(range);
+}

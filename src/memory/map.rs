@@ -15,8 +15,8 @@ const LOCAL_APIC: FrameRange = FrameRange { start: 0xfee00, end: 0xfee01 };
 /// Frames in the window of unpopulated space: 2 MiB, so that Xen need not split a large page of RAM for it.
 const WINDOW: u64 = 512;
 
-/// No address above this is looked at: 46 bits, which every CPU with 64-bit mode has.
-const HIGHEST_FRAME: u64 = 1 << (46 - 12);
+/// No frame from this on is looked at: page tables of four levels map 48 bits, of which no host populates more than 46.
+pub(crate) const HIGHEST_FRAME: u64 = 1 << (46 - 12);
 
 /// Why there is no usable memory map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,8 +62,12 @@ impl MemoryMap {
         if !start_info.is_empty() {
             return Self::new(start_info.iter().map(|entry| (entry.addr, entry.size, entry.ty)));
         }
-        let mut entries = [E820Entry::default(); MEMORY_MAP_ENTRIES];
+        let mut entries = [E820Entry::default(); MEMORY_MAP_ENTRIES + 1];
         let count = hypercall::memory_map(&mut entries).map_err(MapError::Refused)?;
+        // Xen stores what fits and does not say that there was more.
+        if count == entries.len() {
+            return Err(MapError::TooLong);
+        }
         Self::new(entries[..count].iter().map(|entry| (entry.addr, entry.size, entry.kind)))
     }
 
@@ -101,29 +105,13 @@ fn find_window(mentioned: &Frames) -> Option<FrameRange> {
     })
 }
 
-/// Free RAM while there is no heap: pages for tables, and for what is copied out of the start info.
+/// Free RAM while there is no heap: pages for tables.
 pub(crate) struct Early<'a>(pub(crate) &'a mut Frames);
-
-impl Early<'_> {
-    /// Copies bytes into pages of their own, which stay for the life of the domain.
-    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Option<&'static [u8]> {
-        if bytes.is_empty() {
-            return Some(&[]);
-        }
-        let frame = self.0.take((bytes.len() as u64).div_ceil(4096))?;
-        let page = arch::phys(frame << 12);
-        // SAFETY: the frames are free RAM, which `take` gave to this copy alone and for good; they are mapped
-        // read-write at boot, start at a page and hold at least `bytes.len()` bytes.
-        unsafe {
-            page.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            Some(core::slice::from_raw_parts(page, bytes.len()))
-        }
-    }
-}
 
 impl TableMemory for Early<'_> {
     fn allocate(&mut self) -> Option<u64> {
-        let address = self.0.take(1)? << 12;
+        // The boot tables map 4 GiB, and `take` hands out the lowest frames.
+        let address = self.0.take(1).filter(|&frame| frame < 1 << 20)? << 12;
         // SAFETY: the frame is free RAM, which `take` gave to this table alone; it is mapped read-write at boot.
         unsafe { arch::phys(address).write_bytes(0, 4096) };
         Some(address)

@@ -18,7 +18,7 @@ mod map;
 pub(crate) mod paging;
 mod surplus;
 
-pub(crate) use frames::FrameRange;
+pub(crate) use frames::{FrameRange, Frames};
 pub(crate) use heap::claim;
-pub(crate) use map::{Early, MapError, MemoryMap};
+pub(crate) use map::{Early, HIGHEST_FRAME, MapError, MemoryMap};
 pub(crate) use surplus::{Surplus, give_back};

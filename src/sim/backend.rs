@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
+use super::machine::START_NS;
 use crate::abi::console::{OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::shared::SharedPage;
 
@@ -15,7 +16,7 @@ pub enum Backend {
     Trickles(u32),
     /// Reads so many bytes in all, then nothing more.
     StopsAfter(u32),
-    /// Reads a byte each time the domain waits and raises no event, so that every wait lasts to its end.
+    /// Reads a byte each quarter of a second and raises no event, so that every wait lasts to its end.
     Crawls,
     /// Reads nothing, and raises events all the time.
     Storms,
@@ -39,14 +40,14 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(backend: Backend, page: SharedPage, index: u32) -> Self {
+    pub(crate) fn new(backend: Backend, page: SharedPage, index: u32, consumer_ahead: u32) -> Self {
         page.u32(OUT_PROD).store(index, Ordering::Relaxed);
-        page.u32(OUT_CONS).store(index, Ordering::Relaxed);
+        page.u32(OUT_CONS).store(index.wrapping_add(consumer_ahead), Ordering::Relaxed);
         Self { backend, page, consumed: index, acted: 0, received: Vec::new() }
     }
 
-    /// Has a turn, because it was notified or because the domain waits; true if it raises an event.
-    pub(crate) fn act(&mut self, notified: bool) -> bool {
+    /// Has a turn; true if it raises an event.
+    pub(crate) fn act(&mut self, now_ns: u64) -> bool {
         self.acted += 1;
         let so_far = self.received.len() as u32;
         match self.backend {
@@ -54,7 +55,8 @@ impl Reader {
             Backend::Trickles(bytes) => self.read(bytes),
             Backend::StopsAfter(bytes) => self.read(bytes - so_far),
             Backend::Crawls => {
-                self.read(u32::from(!notified));
+                let due = (now_ns - START_NS) / 250_000_000;
+                self.read((due - u64::from(so_far)) as u32);
                 false
             }
             Backend::Storms => true,

@@ -1,20 +1,22 @@
 //! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::backend::{Backend, Reader};
 use super::memory::{CONSOLE_FRAME, Memory};
 use super::{End, Fault, Guest, Report, state};
-use crate::XenVersion;
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
 use crate::abi::xen::Hypercall;
 use crate::arch::DEBUG_PORT;
+use crate::boot::Image;
+use crate::memory::{FrameRange, HIGHEST_FRAME};
 use crate::shared::SharedPage;
+use crate::{MAX_COMMAND_LINE, XenVersion};
 
 /// RAM that has something behind it, from address 0: enough for what boot touches.
 const BACKED: u64 = 3 << 20;
@@ -45,7 +47,15 @@ pub(crate) struct Machine {
     pub(crate) info: Option<SharedPage>,
     pub(crate) clock_ns: u64,
     pub(crate) hypercalls: Vec<(Hypercall, u64)>,
-    pub(crate) given_back: BTreeSet<u64>,
+    pub(crate) given_back: Vec<Range<u64>>,
+    /// Frames that the heap was given.
+    heap: Vec<Range<u64>>,
+    /// Frames of the tables in force.
+    tables: Vec<u64>,
+    /// Frames of what the loader left: nothing may be placed over them.
+    loaded: Vec<Range<u64>>,
+    /// Extents that Xen takes back in one call.
+    pub(crate) extents_taken: u64,
     pub(crate) hypervisor: Vec<u8>,
     xen: Option<XenVersion>,
     cpuid_base: u32,
@@ -81,7 +91,7 @@ impl Machine {
         let mut memory = Memory::default();
         memory.back(0, BACKED);
         memory.back(CONSOLE_FRAME << 12, 4096);
-        Self::load(&memory, &guest);
+        let loaded = Self::load(&memory, &guest);
         let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
         let console_frame = match guest.backend {
             Backend::Absent => 0,
@@ -90,8 +100,9 @@ impl Machine {
         };
         let page = memory.at(CONSOLE_FRAME << 12).and_then(NonNull::new).expect("just backed");
         // SAFETY: the page is aligned, lives as long as the process, and both ends use `SharedPage`s of it.
-        let reader = (console_frame != 0)
-            .then(|| Reader::new(guest.backend, unsafe { SharedPage::new(page) }, guest.console_index));
+        let ring = unsafe { SharedPage::new(page) };
+        let reader =
+            (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
         let machine = Self {
             memory,
             reservation: guest.reservation.unwrap_or(ram + super::memory::XL_EXTRA_PAGES),
@@ -103,7 +114,11 @@ impl Machine {
             info: None,
             clock_ns: START_NS,
             hypercalls: Vec::new(),
-            given_back: BTreeSet::new(),
+            given_back: Vec::new(),
+            heap: Vec::new(),
+            tables: Vec::new(),
+            loaded,
+            extents_taken: guest.extents_taken,
             hypervisor: Vec::new(),
             xen: guest.xen,
             cpuid_base: guest.cpuid_base,
@@ -128,18 +143,22 @@ impl Machine {
             serial: machine.serial,
             hypervisor: machine.hypervisor,
             hypercalls: machine.hypercalls,
-            given_back: machine.given_back.into_iter().collect(),
+            given_back: machine.given_back,
+            heap: machine.heap,
             elapsed_ns: machine.clock_ns - START_NS,
         }
     }
 
     /// Does what a domain builder does after the image is loaded.
-    fn load(memory: &Memory, guest: &Guest) {
+    fn load(memory: &Memory, guest: &Guest) -> Vec<Range<u64>> {
         let mut blob = BLOBS;
-        let mut put = |bytes: &[u8]| {
+        let mut kept = Vec::new();
+        let mut put = |bytes: &[u8], most: usize| {
             let address = blob;
             memory.write(address, bytes);
             blob += (bytes.len() as u64 + 1).next_multiple_of(4096);
+            let frames = FrameRange::touching(address, bytes.len().min(most) as u64);
+            kept.push(frames.start..frames.end);
             address
         };
         let mut start_info = StartInfo {
@@ -151,13 +170,13 @@ impl Machine {
             start_info.flags = Sif::INITDOMAIN | Sif::PRIVILEGED;
         }
         if let Some(line) = &guest.command_line {
-            start_info.cmdline_paddr = put(line);
+            start_info.cmdline_paddr = put(line, MAX_COMMAND_LINE);
         }
         for (index, (data, line)) in guest.modules.iter().enumerate() {
             let entry = ModlistEntry {
-                paddr: put(data),
+                paddr: put(data, usize::MAX),
                 size: data.len() as u64,
-                cmdline_paddr: if line.is_empty() { 0 } else { put(line) },
+                cmdline_paddr: if line.is_empty() { 0 } else { put(line, MAX_COMMAND_LINE) },
                 reserved: 0,
             };
             memory.write(MODLIST + 32 * index as u64, bytes_of(&entry));
@@ -177,7 +196,13 @@ impl Machine {
             // What follows a structure of version 0 is anything.
             (start_info.memmap_paddr, start_info.memmap_entries) = (0xdead_beef_0000, 0x7fff_ffff);
         }
+        if let Some(change) = guest.start_info {
+            change(&mut start_info);
+        }
         memory.write(START_INFO, bytes_of(&start_info));
+        // The start info and the lists need not last once they are read. What a changed start info names is not known.
+        kept.retain(|range| guest.start_info.is_none() && !range.is_empty());
+        kept
     }
 
     pub(crate) const fn is_xen(&self) -> bool {
@@ -185,8 +210,8 @@ impl Machine {
     }
 
     /// Gives the console's backend a turn, and marks its port if it raises an event.
-    pub(crate) fn backend_turn(&mut self, notified: bool) {
-        if self.reader.as_mut().is_some_and(|reader| reader.act(notified)) {
+    pub(crate) fn backend_turn(&mut self) {
+        if self.reader.as_mut().is_some_and(|reader| reader.act(self.clock_ns)) {
             self.raise(CONSOLE_PORT);
         }
     }
@@ -257,14 +282,116 @@ pub(crate) fn stop() -> ! {
 /// Where there is none, or none any more: in a unikernel that would be the end without a word.
 pub(crate) fn phys(address: u64) -> *mut u8 {
     with(|machine| {
-        assert!(!machine.given_back.contains(&(address >> 12)), "touched RAM that was given back: {address:#x}");
+        let gone = machine.given_back.iter().any(|range| range.contains(&(address >> 12)));
+        assert!(!gone, "touched RAM that was given back: {address:#x}");
         machine.memory.at(address).unwrap_or_else(|| panic!("touched what is not there: {address:#x}"))
     })
 }
 
-/// Makes tables the ones in force: the simulated machine has none, and sees memory as the host lays it.
+/// Makes tables the ones in force: looks at every leaf, and holds them against the image and the memory map.
 ///
 /// # Safety
 ///
-/// As in a unikernel; here nothing can go wrong.
-pub(crate) unsafe fn activate(_root: u64) {}
+/// As in a unikernel; here the looks fail the test instead.
+pub(crate) unsafe fn activate(root: u64) {
+    let mut leaves = Vec::new();
+    let mut tables = Vec::new();
+    visit(root, 4, 0, &mut tables, &mut leaves);
+    let image = Image::get();
+    let leaf = |frame: u64| leaves.iter().find(|leaf: &&Leaf| leaf.frames.contains(&frame));
+    for leaf in &leaves {
+        assert!(!(leaf.writable && leaf.executable), "writable and executable: {leaf:x?}");
+    }
+    let access = |frame| leaf(frame).map(|leaf| (leaf.writable, leaf.executable));
+    for frame in image.all.start..image.all.end {
+        let expected = match frame {
+            _ if frame == image.stack_guard.start => None,
+            _ if frame < image.text.end => Some((false, true)),
+            _ if frame < image.constants.end => Some((false, false)),
+            _ => Some((true, false)),
+        };
+        assert_eq!(access(frame), expected, "image frame {frame:#x}");
+    }
+    assert_eq!(access(0), None, "the null page");
+    with(|machine| {
+        let ram: u64 = machine.map.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
+        for &(address, size, kind) in &machine.map {
+            let frames = FrameRange::inside(address, size);
+            for frame in [frames.start.max(1), frames.end.saturating_sub(1)] {
+                let inside = (frames.start..frames.end).contains(&frame) && frame < HIGHEST_FRAME;
+                let gone = machine.given_back.iter().any(|range| range.contains(&frame));
+                let in_image = (image.all.start..image.all.end).contains(&frame);
+                if inside && !in_image && frame != 0 {
+                    // What an entry of another type covers is mapped with that entry.
+                    let placed = machine.map.iter().any(|&(start, length, other)| {
+                        other != E820_RAM
+                            && FrameRange::touching(start, length).overlaps(FrameRange { start: frame, end: frame + 1 })
+                    });
+                    let right = match access(frame) {
+                        Some(access) => access == (true, false) && !gone,
+                        // RAM above the reservation is not used even where Xen did not take it back.
+                        None => gone || machine.reservation < ram,
+                    };
+                    assert!(placed || right, "type {kind}, frame {frame:#x}: {:?}", access(frame));
+                }
+            }
+        }
+        if machine.console_frame == CONSOLE_FRAME {
+            assert_eq!(access(CONSOLE_FRAME), Some((true, false)), "the console");
+        }
+        machine.tables = tables;
+    });
+}
+
+/// A page of whatever size.
+#[derive(Debug)]
+struct Leaf {
+    frames: Range<u64>,
+    writable: bool,
+    executable: bool,
+}
+
+/// Collects the tables and leaves below an entry, as the CPU would read them.
+fn visit(table: u64, level: u32, first: u64, tables: &mut Vec<u64>, leaves: &mut Vec<Leaf>) {
+    tables.push(table >> 12);
+    let span = 1_u64 << (9 * (level - 1));
+    for index in 0..512_usize {
+        // SAFETY: tables are pages of RAM, and nothing writes to them while they are looked at.
+        let entry = unsafe { phys(table).cast::<u64>().add(index).read() };
+        let frame = first + index as u64 * span;
+        let address = entry & 0x000f_ffff_ffff_f000;
+        if entry & 1 == 0 {
+            assert_eq!(entry, 0, "an entry that is not present holds nothing");
+        } else if level == 1 || entry & 0x80 != 0 {
+            assert_eq!(address >> 12, frame, "memory is seen at its own address");
+            leaves.push(Leaf { frames: frame..frame + span, writable: entry & 2 != 0, executable: entry >> 63 == 0 });
+        } else {
+            visit(address, level - 1, frame, tables, leaves);
+        }
+    }
+}
+
+/// Adds frames to the heap: they must be RAM that nothing else uses.
+pub(crate) fn claim(range: FrameRange) {
+    let image = Image::get();
+    with(|machine| {
+        let overlaps = |other: &Range<u64>| range.start < other.end && other.start < range.end;
+        let ram = machine.map.iter().filter(|entry| entry.2 == E820_RAM);
+        let touched: u64 = ram
+            .map(|&(address, size, _)| {
+                let ram = FrameRange::inside(address, size);
+                range.end.min(ram.end).saturating_sub(range.start.max(ram.start))
+            })
+            .sum();
+        assert!(touched >= range.end - range.start, "the heap is given what is not RAM: {range:x?}");
+        assert!(range.start > 0, "the heap is given the null page");
+        assert!(!machine.given_back.iter().any(overlaps), "the heap is given what Xen took back: {range:x?}");
+        assert!(!machine.heap.iter().any(overlaps), "the heap is given the same twice: {range:x?}");
+        assert!(!machine.loaded.iter().any(overlaps), "the heap is given a module or a text: {range:x?}");
+        let tables = machine.tables.iter().any(|&frame| overlaps(&(frame..frame + 1)));
+        assert!(!tables, "the heap is given a page table: {range:x?}");
+        let boot_tables = range.start >= image.boot_tables.start && range.end <= image.boot_tables.end;
+        assert!(boot_tables || !image.all.overlaps(range), "the heap is given the image: {range:x?}");
+        machine.heap.push(range.start..range.end);
+    });
+}

@@ -25,6 +25,7 @@ pub(crate) mod machine;
 mod memory;
 pub(crate) mod state;
 
+use core::ops::Range;
 use std::any::Any;
 use std::boxed::Box;
 use std::format;
@@ -37,6 +38,7 @@ pub(crate) use hypercalls::hypercall;
 use machine::Machine;
 
 use crate::abi::errno::Errno;
+use crate::abi::start_info::StartInfo;
 use crate::abi::xen::Hypercall;
 use crate::lifecycle::{self, Outcome, Reason};
 use crate::memory::paging::Features;
@@ -66,8 +68,10 @@ pub struct Report {
     pub hypervisor: Vec<u8>,
     /// Each hypercall with its operation, in order.
     pub hypercalls: Vec<(Hypercall, u64)>,
-    /// Frames given back to Xen, sorted.
-    pub given_back: Vec<u64>,
+    /// Frames given back to Xen.
+    pub given_back: Vec<Range<u64>>,
+    /// Frames that the heap was given.
+    pub heap: Vec<Range<u64>>,
     /// Nanoseconds that passed on the simulated clock.
     pub elapsed_ns: u64,
 }
@@ -105,6 +109,9 @@ pub struct Guest {
     pub(crate) console_param: Option<u64>,
     pub(crate) console_index: u32,
     pub(crate) fault: Option<Fault>,
+    pub(crate) extents_taken: u64,
+    pub(crate) consumer_ahead: u32,
+    pub(crate) start_info: Option<fn(&mut StartInfo)>,
 }
 
 impl Default for Guest {
@@ -132,6 +139,9 @@ impl Guest {
             console_param: None,
             console_index: 0,
             fault: None,
+            extents_taken: u64::MAX,
+            consumer_ahead: 0,
+            start_info: None,
         }
     }
 
@@ -231,6 +241,27 @@ impl Guest {
     #[must_use]
     pub const fn console_index(mut self, index: u32) -> Self {
         self.console_index = index;
+        self
+    }
+
+    /// Shows a consumer index that is so far ahead of the producer's when the console is joined.
+    #[must_use]
+    pub const fn console_consumer_ahead(mut self, bytes: u32) -> Self {
+        self.consumer_ahead = bytes;
+        self
+    }
+
+    /// Lets Xen take back at most so many extents in one call.
+    #[must_use]
+    pub const fn extents_taken(mut self, extents: u64) -> Self {
+        self.extents_taken = extents;
+        self
+    }
+
+    /// Lets a function change the start info before the domain sees it.
+    #[must_use]
+    pub const fn start_info(mut self, change: fn(&mut StartInfo)) -> Self {
+        self.start_info = Some(change);
         self
     }
 
