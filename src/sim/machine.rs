@@ -298,7 +298,11 @@ pub(crate) unsafe fn activate(root: u64) {
     let mut tables = Vec::new();
     visit(root, 4, 0, &mut tables, &mut leaves);
     let image = Image::get();
-    let leaf = |frame: u64| leaves.iter().find(|leaf: &&Leaf| leaf.frames.contains(&frame));
+    // Collected in the order of addresses.
+    let leaf = |frame: u64| {
+        let next: usize = leaves.partition_point(|leaf: &Leaf| leaf.frames.end <= frame);
+        leaves.get(next).filter(|leaf| leaf.frames.start <= frame)
+    };
     for leaf in &leaves {
         assert!(!(leaf.writable && leaf.executable), "writable and executable: {leaf:x?}");
     }
@@ -355,14 +359,13 @@ struct Leaf {
 fn visit(table: u64, level: u32, first: u64, tables: &mut Vec<u64>, leaves: &mut Vec<Leaf>) {
     tables.push(table >> 12);
     let span = 1_u64 << (9 * (level - 1));
-    for index in 0..512_usize {
-        // SAFETY: tables are pages of RAM, and nothing writes to them while they are looked at.
-        let entry = unsafe { phys(table).cast::<u64>().add(index).read() };
+    // SAFETY: a table is a page of RAM, aligned, which nothing writes to while it is looked at.
+    let entries = unsafe { phys(table).cast::<[u64; 512]>().read() };
+    for (index, entry) in entries.into_iter().enumerate().filter(|(_, entry)| *entry != 0) {
         let frame = first + index as u64 * span;
         let address = entry & 0x000f_ffff_ffff_f000;
-        if entry & 1 == 0 {
-            assert_eq!(entry, 0, "an entry that is not present holds nothing");
-        } else if level == 1 || entry & 0x80 != 0 {
+        assert!(entry & 1 != 0, "an entry that is not present holds something: {entry:#x}");
+        if level == 1 || entry & 0x80 != 0 {
             assert_eq!(address >> 12, frame, "memory is seen at its own address");
             leaves.push(Leaf { frames: frame..frame + span, writable: entry & 2 != 0, executable: entry >> 63 == 0 });
         } else {

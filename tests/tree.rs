@@ -1,0 +1,81 @@
+//! Rules about the tree that a compiler does not check: state hangs off one place, and files say what they are for.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All files with an ending, below a folder of the workspace.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true if !path.ends_with("target") => folders.push(path),
+                false if path.extension().is_some_and(|found| found == ending) => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no {ending} files in {folder}");
+    found
+}
+
+/// A type that changes behind a shared reference, by the name that a declaration shows.
+const CHANGING: [&str; 9] = ["Atomic", "Cell", "Mutex", "RwLock", "Once", "Lazy", "Lock", "Vec", "LastWords"];
+
+/// Statics that change, with the reason why each is not a part of the state.
+const ALLOWED: [(&str, &str); 8] = [
+    ("src/state.rs", "STATE"),                  // the state itself
+    ("src/memory/heap.rs", "HEAP"),             // an attribute wants a static
+    ("src/console/emergency.rs", "LAST_WORDS"), // a symbol that debuggers look for
+    ("src/lifecycle.rs", "DEPTH"),              // counts failures, when the state may be what failed
+    ("src/sim/state.rs", "CURRENT"),            // the host: which state this thread sees
+    ("src/sim/state.rs", "ALL"),                // the host: keeps states reachable for leak checkers
+    ("src/sim/memory.rs", "KEPT"),              // the host: the same for memory
+    ("src/sim/machine.rs", "MACHINE"),          // the host: the machine of this thread
+];
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no file system")]
+fn no_state_outside_of_the_state() {
+    let mut seen = BTreeSet::new();
+    for path in files("src", "rs") {
+        let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().to_owned();
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let line = line.trim();
+            assert!(!line.contains("static mut "), "{name}: {line}");
+            let is_public = line.starts_with("pub");
+            let Some(declaration) = line.strip_prefix("static ").or_else(|| {
+                line.split_once(" static ")
+                    .filter(|(before, _)| is_public && !before.contains("//"))
+                    .map(|(_, rest)| rest)
+            }) else {
+                continue;
+            };
+            let (symbol, kind) = declaration.split_once(':').expect("a static has a type");
+            if CHANGING.iter().any(|changing| kind.contains(changing)) {
+                let known = ALLOWED.iter().find(|allowed| **allowed == (name.as_str(), symbol));
+                assert!(known.is_some(), "{name}: {symbol} changes, and is not part of crate::state");
+                seen.insert((name.clone(), symbol.to_owned()));
+            }
+        }
+    }
+    assert_eq!(seen.len(), ALLOWED.len(), "an allowed static is gone: {seen:?}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no file system")]
+fn every_file_says_what_it_is_for() {
+    for folder in ["src", "tests", "examples", "xen-tests"] {
+        for path in files(folder, "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let first = text.lines().next().unwrap_or_default();
+            let ok = first.starts_with("//! ") || first.contains("include_str!");
+            assert!(ok, "{} opens with {first:?}", path.display());
+            assert!(text.lines().count() <= 1000, "{} is too long", path.display());
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Writes a pattern to the console in one piece, and nothing else.
+//!
+//! Its command line is `SIZE`, or `lf SIZE` for a pattern with line feeds around every boundary of the ring. The tool
+//! computes the same pattern and compares byte for byte.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+#[path = "../../../src/pattern.rs"]
+#[expect(dead_code, reason = "each guest uses a part of it")]
+mod pattern;
+
+domu::main!(main);
+
+async fn main(domain: domu::Domain) -> Result<(), &'static str> {
+    let line = core::str::from_utf8(domain.command_line()).map_err(|_| "the command line is not text")?;
+    let (line_feeds, size) = match line.strip_prefix("lf ") {
+        Some(size) => (true, size),
+        None => (false, line),
+    };
+    let size: usize = size.parse().map_err(|_| "the command line is not a size")?;
+    let byte = if line_feeds { pattern::console_byte_lf } else { pattern::console_byte };
+    let bytes: Vec<u8> = (0..size).map(byte).collect();
+    domain.console().write(&bytes).map_err(|_| "the console did not take all bytes")
+}

@@ -1,0 +1,132 @@
+//! What things cost, in instructions: the figures repeat whatever else the machine does.
+//!
+//! QEMU counts instructions instead of time (one is a nanosecond), and Xen accounts processor time
+//! to each domain, its own work for the domain included. So a figure prices code and hypercalls
+//! alike, on any machine. The guest reads the clock without an exit (`tsc_mode="native"`), as on
+//! hosts whose clock is stable.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Flavour};
+use crate::lab::cpio::Archive;
+use crate::lab::dom0::{Lab, Session};
+use crate::lab::domain::{self, COMMAND_LIMIT, Config, Reason, Watch};
+use crate::paths;
+use crate::process::output_of;
+use crate::run::base_config;
+use crate::say;
+use crate::say::grouped;
+use crate::setup;
+
+/// How often each thing is measured in the one boot.
+const ROUNDS: usize = 3;
+/// How long one round may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Something that is measured.
+struct Row {
+    what: &'static str,
+    guest: &'static str,
+    /// What the OCaml unikernels' bindings to Xen need, measured in the same way.
+    predecessor: u64,
+    /// What this crate is to need at most.
+    aim: u64,
+}
+
+static ROWS: [Row; 1] =
+    [Row { what: "hello, unpause to shutdown", guest: "hello", predecessor: 934_061, aim: 450_000 }];
+
+/// `cargo xen bench`.
+pub fn run() -> Result<()> {
+    let workspace = paths::workspace();
+    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).collect();
+    let images = build::named(&workspace, &guests, Flavour::Hardened)?;
+    let mut archive = Archive::default();
+    archive.file("usr/bin/cputime", 0o755, &helper()?);
+    for (row, image) in ROWS.iter().zip(&images) {
+        archive.file(&format!("guests/{}", row.guest), 0o644, &image.read()?);
+        let config = Config {
+            base: base_config(&workspace, row.guest)?,
+            memory: Some(16),
+            more: vec!["tsc_mode = \"native\"".into()],
+            ..Config::default()
+        };
+        for round in 0..ROUNDS {
+            domain::add(&mut archive, &domain_of(row, round), row.guest, &config);
+        }
+    }
+    let lab = Lab { counted: true, ..Lab::new(setup::MAIN) };
+    let mut session = Session::boot(&lab, archive, &paths::new_logs("bench")?)?;
+    let mut lines = Vec::new();
+    for row in &ROWS {
+        let mut times = Vec::new();
+        for round in 0..ROUNDS {
+            let time =
+                measure(&mut session, &domain_of(row, round)).with_context(|| format!("measuring: {}", row.what))?;
+            say!("{}: {} ns", row.what, grouped(time));
+            times.push(time);
+        }
+        lines.push(line(row, &times));
+    }
+    println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "vCPU time in ns", "least", "most", "predecessor", "aim");
+    for line in lines {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn domain_of(row: &Row, round: usize) -> String {
+    format!("{}-{round}", row.guest)
+}
+
+fn line(row: &Row, times: &[u64]) -> String {
+    let least = times.iter().min().copied().unwrap_or(0);
+    let most = times.iter().max().copied().unwrap_or(0);
+    let verdict = if most <= row.aim { "reached" } else { "missed" };
+    format!(
+        "{:<28} {:>12}  {:>12}  {:>12}  {:>12}  {verdict}",
+        row.what,
+        grouped(least),
+        grouped(most),
+        grouped(row.predecessor),
+        grouped(row.aim)
+    )
+}
+
+/// Processor time of a domain from when it is let run to when it has powered off.
+fn measure(session: &mut Session, name: &str) -> Result<u64> {
+    session.must(&format!("xl create -p {}", domain::config_of(name)), COMMAND_LIMIT)?;
+    let number = session.must(&format!("xl domid {name}"), COMMAND_LIMIT)?;
+    let cpu_time = format!("cputime {}", number.trim());
+    let before = number_from(&session.must(&cpu_time, COMMAND_LIMIT)?)?;
+    let mark = session.serial().length();
+    session.must(&format!("xl unpause {name}"), COMMAND_LIMIT)?;
+    let watch = Watch { limit: LIMIT, most: 4096, on_console: &mut |_| {} };
+    let outcome = domain::follow(session, name, Instant::now(), mark, watch)?;
+    if outcome.reason != Some(Reason::Poweroff) {
+        bail!("the domain did not power off; its console:\n{}", outcome.text());
+    }
+    let after = number_from(&session.must(&cpu_time, COMMAND_LIMIT)?)?;
+    domain::destroy(session, name)?;
+    Ok(after - before)
+}
+
+fn number_from(text: &str) -> Result<u64> {
+    text.trim().parse().with_context(|| format!("reading {text:?} as a number"))
+}
+
+/// Builds the measuring program for dom0: without shared libraries, so that it runs on any suite.
+fn helper() -> Result<Vec<u8>> {
+    let workspace = paths::workspace();
+    let mut command = build::cargo(&workspace);
+    command
+        .args(["build", "--quiet", "--release", "--package", "xen-tests", "--bin", "cputime"])
+        .args(["--config", "target.'cfg(target_os = \"linux\")'.rustflags=[\"-Ctarget-feature=+crt-static\"]"])
+        .arg("--target-dir")
+        .arg(paths::target().join("helper"));
+    output_of(&mut command).context("building the measuring program")?;
+    let path = paths::target().join("helper/release/cputime");
+    std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
+}

@@ -1,0 +1,285 @@
+//! Builds unikernels, the same way wherever the tree lies.
+//!
+//! *Hardened* is the way to ship: `core` and `alloc` are built along, so that every function, those
+//! of the standard library too, has its stack canary. It needs flags that stable Rust reserves,
+//! hence `RUSTC_BOOTSTRAP`, as Linux does it. *Plain* is what a user gets from a stock toolchain.
+//! Both say nothing in the image about where it was built.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::process::{self, output_of};
+use crate::say;
+use crate::setup;
+
+/// The target of a unikernel.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// What is built along for a hardened image.
+const BUILD_STD: &str = "-Zbuild-std=core,alloc";
+
+/// The compiler flags of a hardened image, beside those in `.cargo/config.toml`.
+const HARDENED: [&str; 1] = ["-Zstack-protector=strong"];
+
+/// How an image is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flavour {
+    /// With canaries everywhere.
+    Hardened,
+    /// With the toolchain's own `core`.
+    Plain,
+}
+
+impl Flavour {
+    /// Its name, which is also that of its folder below `target`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavour::Hardened => "hardened",
+            Flavour::Plain => "plain",
+        }
+    }
+}
+
+/// A unikernel that has been built.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// With symbols, for debuggers.
+    pub elf: PathBuf,
+    /// What boots.
+    pub stripped: PathBuf,
+    /// Size of the latter in bytes.
+    pub size: u64,
+}
+
+impl Image {
+    /// The bytes that boot.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        fs::read(&self.stripped).with_context(|| format!("reading {}", self.stripped.display()))
+    }
+}
+
+/// Builds examples and test guests of a workspace by name; gives them in the order asked for.
+pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
+    setup::rust(flavour == Flavour::Hardened)?;
+    let target = workspace.join("target").join(flavour.name());
+    let mut command = cargo(workspace);
+    command.args(["build", "--release", "--locked"]);
+    if !workspace.join("Cargo.lock").is_file() {
+        command = cargo(workspace);
+        command.args(["build", "--release"]);
+    }
+    command.arg("--target").arg(TARGET).arg("--target-dir").arg(&target);
+    for name in names {
+        command.args(selection(workspace, name)?);
+    }
+    let mut flags = remapped(workspace)?;
+    if flavour == Flavour::Hardened {
+        flags.extend(HARDENED.map(String::from));
+        command.env("RUSTC_BOOTSTRAP", "1").arg(BUILD_STD);
+    }
+    let flags: Vec<Value> = flags.into_iter().map(Value::String).collect();
+    // A JSON array of strings is a TOML array of strings; cargo joins it with that of the file.
+    command.arg("--config");
+    command.arg(format!("target.{TARGET}.rustflags={}", Value::Array(flags)));
+    say!("building {} ({})", names.join(", "), flavour.name());
+    let built = executables(&mut command)?;
+    names
+        .iter()
+        .map(|name| match built.iter().find(|(built, _)| built == name) {
+            Some((_, elf)) => strip(elf),
+            None => bail!("cargo built no executable for {name}"),
+        })
+        .collect()
+}
+
+/// Builds a crate somewhere else, as its own configuration says.
+pub fn folder(folder: &Path) -> Result<Image> {
+    setup::rust(false)?;
+    let mut command = cargo(folder);
+    command.args(["build", "--release"]);
+    say!("building {} as it says itself", folder.display());
+    let built = executables(&mut command)?;
+    match built.as_slice() {
+        [(_, elf)] => strip(elf),
+        [] => bail!("building {} gave no executable", folder.display()),
+        several => bail!(
+            "building {} gave several executables: name one of these files instead\n{}",
+            folder.display(),
+            several.iter().map(|(_, elf)| format!("  {}\n", elf.display())).collect::<String>()
+        ),
+    }
+}
+
+/// Makes an image from an executable: a copy without symbols beside it.
+pub fn strip(elf: &Path) -> Result<Image> {
+    let mut name = elf.file_name().unwrap_or_default().to_os_string();
+    name.push(".stripped");
+    strip_to(elf, &elf.with_file_name(name))
+}
+
+/// As [`strip`], with the copy somewhere else.
+pub fn strip_to(elf: &Path, stripped: &Path) -> Result<Image> {
+    let sysroot = setup::sysroot()?;
+    // The compiler ships its own, which needs no package; the host's folder is the only one with it.
+    let own = fs::read_dir(sysroot.join("lib/rustlib"))
+        .context("listing the toolchain's folder")?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path().join("bin/rust-objcopy")))
+        .find(|path| path.is_file());
+    let mut command = match own {
+        Some(own) => {
+            let mut command = process::command(own);
+            command.env("LD_LIBRARY_PATH", sysroot.join("lib")).arg("--strip-all");
+            command.arg(elf).arg(stripped);
+            command
+        }
+        None => {
+            let mut command = process::command("strip");
+            command.arg("-o").arg(stripped).arg(elf);
+            command
+        }
+    };
+    output_of(&mut command)
+        .context("stripping needs rust-objcopy (part of the toolchain) or strip (package binutils)")?;
+    let size = fs::metadata(stripped).with_context(|| format!("reading {}", stripped.display()))?.len();
+    Ok(Image { elf: elf.to_path_buf(), stripped: stripped.to_path_buf(), size })
+}
+
+/// A cargo that knows nothing of the one that runs this tool.
+pub fn cargo(folder: &Path) -> Command {
+    let mut command = process::command("cargo");
+    cargo_environment(&mut command);
+    command.current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+/// Takes the outer cargo's variables out of a command's environment: neither `cargo +nightly xen`
+/// nor flags meant for the host may change how a unikernel is built.
+pub fn cargo_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if !passes(&name) {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// Whether a variable is about the machine (where things are, how to reach the network).
+fn passes(name: &OsStr) -> bool {
+    const KEPT: [&str; 5] =
+        ["CARGO_HOME", "RUSTUP_HOME", "RUSTUP_DIST_SERVER", "RUSTUP_UPDATE_ROOT", "RUSTUP_AUTO_INSTALL"];
+    const KEPT_GROUPS: [&str; 5] = ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
+    let name = name.to_string_lossy();
+    KEPT.contains(&&*name)
+        || KEPT_GROUPS.iter().any(|group| name.starts_with(group))
+        || !(name.starts_with("CARGO") || name.starts_with("RUST"))
+}
+
+/// The names of all unikernels of a workspace.
+pub fn all_names(workspace: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for folder in [workspace.join("examples"), guests(workspace)] {
+        let Ok(entries) = fs::read_dir(folder) else { continue };
+        for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+            if path.extension() == Some(OsStr::new("rs"))
+                && let Some(stem) = path.file_stem()
+            {
+                names.push(stem.to_string_lossy().into_owned());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+fn guests(workspace: &Path) -> PathBuf {
+    workspace.join("xen-tests/guests/src/bin")
+}
+
+/// Cargo's options for an example or a guest.
+fn selection(workspace: &Path, name: &str) -> Result<[String; 4]> {
+    let file = format!("{name}.rs");
+    let (package, kind) = if workspace.join("examples").join(&file).is_file() {
+        ("domu", "--example")
+    } else if guests(workspace).join(&file).is_file() {
+        ("domu-guests", "--bin")
+    } else {
+        bail!(
+            "there is no unikernel `{name}`: neither an example nor a test guest, and no such file; \
+             there are {}",
+            all_names(workspace).join(", ")
+        );
+    };
+    Ok(["--package".into(), package.into(), kind.into(), name.into()])
+}
+
+/// The flags that keep the folders of this machine out of the image.
+fn remapped(workspace: &Path) -> Result<Vec<String>> {
+    let home = match std::env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+    };
+    let mut folders = vec![(workspace.to_path_buf(), "domu"), (setup::sysroot()?.join("lib/rustlib/src/rust"), "rust")];
+    // One folder for each registry, called after its host.
+    for kind in ["registry/src", "git/checkouts"] {
+        if let Ok(entries) = fs::read_dir(home.join(kind)) {
+            let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+            folders.extend(paths.map(|path| (path, "crates")));
+        }
+    }
+    folders.sort();
+    Ok(folders.into_iter().map(|(folder, name)| format!("--remap-path-prefix={}={name}", folder.display())).collect())
+}
+
+/// Runs cargo and gives the executables that it reports, by target name.
+fn executables(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting `{}`", process::shown(command)))?;
+    if !output.status.success() {
+        bail!("cargo build failed ({}), as its messages above tell", output.status);
+    }
+    Ok(executables_in(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn executables_in(messages: &str) -> Vec<(String, PathBuf)> {
+    messages
+        .lines()
+        .filter_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            let path = message.get("executable")?.as_str()?;
+            let name = message.get("target")?.get("name")?.as_str()?;
+            Some((name.to_owned(), PathBuf::from(path)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_in_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"log"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"hello"},"executable":"/a/\"b\"/hello"}
+not json
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables_in(messages), [(String::from("hello"), PathBuf::from("/a/\"b\"/hello"))]);
+    }
+
+    #[test]
+    fn only_what_is_about_the_machine_reaches_the_inner_cargo() {
+        for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_NET_OFFLINE", "RUSTUP_HOME"] {
+            assert!(passes(OsStr::new(name)), "{name}");
+        }
+        for name in ["RUSTFLAGS", "CARGO", "CARGO_MANIFEST_DIR", "RUSTUP_TOOLCHAIN", "RUSTC_BOOTSTRAP"] {
+            assert!(!passes(OsStr::new(name)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The commands that are about one unikernel: build, run, demo.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Flavour, Image};
+use crate::cli::{Build, Run};
+use crate::lab::cpio::Archive;
+use crate::lab::dom0::{Lab, Session};
+use crate::lab::domain::{self, Config, Outcome, Watch};
+use crate::lab::smoke;
+use crate::paths;
+use crate::say;
+use crate::say::grouped;
+use crate::setup;
+
+/// The limit passed before the domain ended.
+const TOO_LONG: u8 = 103;
+/// The domain is gone and nobody knows why.
+const VANISHED: u8 = 104;
+
+/// `cargo xen build`.
+pub fn build(wanted: &Build) -> Result<()> {
+    let image = one_named(&wanted.name, flavour(wanted.plain))?;
+    println!("{}: {} bytes, stripped", wanted.name, grouped(image.size));
+    println!("{}", image.stripped.display());
+    Ok(())
+}
+
+/// `cargo xen run`.
+pub fn run(wanted: &Run) -> Result<u8> {
+    let (image, own_config) = image(wanted)?;
+    let logs = paths::new_logs("run")?;
+    if wanted.without_xen {
+        return without_xen(wanted, &image, &logs);
+    }
+    let name = domain_name(&image);
+    let base = match own_config {
+        Some(base) => base,
+        None => base_config(&paths::workspace(), &name)?,
+    };
+    let config = Config {
+        base,
+        memory: wanted.memory,
+        maxmem: wanted.maxmem,
+        cmdline: wanted.cmdline.clone(),
+        ramdisk: wanted.ramdisk.as_ref().map(|_| "ramdisk".into()),
+        more: Vec::new(),
+    };
+    let mut archive = Archive::default();
+    archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
+    if let Some(path) = &wanted.ramdisk {
+        let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        archive.file("guests/ramdisk", 0o644, &bytes);
+    }
+    domain::add(&mut archive, &name, &name, &config);
+    let lab = Lab {
+        cpu: wanted.cpu,
+        xenstored: wanted.xenstored,
+        memory_mb: machine_memory(wanted.memory.unwrap_or(16)),
+        ..Lab::new(wanted.version)
+    };
+    let mut session = Session::boot(&lab, archive, &logs)?;
+    say!("xl create {name}.xl");
+    let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
+    let outcome = domain::run(&mut session, &name, watch)?;
+    Ok(verdict(&outcome, &logs, wanted.limit))
+}
+
+/// `cargo xen demo`.
+pub fn demo() -> Result<u8> {
+    const NAME: &str = "hello";
+    let image = one_named(NAME, Flavour::Hardened)?;
+    let workspace = paths::workspace();
+    let logs = paths::new_logs("demo")?;
+    let config = Config { base: base_config(&workspace, NAME)?, ..Config::default() };
+    let mut archive = Archive::default();
+    archive.file("guests/hello", 0o644, &image.read()?);
+    domain::add(&mut archive, NAME, NAME, &config);
+    let mut session = Session::boot(&Lab::new(setup::MAIN), archive, &logs)?;
+    let version = session.xen_version()?;
+    say!("xl create examples/hello.xl ({} bytes); its console:", grouped(image.size));
+    let limit = Duration::from_secs(60);
+    let watch = Watch { limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
+    let outcome = domain::run(&mut session, NAME, watch)?;
+    println!("Xen version: {version}");
+    match outcome.reason {
+        Some(reason) => println!("shutdown reason: {reason}"),
+        None => println!("shutdown reason: none, it did not end within {} s", limit.as_secs()),
+    }
+    let said_hello = outcome.text().contains("hello from domain");
+    if !said_hello {
+        println!("it did not say hello; the logs are in {}", logs.display());
+    }
+    let passed = said_hello && outcome.reason == Some(domain::Reason::Poweroff);
+    Ok(if passed { 0 } else { 1 })
+}
+
+/// Runs an image once on the usual machine, from a configuration of its own or that of hello.
+pub fn once(image: &Image, base: Option<String>, limit: Duration, logs: &Path) -> Result<Outcome> {
+    let name = domain_name(image);
+    let base = match base {
+        Some(base) => base,
+        None => base_config(&paths::workspace(), &name)?,
+    };
+    let mut archive = Archive::default();
+    archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
+    domain::add(&mut archive, &name, &name, &Config { base, ..Config::default() });
+    let mut session = Session::boot(&Lab::new(setup::MAIN), archive, logs)?;
+    domain::run(&mut session, &name, Watch { limit, most: usize::MAX, on_console: &mut |_| {} })
+}
+
+/// The configuration that a guest starts from: its own beside its source, or that of hello.
+pub fn base_config(workspace: &Path, name: &str) -> Result<String> {
+    let examples = workspace.join("examples");
+    let own = examples.join(format!("{name}.xl"));
+    let path = if own.is_file() { own } else { examples.join("hello.xl") };
+    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The memory of a machine for a guest of this size.
+pub fn machine_memory(guest_mb: u32) -> u32 {
+    // dom0's 768 MiB, Xen's own, and what is left of a usual machine for usual guests.
+    if guest_mb <= 1024 { 2048 } else { guest_mb + 2048 }
+}
+
+fn flavour(plain: bool) -> Flavour {
+    if plain { Flavour::Plain } else { Flavour::Hardened }
+}
+
+fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
+    let mut images = build::named(&paths::workspace(), &[name], flavour)?;
+    match images.pop() {
+        Some(image) => Ok(image),
+        None => bail!("building {name} gave nothing"),
+    }
+}
+
+/// Finds out whether NAME, ELF or DIR is meant, and builds what has to be built. A folder may bring
+/// a configuration along.
+fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
+    let path = PathBuf::from(&wanted.what);
+    if path.join("Cargo.toml").is_file() {
+        let image = build::folder(&path)?;
+        let config = path.join(format!("{}.xl", domain_name(&image)));
+        let config = match fs::read_to_string(&config) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| format!("reading {}", config.display())),
+        };
+        return Ok((image, config));
+    }
+    if path.is_dir() {
+        bail!("{} is a folder without a Cargo.toml", path.display());
+    }
+    if path.is_file() {
+        let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
+        return Ok((Image { elf: path.clone(), stripped: path, size }, None));
+    }
+    match wanted.what.to_str() {
+        Some(name) if !name.contains('/') => Ok((one_named(name, flavour(wanted.plain))?, None)),
+        _ => bail!("there is no file {}", path.display()),
+    }
+}
+
+/// A name for the domain, of characters that neither `xl` nor a shell takes for something else.
+fn domain_name(image: &Image) -> String {
+    let stem = image.elf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    let name = name.trim_start_matches('-');
+    if name.is_empty() { "guest".into() } else { name.into() }
+}
+
+fn without_xen(wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
+    setup::qemu()?;
+    let cmdline = wanted.cmdline.as_deref().unwrap_or_default();
+    say!("starting it under QEMU without Xen");
+    let ended = smoke::without_xen(image, wanted.cpu, wanted.memory, cmdline, wanted.limit, logs)?;
+    show(ended.serial.as_bytes());
+    say!("debug port: {}", ended.debug_port.trim_end());
+    Ok(0)
+}
+
+/// Shows what came from a console, at once.
+fn show(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    // Nobody listening is no reason to stop: the logs have it too.
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+fn verdict(outcome: &Outcome, logs: &Path, limit: Duration) -> u8 {
+    match outcome.reason {
+        Some(reason) => {
+            say!("the domain ended: {reason}");
+            if reason == domain::Reason::Crash {
+                let last: String = outcome
+                    .hypervisor
+                    .lines()
+                    .filter(|line| line.contains("(d"))
+                    .map(|line| format!("  {line}\n"))
+                    .collect();
+                say!("on the hypervisor's log:\n{last}the logs are in {}", logs.display());
+            }
+            reason as u8
+        }
+        None if outcome.took > limit => {
+            say!("the domain was still running after {} s", limit.as_secs());
+            say!("the logs are in {}", logs.display());
+            TOO_LONG
+        }
+        None => {
+            say!("the domain vanished; the logs are in {}", logs.display());
+            VANISHED
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The parts of a Rust toolchain that a unikernel is built with.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{TARGET, cargo_environment};
+use crate::process::{self, output_of};
+use crate::say;
+
+/// The folder of the toolchain that builds unikernels (not of the one that built this tool).
+pub fn sysroot() -> Result<PathBuf> {
+    let mut command = process::command("rustc");
+    cargo_environment(&mut command);
+    command.args(["--print", "sysroot"]).current_dir(crate::paths::workspace());
+    let output = output_of(&mut command).context("asking rustc for its folder")?;
+    Ok(PathBuf::from(String::from_utf8_lossy(&output).trim()))
+}
+
+/// Adds the target, and for hardened builds the sources of `core`, when they are missing.
+pub fn ensure(hardened: bool) -> Result<()> {
+    let sysroot = sysroot()?;
+    let rustlib = sysroot.join("lib/rustlib");
+    part(&rustlib.join(TARGET).join("lib"), &["target", "add", TARGET], "the target x86_64-unknown-none")?;
+    if hardened {
+        part(
+            &rustlib.join("src/rust/library/core"),
+            &["component", "add", "rust-src"],
+            "Rust's own sources (rust-src)",
+        )?;
+    }
+    Ok(())
+}
+
+fn part(evidence: &Path, rustup: &[&str], name: &str) -> Result<()> {
+    if evidence.is_dir() {
+        return Ok(());
+    }
+    let how = format!("rustup {}", rustup.join(" "));
+    if !process::exists("rustup") {
+        bail!("the Rust toolchain lacks {name}, and there is no rustup to run `{how}`");
+    }
+    say!("adding {name}: {how}");
+    let mut command = process::command("rustup");
+    cargo_environment(&mut command);
+    let status = command
+        .args(rustup)
+        .current_dir(crate::paths::workspace())
+        .status()
+        .with_context(|| format!("starting `{how}`"))?;
+    if !status.success() || !evidence.is_dir() {
+        bail!("`{how}` did not add {name}");
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! What a test of a guest is, and what a test can do with its guest.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::build::Flavour;
+use crate::lab::dom0::{Session, Xenstored};
+use crate::lab::domain::{self, COMMAND_LIMIT, Config, Outcome, Reason, Watch};
+use crate::lab::qemu::Cpu;
+
+/// The machines that a test runs on by default; with `--all` every test runs on all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Where {
+    /// Every version of Xen, not only the main one.
+    pub versions: bool,
+    /// Either xenstored.
+    pub xenstoreds: bool,
+    /// On the main version, the rich processor too.
+    pub processors: bool,
+}
+
+impl Where {
+    /// The main version of Xen, C xenstored, the poor processor.
+    pub const MAIN: Where = Where { versions: false, xenstoreds: false, processors: false };
+    /// That on every version.
+    pub const VERSIONS: Where = Where { versions: true, ..Where::MAIN };
+    /// That on the rich processor too.
+    pub const PROCESSORS: Where = Where { processors: true, ..Where::MAIN };
+
+    /// Whether a machine is among them.
+    pub fn includes(self, main: bool, xenstored: Xenstored, cpu: Cpu) -> bool {
+        match (xenstored, cpu) {
+            (Xenstored::C, Cpu::Poor) => main || self.versions,
+            (Xenstored::Ocaml, Cpu::Poor) => self.xenstoreds && (main || self.versions),
+            (Xenstored::C, Cpu::Rich) => self.processors && main,
+            (Xenstored::Ocaml, Cpu::Rich) => false,
+        }
+    }
+}
+
+/// How much of a console is fetched from dom0; what is longer is compared there.
+const FETCHED: usize = 20_000;
+
+/// The steps of a test: it passes when they succeed.
+pub type Steps = Box<dyn Fn(&mut Stage) -> Result<()>>;
+
+/// A test of one guest.
+pub struct Case {
+    /// Its name, without the machine's.
+    pub name: String,
+    /// The unikernel.
+    pub guest: &'static str,
+    /// How that is built.
+    pub flavour: Flavour,
+    /// The domain.
+    pub config: Config,
+    /// More files for dom0's folder of guests.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// How long the domain may run.
+    pub limit: Duration,
+    /// Which machines.
+    pub place: Where,
+    /// What is done and expected.
+    pub steps: Steps,
+}
+
+impl Case {
+    /// A test with the usual settings: the outcome of one run is judged.
+    pub fn new(name: impl Into<String>, guest: &'static str, judge: impl Fn(&Outcome) -> Result<()> + 'static) -> Case {
+        Case {
+            name: name.into(),
+            guest,
+            flavour: Flavour::Hardened,
+            config: Config::default(),
+            files: Vec::new(),
+            limit: Duration::from_secs(60),
+            place: Where::MAIN,
+            steps: Box::new(move |stage| judge(&stage.run()?)),
+        }
+    }
+
+    /// With memory in MiB.
+    pub fn memory(mut self, memory: u32) -> Case {
+        self.config.memory = Some(memory);
+        self
+    }
+
+    /// With a memory map that shows more than there is.
+    pub fn maxmem(mut self, maxmem: u32) -> Case {
+        self.config.maxmem = Some(maxmem);
+        self
+    }
+
+    /// With a command line.
+    pub fn cmdline(mut self, cmdline: impl Into<String>) -> Case {
+        self.config.cmdline = Some(cmdline.into());
+        self
+    }
+
+    /// With a module.
+    pub fn ramdisk(mut self, name: &str, content: Vec<u8>) -> Case {
+        self.config.ramdisk = Some(name.into());
+        self.file(name, content)
+    }
+
+    /// With a file in dom0.
+    pub fn file(mut self, name: &str, content: Vec<u8>) -> Case {
+        self.files.push((name.into(), content));
+        self
+    }
+
+    /// With another limit.
+    pub fn seconds(mut self, limit: u64) -> Case {
+        self.limit = Duration::from_secs(limit);
+        self
+    }
+
+    /// On these machines.
+    pub fn on(mut self, place: Where) -> Case {
+        self.place = place;
+        self
+    }
+
+    /// Built this way.
+    pub fn flavour(mut self, flavour: Flavour) -> Case {
+        self.flavour = flavour;
+        self
+    }
+
+    /// With steps of its own.
+    pub fn steps(mut self, steps: impl Fn(&mut Stage) -> Result<()> + 'static) -> Case {
+        self.steps = Box::new(steps);
+        self
+    }
+
+    /// The name of its domain, of its configuration and of its logs.
+    pub fn domain(&self) -> String {
+        self.name.replace("::", "-")
+    }
+
+    /// The name of its image in dom0.
+    pub fn kernel(&self) -> String {
+        format!("{}.{}", self.guest, self.flavour.name())
+    }
+}
+
+/// A test while it runs.
+pub struct Stage<'a> {
+    /// Xen and dom0.
+    pub session: &'a mut Session,
+    /// The domain's name.
+    pub domain: String,
+    /// How long it may run.
+    pub limit: Duration,
+    /// What became of it, for a report.
+    pub last: Option<Outcome>,
+}
+
+impl Stage<'_> {
+    /// Starts the domain, waits for its end, destroys it.
+    pub fn run(&mut self) -> Result<Outcome> {
+        let outcome = self.run_and_keep()?;
+        self.destroy()?;
+        Ok(outcome)
+    }
+
+    /// Starts the domain, waits for its end, leaves it there.
+    pub fn run_and_keep(&mut self) -> Result<Outcome> {
+        let watch = Watch { limit: self.limit, most: FETCHED, on_console: &mut |_| {} };
+        let outcome = domain::run(self.session, &self.domain, watch)?;
+        self.keep(outcome)
+    }
+
+    /// Starts the domain held, has `before` do something, and lets it run to its end.
+    pub fn run_after(&mut self, before: impl FnOnce(&mut Stage) -> Result<()>) -> Result<Outcome> {
+        let mark = self.session.serial().length();
+        let domain = self.domain.clone();
+        self.dom0(&format!("xl create -p {}", domain::config_of(&domain)))?;
+        before(self)?;
+        let start = Instant::now();
+        self.dom0(&format!("xl unpause {domain}"))?;
+        let watch = Watch { limit: self.limit, most: FETCHED, on_console: &mut |_| {} };
+        let outcome = domain::follow(self.session, &domain, start, mark, watch)?;
+        self.keep(outcome)
+    }
+
+    fn keep(&mut self, outcome: Outcome) -> Result<Outcome> {
+        self.last = Some(outcome.clone());
+        Ok(outcome)
+    }
+
+    /// Reads the console anew, after whatever has been done since; waits for there to be something,
+    /// and for that to be all.
+    pub fn console(&mut self) -> Result<Vec<u8>> {
+        let command = format!("head -c {FETCHED} {}", self.log());
+        let start = Instant::now();
+        let mut console = Vec::new();
+        loop {
+            let now = self.session.run(&command, COMMAND_LIMIT)?.output;
+            let grown = now.len() > console.len();
+            console = now;
+            if !grown && (!console.is_empty() || start.elapsed() > Duration::from_secs(10)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        if let Some(last) = &mut self.last {
+            last.console.clone_from(&console);
+        }
+        Ok(console)
+    }
+
+    /// Destroys the domain.
+    pub fn destroy(&mut self) -> Result<()> {
+        domain::destroy(self.session, &self.domain)
+    }
+
+    /// Has dom0 run a command line, which must succeed.
+    pub fn dom0(&mut self, command: &str) -> Result<String> {
+        self.session.must(command, COMMAND_LIMIT)
+    }
+
+    /// The file in dom0 that holds the domain's console.
+    pub fn log(&self) -> String {
+        domain::log_of(&self.domain)
+    }
+}
+
+/// The domain must have ended for this reason.
+pub fn ended(outcome: &Outcome, expected: Reason) -> Result<()> {
+    match outcome.reason {
+        Some(reason) if reason == expected => Ok(()),
+        Some(reason) => bail!("the domain ended with {reason} instead of {expected}"),
+        None => bail!("the domain did not end within its limit (expected: {expected})"),
+    }
+}

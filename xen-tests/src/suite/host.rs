@@ -1,0 +1,164 @@
+//! The tests that need no emulated machine: cargo's own, lints, format, documentation, Miri.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+
+use super::Suite;
+use crate::build::{self, TARGET};
+use crate::lab::qemu::last_lines;
+use crate::paths;
+use crate::process::{self, Background};
+use crate::say;
+use crate::setup;
+
+const CLIPPY_OF_UNIKERNELS: &str = "host::clippy_of_unikernels";
+
+/// How long one of cargo's runs may take, building included.
+const LIMIT: Duration = Duration::from_secs(1200);
+
+/// Runs what is asked for of them, but for Miri.
+pub fn run(suite: &mut Suite) -> Result<()> {
+    cargo_test(suite);
+    checked(suite, "host::format", &["fmt", "--all", "--check"], &[]);
+    checked(suite, "host::clippy", &["clippy", "--all-targets", "--", "-Dwarnings"], &[]);
+    if suite.wants(CLIPPY_OF_UNIKERNELS) {
+        setup::rust(false)?;
+    }
+    let arguments = [
+        ["clippy", "--release", "--target", TARGET].as_slice(),
+        &["--package", "domu", "--lib", "--examples", "--package", "domu-guests", "--bins"],
+        &["--", "-Dwarnings"],
+    ];
+    checked(suite, CLIPPY_OF_UNIKERNELS, &arguments.concat(), &[]);
+    checked(suite, "host::documentation", &["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-Dwarnings")]);
+    Ok(())
+}
+
+/// A run of cargo that has only to succeed.
+fn checked(suite: &mut Suite, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
+    let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
+    suite.test(name, || {
+        say!("cargo {}", arguments.join(" "));
+        let mut command = build::cargo(&paths::workspace());
+        command.args(arguments).envs(environment.iter().copied());
+        let (status, output) = Background::start(&mut command, LIMIT, &log)?.finish()?;
+        if !status.success() {
+            bail!("cargo {} failed:\n{}", arguments.join(" "), last_lines(&output, 40));
+        }
+        Ok(())
+    });
+}
+
+fn cargo_test(suite: &mut Suite) {
+    let name = "host::cargo_test";
+    if suite.wants(name) {
+        say!("cargo test");
+        let mut command = build::cargo(&paths::workspace());
+        command.args(["test", "--no-fail-fast"]);
+        Counted::start(suite, name, &mut command).finish(suite);
+    }
+}
+
+/// Starts the crate's tests under Miri, the interpreter that finds undefined behaviour. They take
+/// minutes on one processor, so they run while others do.
+pub fn miri(suite: &mut Suite) -> Option<Counted> {
+    let name = "host::miri";
+    if !suite.wants(name) {
+        return None;
+    }
+    let mut probe = build::cargo(&paths::workspace());
+    if process::output_of(probe.args(["+nightly", "miri", "--version"])).is_err() {
+        let how = "rustup toolchain install nightly --component miri,rust-src";
+        suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
+        return None;
+    }
+    say!("cargo +nightly miri test, while the other tests run");
+    let mut command = build::cargo(&paths::workspace());
+    command.args(["+nightly", "miri", "test", "--package", "domu", "--lib", "--tests", "--no-fail-fast"]);
+    // Its builds are of no use to others, nor others' to it.
+    command.arg("--target-dir").arg(paths::target().join("miri"));
+    Some(Counted::start(suite, name, &mut command))
+}
+
+/// Test programs whose tests are counted as well as the run itself.
+pub struct Counted {
+    name: &'static str,
+    command: String,
+    log: PathBuf,
+    start: Instant,
+    running: Result<Background>,
+}
+
+impl Counted {
+    fn start(suite: &Suite, name: &'static str, command: &mut Command) -> Counted {
+        let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
+        let running = Background::start(command, LIMIT, &log);
+        Counted { name, command: process::shown(command), log, start: Instant::now(), running }
+    }
+
+    /// Waits for its end, and reports.
+    pub fn finish(self, suite: &mut Suite) {
+        let Counted { name, command, log, start, running } = self;
+        let (status, output) = match running.and_then(Background::finish) {
+            Ok(result) => result,
+            Err(error) => return suite.report.failed(name, start.elapsed(), &error, ""),
+        };
+        let counts = counts(&output);
+        suite.report.add(counts.passed, counts.failed, counts.ignored);
+        let Counts { passed, failed, ignored } = counts;
+        println!("     {name}: {passed} passed, {failed} failed, {ignored} ignored");
+        if status.success() {
+            suite.report.passed(name, start.elapsed());
+        } else {
+            let error = anyhow!("`{command}` failed ({status}); its output is in {}", log.display());
+            suite.report.failed(name, start.elapsed(), &error, &last_lines(&output, 60));
+        }
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+/// Adds up the lines `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
+fn counts(output: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in output.lines() {
+        let Some((_, result)) = line.split_once("test result: ") else { continue };
+        let Some((_, numbers)) = result.split_once(". ") else { continue };
+        for part in numbers.split(';') {
+            let mut words = part.split_whitespace();
+            let number = words.next().and_then(|word| word.parse::<usize>().ok()).unwrap_or(0);
+            match words.next() {
+                Some("passed") => counts.passed += number,
+                Some("failed") => counts.failed += number,
+                Some("ignored") => counts.ignored += number,
+                _ => {}
+            }
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let output = "\
+running 5 tests
+test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s
+
+test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s
+";
+        assert_eq!(counts(output), Counts { passed: 7, failed: 3, ignored: 1 });
+        assert_eq!(counts("error: could not compile"), Counts::default());
+    }
+}

@@ -1,0 +1,127 @@
+//! The tests: what runs where, in which order, and the summary.
+//!
+//! Cheapest first. Tests of guests are grouped by the machine that they need, since a boot of Xen
+//! and dom0 takes as long as several of them.
+
+mod case;
+#[cfg(test)]
+mod conformance;
+mod domu;
+mod host;
+mod report;
+mod smoke;
+mod table;
+mod tree;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::build::{self, Flavour, Image};
+use crate::cli::{Selection, Tier};
+use crate::paths;
+use crate::say;
+use report::Report;
+
+/// What all tiers share.
+pub struct Suite<'a> {
+    /// What was asked for.
+    pub selection: &'a Selection,
+    /// The verdicts.
+    pub report: Report,
+    /// Where the logs go.
+    pub logs: PathBuf,
+    /// The unikernels that have been built.
+    images: Images,
+}
+
+/// Unikernels by name and flavour; `None`: it could not be built, as has been reported.
+type Images = BTreeMap<(&'static str, Flavour), Option<Image>>;
+
+impl Suite<'_> {
+    /// Whether a test with this name is asked for.
+    pub fn wants(&self, name: &str) -> bool {
+        name.contains(&self.selection.filter)
+    }
+
+    /// Runs a test that stands alone.
+    pub fn test(&mut self, name: &str, test: impl FnOnce() -> Result<()>) {
+        if !self.wants(name) {
+            return;
+        }
+        let start = Instant::now();
+        match test() {
+            Ok(()) => self.report.passed(name, start.elapsed()),
+            Err(error) => self.report.failed(name, start.elapsed(), &error, ""),
+        }
+    }
+
+    /// Builds what has not been built yet, all of a flavour at once. A failure is a failed test.
+    fn build(&mut self, wanted: impl IntoIterator<Item = (&'static str, Flavour)>) {
+        let mut missing: Vec<_> = wanted.into_iter().filter(|key| !self.images.contains_key(key)).collect();
+        missing.sort_by_key(|(guest, flavour)| (*flavour, *guest));
+        missing.dedup();
+        for flavour in [Flavour::Hardened, Flavour::Plain] {
+            let guests: Vec<&'static str> = missing.iter().filter(|key| key.1 == flavour).map(|key| key.0).collect();
+            if guests.is_empty() {
+                continue;
+            }
+            match build::named(&paths::workspace(), &guests, flavour) {
+                Ok(built) => {
+                    let built = guests.iter().zip(built);
+                    self.images.extend(built.map(|(guest, image)| ((*guest, flavour), Some(image))));
+                }
+                Err(error) => {
+                    let name = format!("build::{}", flavour.name());
+                    self.report.failed(&name, Duration::ZERO, &error, "");
+                    self.images.extend(guests.iter().map(|guest| ((*guest, flavour), None)));
+                }
+            }
+        }
+    }
+
+    /// A unikernel that has been asked for with [`Suite::build`].
+    fn image(&self, guest: &'static str, flavour: Flavour) -> Option<&Image> {
+        self.images.get(&(guest, flavour)).and_then(Option::as_ref)
+    }
+
+    /// Counts tests as failed for one reason, which is told once.
+    fn all_failed(&mut self, names: &[String], error: &anyhow::Error) {
+        let Some((first, others)) = names.split_first() else { return };
+        self.report.failed(first, Duration::ZERO, error, "");
+        let same = anyhow::anyhow!("as {first}");
+        for name in others {
+            self.report.failed(name, Duration::ZERO, &same, "");
+        }
+    }
+}
+
+/// `cargo xen test`, `smoke` and `domu`: gives the exit code.
+pub fn run(selection: &Selection) -> Result<u8> {
+    let start = Instant::now();
+    let logs = paths::new_logs("test")?;
+    let mut suite = Suite { selection, report: Report::default(), logs, images: Images::new() };
+    let wanted = |tier| selection.tier.is_none_or(|only| only == tier);
+    let mut miri = None;
+    if wanted(Tier::Host) {
+        host::run(&mut suite)?;
+        miri = host::miri(&mut suite);
+        tree::run(&mut suite)?;
+    }
+    if wanted(Tier::Smoke) {
+        smoke::run(&mut suite)?;
+    }
+    if wanted(Tier::Domu) {
+        domu::run(&mut suite)?;
+    }
+    if let Some(miri) = miri {
+        miri.finish(&mut suite);
+    }
+    if suite.report.failures() > 0 {
+        say!("the logs are in {}", suite.logs.display());
+    }
+    Ok(suite.report.finish(start.elapsed()))
+}

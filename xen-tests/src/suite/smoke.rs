@@ -1,0 +1,156 @@
+//! The tests without a toolstack: as the first domain of Xen, and without Xen.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Suite;
+use crate::build::Flavour;
+use crate::lab::domain::Reason;
+use crate::lab::qemu::{Cpu, telling_lines};
+use crate::lab::smoke::{self, Ended};
+use crate::setup::{self, VERSIONS, Version};
+
+/// How long one may take: a boot is about a second.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// The guest of the tests without Xen.
+const HELLO: &str = "hello";
+
+struct Test {
+    name: &'static str,
+    guest: &'static str,
+    cmdline: &'static str,
+    /// On every version of Xen, not only with `--all`.
+    everywhere: bool,
+    judge: fn(&Ended) -> Result<()>,
+}
+
+static TESTS: [Test; 6] = [
+    Test { name: "hello", guest: "hello", cmdline: "", everywhere: true, judge: says_hello },
+    Test { name: "ends_ok", guest: "ends", cmdline: "ok", everywhere: false, judge: poweroff },
+    Test { name: "ends_err", guest: "ends", cmdline: "err", everywhere: false, judge: error },
+    Test { name: "ends_panic", guest: "ends", cmdline: "panic", everywhere: true, judge: panics },
+    Test { name: "ends_nested", guest: "ends", cmdline: "nested", everywhere: false, judge: crash },
+    Test { name: "ends_reboot", guest: "ends", cmdline: "reboot", everywhere: false, judge: reboot },
+];
+
+/// Runs what is asked for of them.
+pub fn run(suite: &mut Suite) -> Result<()> {
+    let mut wanted = Vec::new();
+    for version in &VERSIONS {
+        let main = version == setup::MAIN;
+        for cpu in [Cpu::Poor, Cpu::Rich] {
+            for test in &TESTS {
+                let usual = main || (test.everywhere && cpu == Cpu::Poor);
+                if (usual || suite.selection.all) && suite.wants(&name(version, cpu, test)) {
+                    wanted.push((version, cpu, test));
+                }
+            }
+        }
+    }
+    let flavours = [Flavour::Hardened, Flavour::Plain];
+    let without: Vec<Flavour> = flavours.into_iter().filter(|flavour| suite.wants(&name_without(*flavour))).collect();
+    suite.build(wanted.iter().map(|(_, _, test)| (test.guest, Flavour::Hardened)));
+    suite.build(without.iter().map(|flavour| (HELLO, *flavour)));
+    for (version, cpu, test) in wanted {
+        with_xen(suite, version, cpu, test);
+    }
+    for flavour in without {
+        without_xen(suite, flavour);
+    }
+    Ok(())
+}
+
+fn name(version: &Version, cpu: Cpu, test: &Test) -> String {
+    let rich = if cpu == Cpu::Rich { "-rich" } else { "" };
+    format!("{}{rich}::smoke::{}", version.xen, test.name)
+}
+
+fn name_without(flavour: Flavour) -> String {
+    format!("no_xen::hello_{}", flavour.name())
+}
+
+/// The names of these tests, without the machine that they run on.
+#[cfg(test)]
+pub fn names() -> Vec<String> {
+    let with = TESTS.iter().map(|test| format!("smoke::{}", test.name));
+    with.chain([name_without(Flavour::Hardened), name_without(Flavour::Plain)]).collect()
+}
+
+fn with_xen(suite: &mut Suite, version: &'static Version, cpu: Cpu, test: &Test) {
+    let name = name(version, cpu, test);
+    let logs = suite.logs.join(name.replace("::", "-"));
+    let Some(image) = suite.image(test.guest, Flavour::Hardened).cloned() else {
+        return suite.report.skipped(&name, "its guest could not be built");
+    };
+    suite.test(&name, || {
+        setup::qemu()?;
+        let root = setup::root(version)?;
+        let ended = smoke::as_first_domain(&root, &image, cpu, test.cmdline, LIMIT, &logs)?;
+        (test.judge)(&ended).with_context(|| {
+            format!(
+                "the serial line ends with:\n{}\nall of it is in {}",
+                telling_lines(&ended.serial, 20),
+                logs.display()
+            )
+        })
+    });
+}
+
+fn without_xen(suite: &mut Suite, flavour: Flavour) {
+    let name = name_without(flavour);
+    let logs = suite.logs.join(name.replace("::", "-"));
+    let Some(image) = suite.image(HELLO, flavour).cloned() else {
+        return suite.report.skipped(&name, "its guest could not be built");
+    };
+    suite.test(&name, || {
+        setup::qemu()?;
+        let ended = smoke::without_xen(&image, Cpu::Poor, None, "", LIMIT, &logs)?;
+        for (port, said) in [("serial port", &ended.serial), ("debug port", &ended.debug_port)] {
+            let lines = said.lines().filter(|line| line.contains("not running on Xen")).count();
+            ensure!(lines == 1, "the {port} has {lines} lines instead of one that say what is wrong: {said:?}");
+        }
+        ensure!(!ended.ended, "it made the machine reset instead of stopping");
+        Ok(())
+    });
+}
+
+fn ended(ended: &Ended, expected: Reason) -> Result<()> {
+    match ended.reason {
+        Some(reason) if reason == expected => Ok(()),
+        Some(reason) => bail!("the domain ended with {reason} instead of {expected}"),
+        None => bail!("Xen says nothing about an end of the domain (expected: {expected})"),
+    }
+}
+
+fn says_hello(outcome: &Ended) -> Result<()> {
+    let lines = outcome.serial.lines().filter(|line| line.contains("hello from domain 0")).count();
+    ensure!(lines == 1, "there are {lines} lines with \"hello from domain 0\" instead of one");
+    ended(outcome, Reason::Poweroff)
+}
+
+fn says(outcome: &Ended, text: &str) -> Result<()> {
+    ensure!(outcome.serial.contains(text), "the serial line lacks {text:?}");
+    ended(outcome, Reason::Crash)
+}
+
+fn error(outcome: &Ended) -> Result<()> {
+    says(outcome, "the reason is printed")
+}
+
+fn panics(outcome: &Ended) -> Result<()> {
+    says(outcome, "panicked")
+}
+
+fn poweroff(outcome: &Ended) -> Result<()> {
+    ended(outcome, Reason::Poweroff)
+}
+
+fn crash(outcome: &Ended) -> Result<()> {
+    ended(outcome, Reason::Crash)
+}
+
+fn reboot(outcome: &Ended) -> Result<()> {
+    ended(outcome, Reason::Reboot)
+}

@@ -1,0 +1,179 @@
+//! The tests about trees of source: an image does not depend on its folder, and a newcomer's crate
+//! made by following the README builds and runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSymbol};
+
+use super::Suite;
+use crate::build::{self, Flavour};
+use crate::lab::domain::Reason;
+use crate::paths;
+use crate::readme;
+use crate::run;
+use crate::say;
+use crate::say::grouped;
+
+/// Runs what is asked for of them.
+pub fn run(suite: &mut Suite) -> Result<()> {
+    suite.test("build::reproducible", reproducible);
+    suite.test("build::missing_relocation_flag", || {
+        refused("-Clink-arg=-Tdomu.ld", "build with -Crelocation-model=static")
+    });
+    suite.test("build::missing_linker_script", || {
+        refused("-Crelocation-model=static", "domu_needs_the_link_argument_Tdomu_ld")
+    });
+    suite.test("build::stack_too_small", || {
+        refused(&format!("{FLAGS} -Clink-arg=--defsym=domu_stack_size=32768"), "domu_stack_size must be")
+    });
+    suite.test("build::stack_size", stack_size);
+    let logs = suite.logs.join("downstream");
+    suite.test("build::downstream_from_the_readme", || downstream(&logs));
+    Ok(())
+}
+
+/// What a link needs: with other flags beside them, or without one of them.
+const FLAGS: &str = "-Clink-arg=-Tdomu.ld -Crelocation-model=static";
+
+/// Links hello with flags of the test's choice.
+fn link(flags: &str) -> Result<Output> {
+    let mut command = build::cargo(&paths::workspace());
+    command.args(["build", "--quiet", "--release", "--package", "domu", "--example", "hello"]);
+    command.args(["--target", "x86_64-unknown-none", "--target-dir"]).arg(flags_target());
+    command.env("RUSTFLAGS", flags).output().context("starting cargo")
+}
+
+fn flags_target() -> PathBuf {
+    paths::target().join("flags")
+}
+
+/// A link with these flags fails, and says so in these words.
+fn refused(flags: &str, words: &str) -> Result<()> {
+    let output = link(flags)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "a link with only {flags:?} went through");
+    ensure!(said.contains(words), "it does not say {words:?}, but:\n{said}");
+    Ok(())
+}
+
+/// The size that a user asks for is the size that the stack has.
+fn stack_size() -> Result<()> {
+    const SIZE: u64 = 192 << 10;
+    let output = link(&format!("{FLAGS} -Clink-arg=--defsym=domu_stack_size={SIZE}"))?;
+    ensure!(output.status.success(), "the link failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    let path = flags_target().join("x86_64-unknown-none/release/examples/hello");
+    let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let file = object::File::parse(&*bytes).with_context(|| format!("reading {} as ELF", path.display()))?;
+    let symbol = |name| file.symbol_by_name(name).map(|symbol| symbol.address()).with_context(|| format!("no {name}"));
+    let size = symbol("domu_stack_top")? - symbol("domu_stack_bottom")?;
+    ensure!(size == SIZE, "the stack has {size} bytes instead of {SIZE}");
+    Ok(())
+}
+
+/// A folder outside the workspace that goes when this is dropped.
+struct Outside(PathBuf);
+
+impl Outside {
+    fn new(name: &str) -> Result<Outside> {
+        let path = std::env::temp_dir().join(format!("domu-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(Outside(path))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // What is left lies in a folder for what may be left.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn reproducible() -> Result<()> {
+    let workspace = paths::workspace();
+    let elsewhere = Outside::new("a-folder-with-another-name")?;
+    copy(&workspace, &elsewhere.0)?;
+    let here = build::named(&workspace, &["hello"], Flavour::Hardened)?;
+    let there = build::named(&elsewhere.0, &["hello"], Flavour::Hardened)?;
+    let (Some(here), Some(there)) = (here.first(), there.first()) else {
+        bail!("building hello gave nothing");
+    };
+    let (one, other) = (here.read()?, there.read()?);
+    ensure!(one.len() == other.len(), "the images have {} and {} bytes", one.len(), other.len());
+    if let Some(at) = one.iter().zip(&other).position(|(one, other)| one != other) {
+        let text = String::from_utf8_lossy(&one[at.saturating_sub(40)..(at + 40).min(one.len())]);
+        bail!("the images differ from byte {at} on, near {text:?}");
+    }
+    let text = workspace.to_string_lossy();
+    let names_folder = one.windows(text.len()).any(|window| window == text.as_bytes());
+    ensure!(!names_folder, "the image names the folder that it was built in");
+    say!("two hardened builds of hello, {} bytes, are the same", grouped(here.size));
+    Ok(())
+}
+
+/// Copies the sources: what is in the workspace but for build results, logs and history.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let entries = fs::read_dir(from).with_context(|| format!("listing {}", from.display()))?;
+    for entry in entries {
+        let path = entry.with_context(|| format!("listing {}", from.display()))?.path();
+        let name = path.file_name().unwrap_or_default();
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        let target = to.join(name);
+        if path.is_dir() {
+            fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
+            copy(&path, &target)?;
+        } else if path.is_file() {
+            fs::copy(&path, &target).with_context(|| format!("copying {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Does what the README says, but for where the crate comes from.
+fn downstream(logs: &Path) -> Result<()> {
+    let workspace = paths::workspace();
+    let path = workspace.join("README.md");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let files = readme::files(&text).context("reading the files in README.md")?;
+    for needed in ["Cargo.toml", ".cargo/config.toml", "src/main.rs"] {
+        let found = files.iter().any(|(path, _)| path == needed);
+        ensure!(found, "README.md shows no file {needed} (a fence after `<!-- file: {needed} -->`)");
+    }
+    let outside = Outside::new("downstream")?;
+    for (path, content) in &files {
+        let content = match path.as_str() {
+            "Cargo.toml" => readme::with_path(content, &workspace.to_string_lossy())?,
+            _ => content.clone(),
+        };
+        let path = outside.0.join(path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
+        fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let image = build::folder(&outside.0)?;
+    let base = files.iter().find(|(path, _)| path.ends_with(".xl")).map(|(_, content)| content.clone());
+    let outcome = run::once(&image, base, Duration::from_secs(60), logs)?;
+    ensure!(!outcome.console.is_empty(), "it says nothing on its console");
+    match outcome.reason {
+        Some(Reason::Poweroff) => Ok(()),
+        Some(reason) => bail!("it ended with {reason}; its console:\n{}", outcome.text()),
+        None => bail!("it did not end; its console:\n{}", outcome.text()),
+    }
+}
+
+/// The names of these tests.
+#[cfg(test)]
+pub const NAMES: [&str; 6] = [
+    "build::reproducible",
+    "build::downstream_from_the_readme",
+    "build::missing_relocation_flag",
+    "build::missing_linker_script",
+    "build::stack_too_small",
+    "build::stack_size",
+];
