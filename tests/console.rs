@@ -26,7 +26,7 @@ fn sends(report: &Report) -> usize {
 #[test]
 fn every_size_arrives_byte_for_byte() {
     for size in SIZES {
-        if cfg!(miri) && size > 2049 {
+        if cfg!(miri) && size != 2049 {
             continue;
         }
         for index in [0, u32::MAX - 1000] {
@@ -40,7 +40,7 @@ fn every_size_arrives_byte_for_byte() {
 
 #[test]
 fn line_feeds_at_every_boundary_arrive_untouched() {
-    let boundaries = if cfg!(miri) { 2047..2049 } else { 2000..2100 };
+    let boundaries = if cfg!(miri) { 2047..2048 } else { 2000..2100 };
     for at in boundaries {
         let mut bytes = vec![b'x'; 4200];
         bytes[at] = b'\n';
@@ -76,10 +76,11 @@ fn a_backend_that_stops_costs_a_bounded_wait_and_an_exact_count() {
 #[test]
 fn a_dead_backend_costs_its_wait_once() {
     let report = Guest::new().backend(Backend::StopsAfter(0)).run(async |domain| {
-        for _ in 0..1000 {
+        const LINES: u64 = if cfg!(miri) { 100 } else { 1000 };
+        for _ in 0..LINES {
             log::info!("a line that nobody reads, as long as log lines are");
         }
-        assert!(domain.log_lines_dropped() > 900);
+        assert!(domain.log_lines_dropped() > LINES - 60);
     });
     assert_eq!(report.end, End::Shutdown(Reason::Poweroff));
     assert!(report.elapsed_ns < 5_000_000_000, "{} ns", report.elapsed_ns);
@@ -87,6 +88,7 @@ fn a_dead_backend_costs_its_wait_once() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits or lines; the same code runs in the other tests")]
 fn an_event_storm_without_progress_ends_in_time() {
     let (report, result) = write(Guest::new().backend(Backend::Storms), pattern(5000));
     assert_eq!(result, Err(ConsoleError::Stalled { written: 2048 }));
@@ -94,6 +96,7 @@ fn an_event_storm_without_progress_ends_in_time() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits or lines; the same code runs in the other tests")]
 fn a_backend_slower_than_its_limit_is_given_up() {
     // A byte for each wait is progress without end: 5000 bytes would take a quarter of an hour and more.
     let (report, result) = write(Guest::new().backend(Backend::Crawls), pattern(5000));
@@ -220,6 +223,7 @@ fn a_ring_that_is_impossible_from_the_start_is_not_used() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits or lines; the same code runs in the other tests")]
 fn a_log_line_waits_no_longer_than_the_backend_has_credit() {
     // Each byte that is read buys a millisecond, not another two seconds, however a line is put together.
     let report = Guest::new().backend(Backend::Crawls).run(async |domain| {
@@ -234,6 +238,7 @@ fn a_log_line_waits_no_longer_than_the_backend_has_credit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits or lines; the same code runs in the other tests")]
 fn lines_that_are_lost_are_lost_whole_and_counted_for_good() {
     let report = Guest::new().backend(Backend::StopsAfter(5000)).run(async |domain| {
         let before = domain.log_lines_dropped();
