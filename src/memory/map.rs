@@ -127,24 +127,9 @@ impl TableMemory for Early<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::xl_map;
 
     const MIB: u64 = 1 << 20;
-
-    /// What xl's builder shows a guest with so many MiB, unsorted and with a sub-page entry as on 4.17.
-    fn xl_map(mib: u64) -> std::vec::Vec<(u64, u64, u32)> {
-        let low = (mib * MIB).min(0xfc00_0000);
-        let mut map = std::vec![
-            (0, low, 1),
-            (0xfeff_8000, 0x8000, 2),
-            (0xfc00_8000, 64, 3),
-            (0xfc00_0000, 0x1000, 3),
-            (0xfc00_1000, 0x7000, 3),
-        ];
-        if mib * MIB > low {
-            map.push((1 << 32, mib * MIB - low, 1));
-        }
-        map
-    }
 
     #[test]
     fn maps_of_real_guests() {

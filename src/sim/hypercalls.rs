@@ -1,6 +1,5 @@
 //! The hypercalls of the simulated Xen, decoded from the structures of [`crate::abi`].
 
-use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
@@ -83,6 +82,10 @@ fn shutdown(shutdown: &sched::Shutdown) -> Result<u64, Errno> {
 }
 
 /// Returns soon if a port is pending; else the backend has a turn, and time passes up to its event or the deadline.
+///
+/// # Safety
+///
+/// The structure's pointer is valid for its number of ports.
 unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
     if poll.nr_ports > 128 {
         return Err(Errno::EINVAL);
@@ -103,6 +106,11 @@ unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
     })
 }
 
+/// Stores the memory map.
+///
+/// # Safety
+///
+/// The structure's pointer is valid for its number of entries.
 unsafe fn memory_map(map: &mut memory::MemoryMap) -> Result<u64, Errno> {
     with(|machine| {
         let count = machine.map.len().min(map.nr_entries as usize);
@@ -123,8 +131,7 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
         let address = request.gpfn << 12;
         let over = machine.map.iter().find(|&&(start, size, _)| address + 4096 > start && address < start + size);
         assert!(over.is_none(), "shared_info is mapped over {over:x?}: that page is lost");
-        machine.memory.back(address, 4096);
-        let page = machine.memory.at(address).and_then(NonNull::new).ok_or(Errno::ENOMEM)?;
+        let page = machine.memory.back(address, 4096);
         // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.
         let page = unsafe { SharedPage::new(page) };
         // The record is older than the domain's counter, as on a real host: its time stamp has wrapped.
@@ -140,6 +147,11 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
     })
 }
 
+/// Takes extents back.
+///
+/// # Safety
+///
+/// The structure's pointer is valid for its number of extents.
 unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64, Errno> {
     // SAFETY: the structure says how many extents its pointer has, and the caller of the hypercall vouches for it.
     let extents =

@@ -1,7 +1,6 @@
 //! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
 
 use core::ops::Range;
-use core::ptr::NonNull;
 use std::cell::RefCell;
 use std::vec::Vec;
 
@@ -90,7 +89,7 @@ impl Machine {
     pub(crate) fn enter(guest: Guest) -> u32 {
         let mut memory = Memory::default();
         memory.back(0, BACKED);
-        memory.back(CONSOLE_FRAME << 12, 4096);
+        let page = memory.back(CONSOLE_FRAME << 12, 4096);
         let loaded = Self::load(&memory, &guest);
         let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
         let console_frame = match guest.backend {
@@ -98,7 +97,6 @@ impl Machine {
             _ if guest.initial_domain => 0,
             _ => CONSOLE_FRAME,
         };
-        let page = memory.at(CONSOLE_FRAME << 12).and_then(NonNull::new).expect("just backed");
         // SAFETY: the page is aligned, lives as long as the process, and both ends use `SharedPage`s of it.
         let ring = unsafe { SharedPage::new(page) };
         let reader =

@@ -1,7 +1,6 @@
 //! Guest-physical memory of a simulated domain: some RAM with something behind it, and single pages.
 
 use core::ptr::NonNull;
-use std::alloc::{Layout, alloc_zeroed};
 use std::sync::{Mutex, PoisonError};
 use std::vec::Vec;
 
@@ -38,6 +37,11 @@ struct Region {
     memory: NonNull<u8>,
 }
 
+/// A page of the host's memory.
+#[derive(Clone, Copy)]
+#[repr(align(4096))]
+struct Page(#[expect(dead_code, reason = "reached by raw pointers")] [u8; PAGE_SIZE as usize]);
+
 /// Keeps what is leaked reachable, for a leak checker.
 struct Kept(#[expect(dead_code, reason = "held, not read")] NonNull<u8>);
 
@@ -51,13 +55,13 @@ static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 pub(crate) struct Memory(Vec<Region>);
 
 impl Memory {
-    /// Puts zeroed memory at an address.
-    pub(crate) fn back(&mut self, start: u64, size: u64) {
-        let layout = Layout::from_size_align(size as usize, PAGE_SIZE as usize).expect("a size of a few pages");
-        // SAFETY: the size is not zero, as no caller asks for an empty region.
-        let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for a simulated domain");
+    /// Puts zeroed pages at an address, and returns the host's view of the first.
+    pub(crate) fn back(&mut self, start: u64, size: u64) -> NonNull<u8> {
+        let pages = std::vec![Page([0; PAGE_SIZE as usize]); size.div_ceil(PAGE_SIZE) as usize];
+        let memory = NonNull::from(pages.leak()).cast();
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
         self.0.push(Region { start, size, memory });
+        memory
     }
 
     /// The host's view of a guest-physical address, if there is something behind it.
@@ -73,11 +77,16 @@ impl Memory {
     ///
     /// If there is no memory for them.
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
-        let region = self.0.iter().find(|region| address.wrapping_sub(region.start) < region.size);
-        let room = region.map_or(0, |region| region.start + region.size - address);
-        assert!(bytes.len() as u64 <= room, "the simulated machine has no memory at {address:#x}");
-        let to = self.at(address).expect("just checked");
-        // SAFETY: so many bytes of the region follow, and the source is a slice of the test's own memory.
-        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        let fits = |region: &&Region| {
+            let offset = address.wrapping_sub(region.start);
+            offset < region.size && bytes.len() as u64 <= region.size - offset
+        };
+        let region = self.0.iter().find(fits);
+        let region = region.unwrap_or_else(|| panic!("the simulated machine has no memory at {address:#x}"));
+        // SAFETY: so many bytes of the region follow, as `fits` found, and the source is a slice of the test's own.
+        unsafe {
+            let to = region.memory.as_ptr().add((address - region.start) as usize);
+            to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
     }
 }

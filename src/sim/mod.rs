@@ -36,6 +36,8 @@ use std::vec::Vec;
 pub use backend::Backend;
 pub(crate) use hypercalls::hypercall;
 use machine::Machine;
+#[cfg(test)]
+pub(crate) use memory::xl_map;
 
 use crate::abi::errno::Errno;
 use crate::abi::start_info::StartInfo;
