@@ -22,17 +22,14 @@ type Constructor = unsafe extern "C" fn();
 /// Runs what the link collected in `.init_array`, before main as on other systems.
 fn run_constructors() {
     unsafe extern "C" {
-        static domu_init_array_start: Constructor;
-        static domu_init_array_end: Constructor;
+        safe static domu_init_array_start: [Constructor; 0];
+        safe static domu_init_array_end: [Constructor; 0];
     }
-    let mut next = &raw const domu_init_array_start;
-    while next < &raw const domu_init_array_end {
-        // SAFETY: the linker script puts only `.init_array` between the two symbols: an array of pointers to
+    let (start, end) = ((&raw const domu_init_array_start).addr(), (&raw const domu_init_array_end).addr());
+    for address in (start..end).step_by(size_of::<Constructor>()) {
+        // SAFETY: the linker script puts only `.init_array` between the two symbols, aligned: an array of pointers to
         // functions without arguments, each to be called once before main.
-        unsafe {
-            (*next)();
-            next = next.add(1);
-        }
+        unsafe { core::ptr::with_exposed_provenance::<Constructor>(address).read()() };
     }
 }
 

@@ -30,16 +30,17 @@ impl Image {
             safe static domu_boot_tables: u8;
             safe static domu_image_end: u8;
         }
-        let range = |start: &'static u8, end: &'static u8| FrameRange {
-            start: (core::ptr::from_ref(start).addr() >> 12) as u64,
-            end: (core::ptr::from_ref(end).addr() >> 12) as u64,
+        // Addresses only: some of these bytes are not mapped, and one lies behind the image.
+        let range = |start: *const u8, end: *const u8| FrameRange {
+            start: (start.addr() >> 12) as u64,
+            end: (end.addr() >> 12) as u64,
         };
         Self {
-            all: range(&domu_text_start, &domu_image_end),
-            text: range(&domu_text_start, &domu_rodata_start),
-            constants: range(&domu_rodata_start, &domu_data_start),
-            stack_guard: range(&domu_stack_guard, &domu_stack_bottom),
-            boot_tables: range(&domu_boot_tables, &domu_image_end),
+            all: range(&raw const domu_text_start, &raw const domu_image_end),
+            text: range(&raw const domu_text_start, &raw const domu_rodata_start),
+            constants: range(&raw const domu_rodata_start, &raw const domu_data_start),
+            stack_guard: range(&raw const domu_stack_guard, &raw const domu_stack_bottom),
+            boot_tables: range(&raw const domu_boot_tables, &raw const domu_image_end),
         }
     }
 }
