@@ -19,6 +19,8 @@ pub struct Module {
 
 impl Module {
     /// The content. It stays where the toolstack put it, and is never reused.
+    ///
+    /// Its length is what the toolstack says: that of Xen 4.14 rounds it up to whole pages, and fills with zeroes.
     #[must_use]
     pub const fn data(&self) -> &'static [u8] {
         self.data
