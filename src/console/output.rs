@@ -47,6 +47,8 @@ pub(crate) struct Ring {
     port: Port,
     /// How long the backend will yet be waited for.
     credit_ns: u64,
+    /// Its index when credit was last restored.
+    credited: u32,
     /// Its index when it was given up: until it moves, nobody waits for it.
     stalled_at: Option<u32>,
     /// It showed an impossible index: nothing is written any more.
@@ -81,6 +83,7 @@ impl Output {
         let page = unsafe { SharedPage::new(page) };
         match Producer::attach(page, LAYOUT) {
             Ok(producer) => Self::Ring(Ring {
+                credited: producer.consumed(),
                 producer,
                 port: location.port,
                 credit_ns: STALL_NS,
@@ -138,9 +141,13 @@ impl Ring {
     fn put(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
         let mut written = 0;
         loop {
-            written += self.check(written, |producer| producer.push(&bytes[written..]))?;
+            let count = self.check(written, |producer| producer.push(&bytes[written..]))?;
+            written += count;
             if written == bytes.len() {
                 return Ok(());
+            }
+            if count > 0 {
+                self.notify();
             }
             if !self.wait_for(info, written, OUT_SIZE - 1)? {
                 return Err(Error::Stalled { written });
@@ -149,8 +156,8 @@ impl Ring {
     }
 
     fn flush(&mut self, info: &SharedInfo) -> Result<(), Error> {
-        if self.check(0, Producer::read_pending)? > 0 {
-            // Also one that was given up: it may have come back and wait to be told.
+        if self.stalled_at == Some(self.producer.consumed()) {
+            // It may have come back and wait to be told; every other one was told of all that is in the ring.
             self.notify();
         }
         if self.wait_for(info, 0, 0)? { Ok(()) } else { Err(Error::Stalled { written: 0 }) }
@@ -167,23 +174,17 @@ impl Ring {
 
     /// Waits until at most so many bytes are pending; false if the credit of the backend ends before.
     fn wait_for(&mut self, info: &SharedInfo, written: usize, most: u32) -> Result<bool, Error> {
-        let mut pending = self.check(written, Producer::read_pending)?;
-        if pending <= most {
+        if self.look(written)? <= most {
             return Ok(true);
         }
         // Nobody waits for a backend that was given up, until it moves.
         if self.stalled_at == Some(self.producer.consumed()) {
             return Ok(false);
         }
-        self.notify();
         let mut before = time::system_time_ns(info);
         loop {
             self.port.clear(info);
-            let now_pending = self.check(written, Producer::read_pending)?;
-            self.credit_ns += u64::from(pending - now_pending) * SLOWEST_NS_PER_BYTE;
-            self.credit_ns = self.credit_ns.min(STALL_NS);
-            pending = now_pending;
-            if pending <= most {
+            if self.look(written)? <= most {
                 return Ok(true);
             }
             if self.credit_ns == 0 {
@@ -197,6 +198,16 @@ impl Ring {
             self.credit_ns = self.credit_ns.saturating_sub(cost);
             before = now;
         }
+    }
+
+    /// Reads how many bytes are pending, and restores credit for those that were read since the last look, also while
+    /// nobody waited.
+    fn look(&mut self, written: usize) -> Result<u32, Error> {
+        let pending = self.check(written, Producer::read_pending)?;
+        let read = self.producer.consumed().wrapping_sub(self.credited);
+        self.credited = self.producer.consumed();
+        self.credit_ns = self.credit_ns.saturating_add(u64::from(read) * SLOWEST_NS_PER_BYTE).min(STALL_NS);
+        Ok(pending)
     }
 
     /// Runs an operation on the ring, and closes the console for good if the backend turns out to lie.
