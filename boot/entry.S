@@ -3,11 +3,11 @@
 # Assumed is what the boot protocol promises (Xen, docs/misc/pvh.pandoc) and nothing more: EBX points to the start
 # info, CS, DS, ES and SS are flat, paging and interrupts are off. There is no stack; the direction flag, all other
 # registers, the FPU and the extended state are undefined. Memory protection is in force from the first 64-bit
-# instruction on: text R-X, read-only data R--, everything else below 4 GiB RW-NX, page 0 and the page below the stack
+# instruction on: text R-X, read-only data R--, everything else below 4 GiB RW-NX, page 0 and the page below each stack
 # absent.
 #
-# Kept in registers until 64-bit mode: EBP start info. Kept on the stack, from the top: 1 if the CPU takes VMMCALL,
-# ECX of CPUID leaf 1, EDX of CPUID leaf 0x80000001.
+# EBP keeps the start info until 64-bit mode. What CPUID says is kept for all time in domu_cpu (`arch::Cpu`), since each
+# CPUID instruction costs an exit.
 
     .set CR0_PE_MP_ET_NE_WP_PG, 0x80010033
     .set CR4_PAE_OSFXSR_OSXMMEXCPT, 0x620
@@ -17,6 +17,7 @@
     .set EFER_NXE, 0x800
     .set CPUID1_ECX_XSAVE, 26
     .set CPUID1_ECX_RDRAND, 30
+    .set CPUID7_EBX_RDSEED, 18
     .set CPUID81_EDX_NX, 20
     .set CPUID81_EDX_LONG_MODE, 29
     .set XCR0_KNOWN, 0xe7                   # x87, SSE, AVX, AVX-512
@@ -28,6 +29,17 @@
     .set PTE_WRITABLE, 2
     .set PTE_HUGE, 0x80
     .set PTE_NX_HIGH, 0x80000000
+
+    # Offsets in domu_cpu.
+    .set CPU_LEAF1_ECX, 0
+    .set CPU_LEAF1_EDX, 4
+    .set CPU_LEAF7_EBX, 8
+    .set CPU_LEAF7_ECX, 12
+    .set CPU_EXTENDED_EDX, 16
+    .set CPU_VMMCALL, 20
+    .set CPU_RANDOM_CANARY, 24
+    .set CPU_SIZE, 40
+    .set CPU_ENTRY_TSC, 32
 
     .section .text.domu_start, "ax", @progbits
     .code32
@@ -49,22 +61,36 @@ domu_start:
     shrl    $2, %ecx
     rep stosl
 
+    rdtsc
+    movl    %eax, domu_abs_cpu + CPU_ENTRY_TSC
+    movl    %edx, domu_abs_cpu + CPU_ENTRY_TSC + 4
+
     # Vendor: AMD and Hygon take VMMCALL, all others VMCALL.
+    xorl    %eax, %eax
     cpuid
+    movl    %eax, %esi                      # the highest leaf
     xorl    %eax, %eax
     cmpl    $0x68747541, %ebx               # "Auth"enticAMD
     sete    %al
     cmpl    $0x6f677948, %ebx               # "Hygo"nGenuine
     sete    %dl
     orb     %dl, %al
-    pushl   %eax
+    movl    %eax, domu_abs_cpu + CPU_VMMCALL
 
     movl    $1, %eax
     cpuid
-    pushl   %ecx
-    movl    $0x80000001, %eax
+    movl    %ecx, domu_abs_cpu + CPU_LEAF1_ECX
+    movl    %edx, domu_abs_cpu + CPU_LEAF1_EDX
+    cmpl    $7, %esi                        # beyond the highest leaf some CPUs answer with another one
+    jb      0f
+    movl    $7, %eax
+    xorl    %ecx, %ecx
     cpuid
-    pushl   %edx
+    movl    %ebx, domu_abs_cpu + CPU_LEAF7_EBX
+    movl    %ecx, domu_abs_cpu + CPU_LEAF7_ECX
+0:  movl    $0x80000001, %eax
+    cpuid
+    movl    %edx, domu_abs_cpu + CPU_EXTENDED_EDX
 
     btl     $CPUID81_EDX_LONG_MODE, %edx
     jnc     .Ldomu_no_long_mode
@@ -130,15 +156,21 @@ domu_start:
     addl    $8, %ebx
     loop    5b
 
-    # Absent: page 0 and the guard page of the stack.
+    # Absent: page 0 and the guard pages below the stacks.
     movl    $0, 0x6000(%edi)
     movl    $domu_abs_stack_guard, %eax
     shrl    $12, %eax
     movl    $0, 0x6000(%edi, %eax, 8)
+    movl    $domu_abs_trap_stacks, %eax
+    shrl    $12, %eax
+    movl    $3, %ecx
+6:  movl    $0, 0x6000(%edi, %eax, 8)
+    addl    $domu_abs_trap_stack_pages, %eax
+    loop    6b
 
     # Long mode, with the x87, SSE and, where there is one, extended state enabled.
     movl    $CR4_PAE_OSFXSR_OSXMMEXCPT, %eax
-    btl     $CPUID1_ECX_XSAVE, 4(%esp)
+    btl     $CPUID1_ECX_XSAVE, domu_abs_cpu + CPU_LEAF1_ECX
     jnc     7f
     orl     $CR4_OSXSAVE, %eax
 7:  movl    %eax, %cr4
@@ -185,21 +217,16 @@ domu_start64:
     xorl    %eax, %eax
     movl    %eax, %fs
     movl    %eax, %gs
-
-    # 32-bit code pushed four-byte words, and left the upper half of RSP undefined.
-    movl    %esp, %esp
-    movl    (%rsp), %r12d                   # EDX of leaf 0x80000001
-    movl    4(%rsp), %r13d                  # ECX of leaf 1
-    movl    8(%rsp), %r14d                  # VMMCALL?
     movl    %ebp, %r15d                     # start info
+
     leaq    domu_stack_top(%rip), %rsp
-    movb    %r14b, domu_vmmcall(%rip)
+    leaq    domu_cpu(%rip), %r12
 
     fninit
     pushq   $MXCSR_DEFAULT
     ldmxcsr (%rsp)
     popq    %rax
-    btl     $CPUID1_ECX_XSAVE, %r13d
+    btl     $CPUID1_ECX_XSAVE, CPU_LEAF1_ECX(%r12)
     jnc     1f
     movl    $0xd, %eax
     xorl    %ecx, %ecx
@@ -213,26 +240,40 @@ domu_start64:
     xorl    %ecx, %ecx
     xsetbv
 1:
-    # The stack protector's canary, before the first protected frame: from RDRAND, else mixed from the time stamp
-    # counter. Its second byte is zero, so that no string runs over it unnoticed.
-    btl     $CPUID1_ECX_RDRAND, %r13d
-    jnc     3f
+    # The stack protector's canary, before the first protected frame: from RDRAND or RDSEED, else mixed from the time
+    # stamp counter now and at the entry, between which lie exits of some microseconds each. All ones is what a broken
+    # generator gives. The second byte is zero, so that no string runs over it unnoticed.
     movl    $16, %ecx
+    btl     $CPUID1_ECX_RDRAND, CPU_LEAF1_ECX(%r12)
+    jc      2f
+    btl     $CPUID7_EBX_RDSEED, CPU_LEAF7_EBX(%r12)
+    jnc     5f
+3:  rdseed  %rax
+    jc      4f
+    pause
+    loop    3b
+    jmp     5f
 2:  rdrand  %rax
     jc      4f
     loop    2b
-3:  rdtsc
+    jmp     5f
+4:  cmpq    $-1, %rax
+    je      5f
+    movl    $1, CPU_RANDOM_CANARY(%r12)
+    jmp     6f
+5:  rdtsc
     shlq    $32, %rdx
     orq     %rdx, %rax
+    rolq    $32, %rax
+    xorq    CPU_ENTRY_TSC(%r12), %rax
     movabsq $0x9e3779b97f4a7c15, %rcx
     mulq    %rcx
     xorq    %rdx, %rax
-4:  xorb    %ah, %ah
+6:  xorb    %ah, %ah
     movq    %rax, __stack_chk_guard(%rip)
 
     xorl    %ebp, %ebp                      # end of the chain of frames
     movl    %r15d, %edi
-    movl    %r12d, %esi
     call    domu_rust_start
     ud2
 
@@ -250,15 +291,15 @@ domu_boot_gdt:
     .quad   0x00cf93000000ffff              # data
 domu_boot_gdt_end:
 
-    .section .data.domu_boot, "aw", @progbits
+    # Written by this code, and read-only as soon as the final tables are in force.
+    .section .bss.domu_sealed, "aw", @nobits
     .balign 8
     .globl __stack_chk_guard
 __stack_chk_guard:
-    .quad   0x00deadbeef0d0a00
-    .globl domu_vmmcall
-domu_vmmcall:
-    .byte   0
-    .balign 8
+    .skip   8
+    .globl domu_cpu
+domu_cpu:
+    .skip   CPU_SIZE
 
     # What else is assembled into the same object begins where code belongs.
     .text

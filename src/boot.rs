@@ -5,13 +5,11 @@
 
 #[cfg(target_os = "none")]
 mod entry;
-mod image;
 mod loader;
 
 use core::fmt;
 use core::ptr::NonNull;
 
-pub(crate) use image::Image;
 use loader::{Loaded, Physical};
 use pvh::start_info::reader::StartInfoReader;
 use spin::Mutex;
@@ -24,9 +22,9 @@ use crate::console::{Location, Output};
 use crate::domain::{Domain, MAX_COMMAND_LINE};
 use crate::hypercall::{self, XenVersion};
 use crate::lifecycle::{self, Outcome};
-use crate::memory::paging::{Features, Mapper, OutOfTables, Protection};
-use crate::memory::{self, Early, FrameRange, HIGHEST_FRAME, MapError, MemoryMap};
+use crate::memory::{self, FrameRange, HIGHEST_FRAME, Image, Layout, MapError, MemoryMap, NoRoom, Tables, Violation};
 use crate::options::{Options, Word};
+use crate::random::Tested;
 use crate::shared::{SharedInfo, SharedPage};
 use crate::state::{self, State};
 use crate::{arch, executor};
@@ -40,6 +38,7 @@ pub(crate) enum Failure {
     Map(MapError),
     NoMemory,
     SharedInfo(Errno),
+    SelfCheck(Violation),
 }
 
 impl fmt::Display for Failure {
@@ -53,13 +52,20 @@ impl fmt::Display for Failure {
             Self::Map(error) => write!(f, "{error}"),
             Self::NoMemory => f.write_str("too little memory: the image leaves no room to start"),
             Self::SharedInfo(errno) => write!(f, "Xen refused the page of shared information: {errno}"),
+            Self::SelfCheck(violation) => write!(f, "memory protection is broken: {violation}"),
         }
     }
 }
 
-impl From<OutOfTables> for Failure {
-    fn from(_: OutOfTables) -> Self {
+impl From<NoRoom> for Failure {
+    fn from(_: NoRoom) -> Self {
         Self::NoMemory
+    }
+}
+
+impl From<Violation> for Failure {
+    fn from(violation: Violation) -> Self {
+        Self::SelfCheck(violation)
     }
 }
 
@@ -77,7 +83,7 @@ impl From<MapError> for Failure {
 /// what it names has been overwritten.
 // Not inlined into the entry, so that its frame of many kilobytes is gone when main runs.
 #[inline(never)]
-pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Failure> {
+pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // 1. Xen, of a version that has what is used below.
     let xen = hypercall::detect().ok_or(Failure::NotOnXen)?;
     if xen.version < XenVersion::OLDEST {
@@ -92,7 +98,8 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     // 3. Memory: what is RAM, and what of it is taken.
     let mut map = MemoryMap::read(reader.memmap())?;
     let mut free = map.ram.clone();
-    let image = Image::get();
+    let mut image = Image::get();
+    memory::fit(&mut image, map.ram.count());
     let memmap_size = size_of_val(reader.memmap()) as u64;
     let mut complete = true;
     for taken in [
@@ -120,9 +127,16 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
         Err(_) => memory::Surplus::default(),
     };
 
-    // 6. The final page tables.
-    let mut early = Early(&mut free);
-    map_memory(&image, &map, console.map(|location| location.frame), &mut early, cpu)?;
+    // 6. The final page tables, held at once against what they are to say.
+    let cpu = arch::cpu();
+    let console_frame = console.map(|location| location.frame);
+    let mut layout = Layout::new(&image, &map, console_frame).map_err(|_| MapError::TooLong)?;
+    // SAFETY: `free` is RAM that nothing uses, and the tables of the entry code are still in force.
+    let mut tables = unsafe { Tables::build(&mut layout, &mut free, cpu) }?;
+    // SAFETY: the layout has the image as the boot tables mapped it, with the code that runs here and its stack, and all
+    // RAM, special pages and the window read-write at their own addresses: everything that `arch::phys` is asked for.
+    unsafe { arch::activate(tables.root()) };
+    let checked = tables.check(Some(&layout))?;
 
     // 7. What Xen shares: a page in the window, where nothing lies.
     // SAFETY: the window is outside of everything that the memory map mentions, and this is its first use.
@@ -141,11 +155,13 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     };
 
     // 9. The heap: everything that is still free.
-    for &range in free.ranges().iter().chain([&image.boot_tables]) {
+    for &range in free.ranges().iter().chain([&image.boot_tables, &image.spare]) {
         // SAFETY: `free` is RAM, mapped by step 6, without anything that boot keeps; the boot tables are no longer in
-        // force, and nothing else lies in their pages.
+        // force, and nothing else lies in their pages; the spare part of the stack is below its guard page, so that
+        // nothing of this stack lies there.
         unsafe { memory::claim(range) };
     }
+    tables.keep(&layout)?;
 
     // 10. The state, and with it the log.
     let command_line = loaded.command_line.bytes;
@@ -155,9 +171,12 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
         xen: xen.version,
         command_line,
         modules: loaded.modules,
+        main_stack: image.main_stack,
+        tables: Mutex::new(tables),
         info,
         console: Mutex::new(output),
         log: LogState::new(options.log_level),
+        random: Tested::default(),
     });
     log::install(options.log_level);
 
@@ -182,6 +201,9 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
     if !cpu.no_execute() {
         ::log::warn!("this CPU, or the domain's configuration, has no NX: data is executable");
     }
+    if cpu.random_canary == 0 {
+        ::log::info!("this CPU has no RDRAND: the stack protector's canary is mixed from the time stamp counter");
+    }
     ::log::debug!(
         "Xen {}, domain {}, {} KiB of RAM, {} KiB free at start",
         xen.version,
@@ -189,45 +211,12 @@ pub(crate) unsafe fn boot(start_info: u32, cpu: Features) -> Result<Domain, Fail
         map.ram.count() * 4,
         free.count() * 4
     );
+    ::log::debug!("{} pages mapped by {} KiB of page tables", checked.pages, checked.table_bytes >> 10);
     Ok(Domain(state))
 }
 
 fn warn_of_unknown_option(word: Word<'_>) {
     ::log::warn!("not an option of domu, or not a value of it: {}", word.raw().escape_ascii());
-}
-
-/// Builds the tables that stay, and puts them in force: RAM, what Xen placed, and the window for what is mapped later.
-fn map_memory(
-    image: &Image,
-    map: &MemoryMap,
-    console: Option<u64>,
-    early: &mut Early<'_>,
-    cpu: Features,
-) -> Result<(), Failure> {
-    let mut writable = map.ram.clone();
-    let too_many = |_| Failure::Map(MapError::TooLong);
-    for &range in map.placed.ranges().iter().chain([&map.window]) {
-        writable.insert(range).map_err(too_many)?;
-    }
-    // The image is mapped whatever the map says: this code runs in it.
-    writable.insert(image.all).map_err(too_many)?;
-    if let Some(start) = console {
-        writable.insert(FrameRange { start, end: start + 1 }).map_err(too_many)?;
-    }
-    for range in [FrameRange { start: 0, end: 1 }, image.text, image.constants, image.stack_guard] {
-        writable.remove(range).map_err(too_many)?;
-    }
-    let mut mapper = Mapper::new(early, cpu)?;
-    mapper.map(image.text, Protection::Execute)?;
-    mapper.map(image.constants, Protection::Read)?;
-    for &range in writable.ranges() {
-        mapper.map(range, Protection::ReadWrite)?;
-    }
-    let root = mapper.root();
-    // SAFETY: these tables map the image as the boot tables did, and all RAM, special pages and the window read-write
-    // at their own addresses: everything that `arch::phys` is asked for.
-    unsafe { arch::activate(root) };
-    Ok(())
 }
 
 /// Runs main and ends the domain as it says.

@@ -1,8 +1,9 @@
 //! The domain that the program is: what boot found out, as the application sees it.
 
 use crate::abi::xen::DomainId;
+use crate::arch;
 use crate::console::Console;
-use crate::hypercall::XenVersion;
+use crate::hypercall::{self, XenVersion};
 use crate::options::Words;
 use crate::state::State;
 
@@ -31,6 +32,18 @@ impl Module {
     pub const fn command_line(&self) -> &'static [u8] {
         self.command_line
     }
+}
+
+/// What a domain has cost so far, as [`Domain::cost`] tells it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Ticks of the time stamp counter since the entry point. Time in which Xen ran others counts too.
+    pub tsc_ticks: u64,
+    /// Hypercalls.
+    pub hypercalls: u64,
+    /// What the page tables take, in bytes.
+    pub page_table_bytes: u64,
 }
 
 /// This domain: what main is given, and how everything that belongs to the domain is reached.
@@ -74,6 +87,16 @@ impl Domain {
     #[must_use]
     pub const fn console(&self) -> Console {
         Console::new(self.0)
+    }
+
+    /// What the domain has cost since its entry point: called first in main, it tells the cost of booting.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        Cost {
+            tsc_ticks: arch::read_tsc().wrapping_sub(arch::cpu().entry_tsc),
+            hypercalls: hypercall::count(),
+            page_table_bytes: self.0.tables.lock().bytes(),
+        }
     }
 
     /// How many log lines the console has failed to take, ever.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::console;
+use crate::{console, memory, random};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,6 +10,10 @@ use crate::console;
 pub enum Error {
     /// Output did not reach the console.
     Console(console::Error),
+    /// Memory could not be protected.
+    Memory(memory::Error),
+    /// There are no random numbers.
+    Random(random::Error),
 }
 
 /// A result with this crate's error.
@@ -19,6 +23,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Console(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Random(error) => error.fmt(f),
         }
     }
 }
@@ -28,5 +34,17 @@ impl core::error::Error for Error {}
 impl From<console::Error> for Error {
     fn from(error: console::Error) -> Self {
         Self::Console(error)
+    }
+}
+
+impl From<memory::Error> for Error {
+    fn from(error: memory::Error) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<random::Error> for Error {
+    fn from(error: random::Error) -> Self {
+        Self::Random(error)
     }
 }

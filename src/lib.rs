@@ -10,7 +10,7 @@ mod hypercall;
 
 mod arch;
 
-mod memory;
+pub mod memory;
 mod shared;
 
 mod eventchn;
@@ -19,7 +19,10 @@ mod time;
 
 pub mod console;
 
+#[cfg(any(target_os = "none", test))]
+mod crash;
 pub mod lifecycle;
+pub mod random;
 
 mod boot;
 mod domain;
@@ -32,7 +35,7 @@ pub mod sim;
 mod error;
 
 pub use abi::xen::DomainId;
-pub use domain::{Domain, MAX_COMMAND_LINE, Module};
+pub use domain::{Cost, Domain, MAX_COMMAND_LINE, Module};
 pub use error::{Error, Result};
 pub use hypercall::XenVersion;
 

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | main returns `Ok` | poweroff |
 //! | [`end`] is called with a reason | that reason |
-//! | main returns `Err`, or anything panics | crash, after the message went to the emergency output and the console |
+//! | main returns `Err` | crash, after the message went to the emergency output and the console |
+//! | a panic, an exception of the CPU, a smashed stack | crash, after a report with registers and backtrace went there |
 //!
 //! Before each of them the console is flushed, with a bound: a dead backend delays an end by seconds, and does not
 //! prevent it.
@@ -12,7 +13,7 @@
 use core::fmt;
 
 pub use crate::abi::sched::Reason;
-use crate::console::{emergency, log};
+use crate::console::{emergency, last};
 use crate::{arch, hypercall, state};
 
 /// Ends the domain: the console is flushed, then the toolstack is told the reason and acts by its configuration
@@ -35,16 +36,14 @@ pub(crate) fn fail(message: fmt::Arguments<'_>) -> ! {
     emergency::say(format_args!("{message}\n"));
     // No code of the application runs while the console is in use, so a failure finds it free; should it be this
     // crate's own failure, the message stays with the emergency output.
-    if let Some(state) = state::get()
-        && !state.console.is_locked()
-    {
-        log::write_line(state, message);
+    if let Some(state) = state::get() {
+        last::write(state, message);
     }
     end(Reason::Crash)
 }
 
 /// Tells Xen, and stops should it ever return.
-fn shutdown(reason: Reason) -> ! {
+pub(crate) fn shutdown(reason: Reason) -> ! {
     let errno = hypercall::sched_shutdown(reason);
     emergency::say(format_args!("domu: Xen refused the end of the domain: {errno}\n"));
     arch::stop()
@@ -69,40 +68,5 @@ impl<E: fmt::Display> Outcome for Result<(), E> {
 impl Outcome for () {
     fn end(self) -> ! {
         end(Reason::Poweroff)
-    }
-}
-
-/// Panics, and broken stacks: the failures that the language and the compiler report.
-#[cfg(target_os = "none")]
-mod panic {
-    use core::panic::PanicInfo;
-    use core::sync::atomic::{AtomicU32, Ordering};
-
-    use super::{Reason, emergency, fail, shutdown};
-
-    /// Failures so far: reporting one may cause another.
-    static DEPTH: AtomicU32 = AtomicU32::new(0);
-
-    #[panic_handler]
-    fn panic(info: &PanicInfo<'_>) -> ! {
-        match DEPTH.fetch_add(1, Ordering::Relaxed) {
-            0 => fail(format_args!("domu: {info}")),
-            // Formatting the message or console output may be what fails: say where, and no more.
-            1 => match info.location() {
-                Some(place) => emergency::say(format_args!("domu: panicked while reporting a failure, at {place}\n")),
-                None => emergency::say(format_args!("domu: panicked while reporting a failure\n")),
-            },
-            _ => {}
-        }
-        shutdown(Reason::Crash)
-    }
-
-    /// Compiled code calls this when a function's canary has changed. Nothing on the stack is to be trusted.
-    #[unsafe(no_mangle)]
-    extern "C" fn __stack_chk_fail() -> ! {
-        match DEPTH.fetch_add(1, Ordering::Relaxed) {
-            0 => fail(format_args!("domu: stack smashed: a function overran its buffer")),
-            _ => shutdown(Reason::Crash),
-        }
     }
 }

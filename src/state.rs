@@ -2,8 +2,9 @@
 //!
 //! In a unikernel it is a static that boot fills once. On the host each simulated domain has its own, and the thread
 //! that runs a domain sees that one, so that tests run in parallel and one test can run several domains. Besides it
-//! the crate has two statics that change: the heap, which an attribute wants to be one, and the last words, which
-//! must be at a symbol.
+//! the crate has few statics that change, none of which a test needs more than one of: the heap, which an attribute
+//! wants to be one, the last words, which must be at a symbol, and two counters that run before there is a state and
+//! after it is broken: of hypercalls, and of crashes.
 
 use spin::Mutex;
 
@@ -12,6 +13,8 @@ use crate::console::Output;
 use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::hypercall::XenVersion;
+use crate::memory::{Stack, Tables};
+use crate::random::Tested;
 use crate::shared::SharedInfo;
 
 /// Modules that are kept; `xl` passes one, its `ramdisk`.
@@ -24,9 +27,12 @@ pub(crate) struct State {
     pub(crate) xen: XenVersion,
     pub(crate) command_line: &'static [u8],
     pub(crate) modules: heapless::Vec<Module, MAX_MODULES>,
+    pub(crate) main_stack: Stack,
+    pub(crate) tables: Mutex<Tables>,
     pub(crate) info: SharedInfo,
     pub(crate) console: Mutex<Output>,
     pub(crate) log: LogState,
+    pub(crate) random: Tested,
 }
 
 #[cfg(target_os = "none")]

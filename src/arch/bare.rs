@@ -1,12 +1,16 @@
 //! The CPU's face in a unikernel: instructions.
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _mm_lfence, _rdtsc};
+use core::arch::x86_64::{__cpuid_count, _mm_lfence, _rdrand64_step, _rdseed64_step, _rdtsc};
+use core::ops::Range;
 
-use x86_64::PhysAddr;
-use x86_64::instructions::{hlt, interrupts, port::Port};
-use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::instructions::{hlt, interrupts, port::Port, tlb};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::PhysFrame;
+use x86_64::{PhysAddr, VirtAddr};
+
+use super::Cpu;
+use super::trap::ControlRegisters;
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf. Under Xen each costs an exit.
 pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
@@ -63,13 +67,106 @@ pub(crate) fn phys(address: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(address as usize)
 }
 
-/// Makes the tables at `root` the ones in force.
+/// The frame that a pointer points into.
+pub(crate) fn frame_of(pointer: *const u8) -> u64 {
+    (pointer.addr() >> 12) as u64
+}
+
+/// What CPUID said at the entry point.
+pub(crate) fn cpu() -> Cpu {
+    unsafe extern "C" {
+        /// Written by `boot/entry.S` before any Rust runs, and not after.
+        safe static domu_cpu: Cpu;
+    }
+    domu_cpu
+}
+
+/// A number from RDRAND, or `None` where the generator has none to give now.
 ///
 /// # Safety
 ///
-/// They map the running code, its stack, its data and everything reached through [`phys`], at the same addresses and
-/// with the access that each needs.
-pub(crate) unsafe fn activate(root: u64) {
-    // SAFETY: the caller vouches for the tables; `root` is page-aligned, as the allocator hands out pages.
-    unsafe { Cr3::write(PhysFrame::containing_address(PhysAddr::new(root)), Cr3Flags::empty()) }
+/// The CPU has RDRAND.
+pub(crate) unsafe fn rdrand() -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: the caller knows that the CPU has the instruction, which writes to `value` alone.
+    (unsafe { _rdrand64_step(&mut value) } == 1).then_some(value)
 }
+
+/// A number from RDSEED, or `None` where the generator has none to give now.
+///
+/// # Safety
+///
+/// The CPU has RDSEED.
+pub(crate) unsafe fn rdseed() -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: the caller knows that the CPU has the instruction, which writes to `value` alone.
+    (unsafe { _rdseed64_step(&mut value) } == 1).then_some(value)
+}
+
+/// The control registers as they are.
+pub(crate) fn control_registers() -> ControlRegisters {
+    ControlRegisters { cr0: Cr0::read_raw(), cr2: Cr2::read_raw(), cr3: root(), cr4: Cr4::read_raw() }
+}
+
+/// The base of this function's caller's frame: where the chain of frames begins.
+#[inline(always)]
+pub(crate) fn frame_pointer() -> u64 {
+    let frame: u64;
+    // SAFETY: reading a register has no effect.
+    unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    frame
+}
+
+/// The address of the root of the tables in force.
+pub(crate) fn root() -> u64 {
+    Cr3::read().0.start_address().as_u64()
+}
+
+/// Makes the tables at `root` the ones in force, and turns on what protects a kernel and the CPU has.
+///
+/// # Safety
+///
+/// The tables map the running code, its stack, its data and everything reached through [`phys`], at the same addresses
+/// and with the access that each needs; no leaf is a user page.
+pub(crate) unsafe fn activate(root: u64) {
+    let wanted = Cr4::read() | cpu().cr4();
+    // SAFETY: the caller vouches for the tables; `root` is page-aligned, as the allocator hands out pages. Each flag is
+    // one that CPUID shows, and restrains user mode and user pages, of which there are none. Global pages come last:
+    // no translation of the boot tables is global, so the change of CR3 drops all of them.
+    unsafe {
+        Cr3::write(PhysFrame::containing_address(PhysAddr::new(root)), Cr3Flags::empty());
+        Cr4::write(wanted);
+    }
+}
+
+/// Lets a function write to the tables in force, which are read-only, then forgets the old translations of `frames`.
+///
+/// # Safety
+///
+/// As for [`activate`], of what the tables say afterwards.
+pub(crate) unsafe fn edit_tables<T>(frames: Range<u64>, edit: impl FnOnce() -> T) -> T {
+    let before = Cr0::read();
+    // SAFETY: without WP the kernel may write to read-only pages, which the edit does to tables alone; nothing else
+    // runs meanwhile, as interrupts are off. The caller vouches for the result.
+    let result = unsafe {
+        Cr0::write(before - Cr0Flags::WRITE_PROTECT);
+        let result = edit();
+        Cr0::write(before);
+        result
+    };
+    if frames.end - frames.start <= FEW {
+        frames.for_each(|frame| tlb::flush(VirtAddr::new_truncate(frame << 12)));
+    } else {
+        tlb::flush_all();
+        let flags = Cr4::read();
+        // SAFETY: clearing the flag drops the global translations, and it is set again at once.
+        unsafe {
+            Cr4::write(flags - Cr4Flags::PAGE_GLOBAL);
+            Cr4::write(flags);
+        }
+    }
+    result
+}
+
+/// Pages whose translations are dropped one by one; for more it is cheaper to drop all.
+const FEW: u64 = 64;

@@ -5,10 +5,16 @@
 
 #[cfg(target_os = "none")]
 mod bare;
+mod cpu;
+#[cfg(target_os = "none")]
+pub(crate) mod descriptors;
 pub(crate) mod serial;
+#[cfg(any(target_os = "none", test))]
+pub(crate) mod trap;
 
 #[cfg(target_os = "none")]
 pub(crate) use bare::*;
+pub(crate) use cpu::Cpu;
 
 #[cfg(not(target_os = "none"))]
 pub(crate) use crate::sim::machine::*;

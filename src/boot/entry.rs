@@ -1,8 +1,9 @@
 //! Where `boot/entry.S` enters Rust.
 
 use super::{boot, fail};
+use crate::arch;
 use crate::domain::Domain;
-use crate::memory::paging::Features;
+use crate::memory::Image;
 
 core::arch::global_asm!(include_str!("../../boot/entry.S"), options(att_syntax));
 
@@ -34,9 +35,13 @@ fn run_constructors() {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn domu_rust_start(start_info: u32, cpu_features: u32) -> ! {
-    // SAFETY: entered once, from `boot/entry.S`, with the loader's EBX; the entry code touches only the image.
-    match unsafe { boot(start_info, Features(cpu_features)) } {
+extern "C" fn domu_rust_start(start_info: u32) -> ! {
+    let stacks = Image::get().trap_stacks.map(|stack| stack.frames.end << 12);
+    // SAFETY: entered once, from `boot/entry.S`, whose tables map all of the image but its code and constants read-write;
+    // the linker script sets these stacks aside.
+    unsafe { arch::descriptors::load(stacks) };
+    // SAFETY: the loader's EBX; the entry code touches only the image.
+    match unsafe { boot(start_info) } {
         Ok(domain) => {
             run_constructors();
             __domu_main(domain)

@@ -1,7 +1,8 @@
 //! Emergency output: what must be said when the console is not there, not yet there, or not to be trusted.
 //!
-//! It goes to Xen's debug port, which any domain may write and which costs an exit or two for a whole line, and through
-//! the console hypercall, which a privileged domain may use; a boot that goes well says nothing here. What is said is
+//! It goes through the console hypercall where that is allowed, to a privileged domain or on a debug build of Xen, and
+//! else to Xen's debug port, which any domain may write and which costs an exit or two for a whole line; a boot that
+//! goes well says nothing here. What is said is
 //! also kept at the symbol `domu_last_words`, where `xl dump-core` and a debugger find it.
 
 use core::fmt::{self, Write};
@@ -17,24 +18,27 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     let mut voice = Voice::default();
     // Formatting fails only if an argument's own code does; what came before is still said.
     let _ = voice.write_fmt(message);
-    voice.burst();
+    if !voice.text.is_empty() {
+        voice.burst();
+    }
 }
 
-/// Collects text and hands it out.
+/// Collects text and hands it out: the first line by itself, as what follows may fail to be formatted.
 #[derive(Default)]
 struct Voice {
     text: heapless::Vec<u8, BURST>,
+    begun: bool,
 }
 
 impl Voice {
     fn burst(&mut self) {
         last_words::add(&self.text);
-        arch::out_bytes(arch::DEBUG_PORT, &self.text);
-        if hypercall::present() {
-            // Refused on a release build of Xen for all but the initial domain.
-            let _ = hypercall::console_io_write(&self.text);
+        // Refused on a release build of Xen for all but the initial domain. Both would show the text twice.
+        if !hypercall::present() || hypercall::console_io_write(&self.text).is_err() {
+            arch::out_bytes(arch::DEBUG_PORT, &self.text);
         }
         self.text.clear();
+        self.begun = true;
     }
 }
 
@@ -47,6 +51,9 @@ impl fmt::Write for Voice {
                 let _ = self.text.extend_from_slice(chunk);
             }
         }
+        if !self.begun && self.text.ends_with(b"\n") {
+            self.burst();
+        }
         Ok(())
     }
 }
@@ -56,23 +63,30 @@ impl fmt::Write for Voice {
 mod last_words {
     use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-    /// Bytes that are kept; what comes later is cut.
-    const SIZE: usize = 1024;
+    /// Bytes that are kept, a whole report; what comes later is cut.
+    const SIZE: usize = 4096 - 16;
+
+    /// By which tools find the structure; it stands there as soon as there are words.
+    const MAGIC: [u8; 12] = *b"domu's last:";
 
     /// Layout for tools that read a memory image: a magic, the length, then the text.
     #[repr(C)]
     struct LastWords {
-        magic: [u8; 12],
+        magic: [AtomicU8; 12],
         length: AtomicU32,
         text: [AtomicU8; SIZE],
     }
 
     #[unsafe(export_name = "domu_last_words")]
-    static LAST_WORDS: LastWords =
-        LastWords { magic: *b"domu's last:", length: AtomicU32::new(0), text: [const { AtomicU8::new(0) }; SIZE] };
+    static LAST_WORDS: LastWords = LastWords {
+        magic: [const { AtomicU8::new(0) }; 12],
+        length: AtomicU32::new(0),
+        text: [const { AtomicU8::new(0) }; SIZE],
+    };
 
     /// Appends what fits.
     pub(super) fn add(bytes: &[u8]) {
+        LAST_WORDS.magic.iter().zip(MAGIC).for_each(|(place, byte)| place.store(byte, Ordering::Relaxed));
         let start = LAST_WORDS.length.load(Ordering::Relaxed) as usize;
         for (place, &byte) in LAST_WORDS.text.iter().skip(start).zip(bytes) {
             place.store(byte, Ordering::Relaxed);

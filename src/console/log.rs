@@ -32,6 +32,12 @@ impl LogState {
         Self { level, dropped: AtomicU64::new(0), told: AtomicU64::new(0), torn: AtomicBool::new(false) }
     }
 
+    /// How many lines were lost and not told of; from now on they count as told.
+    pub(super) fn take_missing(&self) -> u64 {
+        let dropped = self.dropped();
+        dropped - self.told.swap(dropped, Ordering::Relaxed)
+    }
+
     /// How many lines were lost, ever.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -67,7 +73,7 @@ impl Log for Sink {
 }
 
 /// Writes a line to the console, or counts it as dropped.
-pub(crate) fn write_line(state: &State, text: fmt::Arguments<'_>) {
+fn write_line(state: &State, text: fmt::Arguments<'_>) {
     let log = &state.log;
     let mut line = Line::default();
     // Formatting fails if an argument's own code does, or for want of memory: what came before is still written.

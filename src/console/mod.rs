@@ -4,6 +4,7 @@
 //! only as long as the backend makes progress, and a backend that has been given up costs nothing until it moves again.
 
 pub(crate) mod emergency;
+pub(crate) mod last;
 pub(crate) mod log;
 mod output;
 

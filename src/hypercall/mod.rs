@@ -8,7 +8,7 @@ mod raw;
 
 pub use detect::XenVersion;
 pub(crate) use detect::{detect, present};
-pub(crate) use raw::{Arg, call};
+pub(crate) use raw::{Arg, call, count};
 
 use crate::abi::errno::Errno;
 use crate::abi::memory::{AddToPhysmap, E820Entry, MAP_SPACE_SHARED_INFO, MemoryMap, Reservation};

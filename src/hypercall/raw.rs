@@ -3,7 +3,12 @@
 //! No hypercall page is used: it is a page of code that the guest did not write, without landing pads, and current
 //! Linux gave it up for that (XSA-466). The boot code chose the instruction by the CPU's vendor.
 
+#[cfg(target_os = "none")]
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::abi::xen::Hypercall;
+#[cfg(target_os = "none")]
+use crate::arch;
 
 /// One argument: a number, or a pointer that keeps its provenance on the way into the simulated Xen.
 #[derive(Clone, Copy)]
@@ -46,6 +51,22 @@ impl Arg {
     }
 }
 
+/// Hypercalls so far.
+#[cfg(target_os = "none")]
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// How many hypercalls were made so far.
+#[cfg(target_os = "none")]
+pub(crate) fn count() -> u64 {
+    CALLS.load(Ordering::Relaxed)
+}
+
+/// How many hypercalls were made so far.
+#[cfg(not(target_os = "none"))]
+pub(crate) fn count() -> u64 {
+    crate::sim::machine::with(|machine| machine.hypercalls.len() as u64)
+}
+
 /// Calls Xen and returns what it left in RAX: a negative error number, or a result of the call.
 ///
 /// # Safety
@@ -55,17 +76,14 @@ impl Arg {
 #[cfg(target_os = "none")]
 #[inline(never)]
 pub(crate) unsafe fn call(number: Hypercall, args: [Arg; 5]) -> i64 {
-    unsafe extern "C" {
-        /// Non-zero on a CPU that takes VMMCALL; written by `boot/entry.S` before any Rust runs.
-        safe static domu_vmmcall: u8;
-    }
+    CALLS.fetch_add(1, Ordering::Relaxed);
     let result: i64;
     // SAFETY: the caller vouches for the memory that Xen touches, which the block declares by not being `nomem`. All
     // five argument registers are outputs, since Xen may clobber those that a call uses; the two instructions touch
     // no stack. Each is executed only on a CPU of the vendor that has it. They are not reached without Xen: boot
     // looks for it first, and ends where it is absent.
     unsafe {
-        if domu_vmmcall != 0 {
+        if arch::cpu().vmmcall != 0 {
             core::arch::asm!(
                 "vmmcall",
                 inlateout("rax") number as u64 => result,

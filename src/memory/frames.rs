@@ -41,7 +41,13 @@ impl FrameRange {
         self.start < other.end && other.start < self.end
     }
 
-    const fn is_empty(self) -> bool {
+    /// Whether a frame is one of them.
+    pub(crate) const fn contains(self, frame: u64) -> bool {
+        self.start <= frame && frame < self.end
+    }
+
+    /// Whether there are none.
+    pub(crate) const fn is_empty(self) -> bool {
         self.start >= self.end
     }
 }

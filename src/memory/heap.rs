@@ -32,5 +32,23 @@ pub(crate) unsafe fn claim(range: FrameRange) {
 /// As in a unikernel.
 #[cfg(not(target_os = "none"))]
 pub(crate) unsafe fn claim(range: FrameRange) {
-    crate::sim::machine::claim(range);
+    if !range.is_empty() {
+        crate::sim::machine::claim(range);
+    }
+}
+
+/// Takes so many adjacent frames from the heap for good, aligned to their number, a power of two.
+#[cfg(target_os = "none")]
+pub(super) fn take(frames: u64) -> Option<u64> {
+    let size = (frames as usize) << 12;
+    let layout = core::alloc::Layout::from_size_align(size, size).ok()?;
+    // SAFETY: the size is not zero.
+    let start = unsafe { alloc::alloc::alloc(layout) };
+    (!start.is_null()).then(|| crate::arch::frame_of(start))
+}
+
+/// Takes frames from the heap: here from those that the simulated machine was given.
+#[cfg(not(target_os = "none"))]
+pub(super) fn take(frames: u64) -> Option<u64> {
+    crate::sim::machine::take(frames)
 }

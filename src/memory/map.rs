@@ -3,11 +3,10 @@
 use core::fmt;
 
 use super::frames::{FrameRange, Frames, TooManyRanges};
-use super::paging::TableMemory;
 use crate::abi::errno::Errno;
 use crate::abi::memory::{E820_RAM, E820Entry, MEMORY_MAP_ENTRIES};
 use crate::abi::start_info::MemmapTableEntry;
-use crate::{arch, hypercall};
+use crate::hypercall;
 
 /// The local APIC's page, which no map mentions.
 const LOCAL_APIC: FrameRange = FrameRange { start: 0xfee00, end: 0xfee01 };
@@ -105,22 +104,11 @@ fn find_window(mentioned: &Frames) -> Option<FrameRange> {
     })
 }
 
-/// Free RAM while there is no heap: pages for tables.
-pub(crate) struct Early<'a>(pub(crate) &'a mut Frames);
-
-impl TableMemory for Early<'_> {
-    fn allocate(&mut self) -> Option<u64> {
-        // The boot tables map 4 GiB, and `take` hands out the lowest frames.
-        let address = self.0.take(1).filter(|&frame| frame < 1 << 20)? << 12;
-        // SAFETY: the frame is free RAM, which `take` gave to this table alone; it is mapped read-write at boot.
-        unsafe { arch::phys(address).write_bytes(0, 4096) };
-        Some(address)
-    }
-
-    fn table(&mut self, address: u64) -> &mut [u64; 512] {
-        // SAFETY: the trait says that `address` comes from `allocate`, so the page belongs to a table, is aligned,
-        // initialised, and borrowed through nothing but this exclusive borrow.
-        unsafe { &mut *arch::phys(address).cast() }
+#[cfg(test)]
+impl MemoryMap {
+    /// A map for the tests of other modules.
+    pub(crate) fn for_test(entries: std::vec::Vec<(u64, u64, u32)>) -> Self {
+        Self::new(entries.into_iter()).unwrap()
     }
 }
 

@@ -1,24 +1,42 @@
-//! Memory: which frames are RAM, which are free, which are holes, and the heap.
+//! Memory: which frames are RAM, which are free, which are holes, how they are protected, and the heap.
 //!
 //! ```text
 //! 0            absent: a null pointer faults
-//! 0x1000       free RAM: page tables, then heap
-//! 1 MiB        the image: text R-X, constants R--, data and .bss RW-, guard page (absent), stack, boot tables
+//! 0x1000       free RAM: page tables R--, then heap
+//! 1 MiB        the image: code R-X, constants R--, data RW-, descriptor tables R--, .bss RW-, four stacks with an absent
+//!              guard page below each, boot tables
 //! image end    start info and modules, placed by the domain builder; then free RAM up to `memory`
 //! a hole       2 MiB aligned, unpopulated: the window for shared_info and everything else that is mapped in
 //! 0xfc000000   ACPI tables; below 4 GiB the local APIC and Xen's special pages (console, xenstore)
 //! 4 GiB        the rest of RAM
 //! ```
 //!
-//! All of it is mapped at its own address. Nothing is ever mapped over RAM: Xen would take the RAM page away.
+//! All of it is mapped at its own address, with the largest pages that fit. Nothing is ever mapped over RAM: Xen would
+//! take the RAM page away. What boot protects stays so, page tables and descriptor tables included; [`protect`] changes
+//! pages of the program's own, and [`self_check`] holds all of it against what it should be.
 
 mod frames;
 mod heap;
+mod image;
+mod layout;
 mod map;
-pub(crate) mod paging;
+mod paging;
+mod stack;
 mod surplus;
+mod tables;
 
 pub(crate) use frames::{FrameRange, Frames};
 pub(crate) use heap::claim;
-pub(crate) use map::{Early, HIGHEST_FRAME, MapError, MemoryMap};
+pub(crate) use image::{Image, Stack};
+pub(crate) use layout::Layout;
+#[cfg(any(target_os = "none", test))]
+pub(crate) use layout::Place;
+pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap};
+pub use paging::Protection;
+pub(crate) use stack::fit;
+pub use stack::{StackUsage, stack};
 pub(crate) use surplus::{Surplus, give_back};
+#[cfg(target_os = "none")]
+pub(crate) use tables::place;
+pub use tables::{Checked, Error, Violation, protect, self_check};
+pub(crate) use tables::{NoRoom, Tables};

@@ -2,14 +2,19 @@
 //!
 //! Pure logic over a [`TableMemory`], so that the host tests it against a model. There is no way to ask for a page that
 //! is writable and executable: [`Protection`] has no such value.
+//!
+//! Every entry is made as the CPU would leave it after use, accessed and dirty, so that the CPU never writes to a table.
 
 use x86_64::structures::paging::PageTableFlags as Flags;
 
 use super::frames::FrameRange;
+use crate::arch::Cpu;
 
 /// What may be done with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Protection {
+pub enum Protection {
+    /// Nothing: every access faults.
+    Absent,
     /// Read and execute: code.
     Execute,
     /// Read: constants.
@@ -18,50 +23,60 @@ pub(crate) enum Protection {
     ReadWrite,
 }
 
-/// Where tables live: pages taken one by one, seen as arrays of entries.
+/// Where tables live: pages taken one by one, seen as arrays of 512 entries.
 pub(crate) trait TableMemory {
     /// Takes a page, filled with zeroes, and returns its guest-physical address.
     fn allocate(&mut self) -> Option<u64>;
 
-    /// The table at an address that [`allocate`](Self::allocate) returned.
-    fn table(&mut self, address: u64) -> &mut [u64; 512];
+    /// An entry of the table at an address that [`allocate`](Self::allocate) returned.
+    fn read(&self, table: u64, index: usize) -> u64;
+
+    /// Changes such an entry.
+    fn write(&mut self, table: u64, index: usize, entry: u64);
 }
 
 /// There was no page left for another table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct OutOfTables;
 
-/// Page sizes and bits that the CPU offers, from EDX of CPUID leaf 0x80000001.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Features(pub(crate) u32);
-
-impl Features {
-    /// Pages can be made not executable.
-    pub(crate) const fn no_execute(self) -> bool {
-        self.0 & 1 << 20 != 0
-    }
-
-    /// Pages of 1 GiB exist.
-    const fn gigabyte_pages(self) -> bool {
-        self.0 & 1 << 26 != 0
-    }
-}
-
-/// A tree of tables in the making.
-pub(crate) struct Mapper<'a, M> {
-    memory: &'a mut M,
-    features: Features,
-    root: u64,
-}
-
 /// The level of the root; a leaf of level 1 is 4 KiB, of level 2 is 2 MiB, of level 3 is 1 GiB.
 const ROOT_LEVEL: u32 = 4;
 
+/// The part of an entry that is an address.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Frames that one entry of a table of some level covers, as a power of two.
+const fn span_bits(level: u32) -> u32 {
+    9 * (level - 1)
+}
+
+/// Whether an entry of a table of some level maps memory itself.
+const fn is_leaf(level: u32, entry: u64) -> bool {
+    level == 1 || entry & Flags::HUGE_PAGE.bits() != 0
+}
+
+/// Whether the CPU has pages of the size of a level.
+const fn leaf_allowed(level: u32, cpu: &Cpu) -> bool {
+    level <= 2 || level == 3 && cpu.gigabyte_pages()
+}
+
+/// A tree of tables.
+pub(crate) struct Mapper<'a, M> {
+    memory: &'a mut M,
+    cpu: Cpu,
+    root: u64,
+}
+
 impl<'a, M: TableMemory> Mapper<'a, M> {
     /// An empty tree.
-    pub(crate) fn new(memory: &'a mut M, features: Features) -> Result<Self, OutOfTables> {
+    pub(crate) fn new(memory: &'a mut M, cpu: Cpu) -> Result<Self, OutOfTables> {
         let root = memory.allocate().ok_or(OutOfTables)?;
-        Ok(Self { memory, features, root })
+        Ok(Self { memory, cpu, root })
+    }
+
+    /// A tree made before.
+    pub(crate) const fn at(memory: &'a mut M, cpu: Cpu, root: u64) -> Self {
+        Self { memory, cpu, root }
     }
 
     /// The address of the root table.
@@ -69,29 +84,33 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
         self.root
     }
 
-    /// Maps frames that are not mapped yet at their own addresses.
+    /// Maps frames at their own addresses, whatever they were.
+    ///
+    /// Takes at most [`MOST_SPLIT`] tables where what is mapped now covers the range and its neighbours.
     pub(crate) fn map(&mut self, frames: FrameRange, protection: Protection) -> Result<(), OutOfTables> {
-        let mut leaf = Flags::PRESENT;
-        leaf.set(Flags::WRITABLE, protection == Protection::ReadWrite);
-        leaf.set(Flags::NO_EXECUTE, protection != Protection::Execute && self.features.no_execute());
-        self.fill(self.root, ROOT_LEVEL, frames, leaf)
+        let mut leaf = Flags::empty();
+        if protection != Protection::Absent {
+            leaf = Flags::PRESENT | Flags::ACCESSED;
+            leaf.set(Flags::WRITABLE | Flags::DIRTY, protection == Protection::ReadWrite);
+            leaf.set(Flags::NO_EXECUTE, protection != Protection::Execute && self.cpu.no_execute());
+            leaf.set(Flags::GLOBAL, self.cpu.global_pages());
+        }
+        self.fill(self.root, ROOT_LEVEL, frames, leaf.bits())
     }
 
     /// Maps the part of a table of some level that `frames` covers.
-    fn fill(&mut self, table: u64, level: u32, frames: FrameRange, leaf: Flags) -> Result<(), OutOfTables> {
-        let span_bits = 9 * (level - 1);
+    fn fill(&mut self, table: u64, level: u32, frames: FrameRange, leaf: u64) -> Result<(), OutOfTables> {
+        let bits = span_bits(level);
         let mut start = frames.start;
         while start < frames.end {
-            let index = (start >> span_bits) as usize % 512;
-            let end = frames.end.min(((start >> span_bits) + 1) << span_bits);
-            let whole = end - start == 1 << span_bits;
-            if whole && self.leaf_allowed(level) {
-                let huge = if level == 1 { Flags::empty() } else { Flags::HUGE_PAGE };
-                let table = self.memory.table(table);
-                debug_assert_eq!(table[index], 0, "frame {start:#x} is mapped twice");
-                table[index] = start << 12 | (leaf | huge).bits();
-            } else {
-                let child = self.child(table, index)?;
+            let index = (start >> bits) as usize % 512;
+            let end = frames.end.min(((start >> bits) + 1) << bits);
+            let entry = self.memory.read(table, index);
+            let whole = end - start == 1 << bits && leaf_allowed(level, &self.cpu);
+            if whole && (entry == 0 || is_leaf(level, entry)) {
+                self.memory.write(table, index, self.leaf(level, start, leaf));
+            } else if entry != 0 || leaf != 0 {
+                let child = self.child(table, level, index)?;
                 self.fill(child, level - 1, FrameRange { start, end }, leaf)?;
             }
             start = end;
@@ -99,20 +118,116 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
         Ok(())
     }
 
-    fn leaf_allowed(&self, level: u32) -> bool {
-        level <= 2 || level == 3 && self.features.gigabyte_pages()
+    /// The entry of a leaf of some level; without flags it is an absent one.
+    const fn leaf(&self, level: u32, frame: u64, flags: u64) -> u64 {
+        match flags {
+            0 => 0,
+            _ if level == 1 => frame << 12 | flags,
+            _ => frame << 12 | flags | Flags::HUGE_PAGE.bits(),
+        }
     }
 
-    /// The table below an entry, made if there is none. Upper levels allow everything, leaves decide.
-    fn child(&mut self, table: u64, index: usize) -> Result<u64, OutOfTables> {
-        let entry = self.memory.table(table)[index];
-        if entry != 0 {
-            return Ok(entry & 0x000f_ffff_ffff_f000);
+    /// The table below an entry, made if there is none; a leaf becomes a table of smaller ones. Upper levels allow
+    /// everything, leaves decide.
+    fn child(&mut self, table: u64, level: u32, index: usize) -> Result<u64, OutOfTables> {
+        let entry = self.memory.read(table, index);
+        if entry != 0 && !is_leaf(level, entry) {
+            return Ok(entry & ADDRESS);
         }
         let child = self.memory.allocate().ok_or(OutOfTables)?;
-        self.memory.table(table)[index] = child | (Flags::PRESENT | Flags::WRITABLE).bits();
+        if entry != 0 {
+            let first = (entry & ADDRESS) >> 12;
+            let flags = entry & !ADDRESS & !Flags::HUGE_PAGE.bits();
+            for index in 0..512 {
+                let frame = first + ((index as u64) << span_bits(level - 1));
+                self.memory.write(child, index, self.leaf(level - 1, frame, flags));
+            }
+        }
+        let upper = Flags::PRESENT | Flags::WRITABLE | Flags::ACCESSED;
+        self.memory.write(table, index, child | upper.bits());
         Ok(child)
     }
+
+    /// Visits all leaves in the order of their addresses: the frames, what may be done there, and whether user code may.
+    pub(crate) fn visit<E>(&self, mut look: impl FnMut(FrameRange, Leaf) -> Result<(), E>) -> Result<(), E> {
+        self.visit_table(self.root, ROOT_LEVEL, 0, &mut look)
+    }
+
+    fn visit_table<E>(
+        &self,
+        table: u64,
+        level: u32,
+        first: u64,
+        look: &mut impl FnMut(FrameRange, Leaf) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for index in 0..512 {
+            let entry = self.memory.read(table, index);
+            if entry & Flags::PRESENT.bits() == 0 {
+                continue;
+            }
+            let start = first + ((index as u64) << span_bits(level));
+            if is_leaf(level, entry) {
+                look(FrameRange { start, end: start + (1 << span_bits(level)) }, Leaf(entry))?;
+            } else {
+                self.visit_table(entry & ADDRESS, level - 1, start, look)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tables that [`Mapper::map`] may take where everything is mapped already: two at each of the levels that have leaves
+/// to split.
+pub(crate) const MOST_SPLIT: u64 = 4;
+
+/// An entry that maps memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Leaf(u64);
+
+impl Leaf {
+    /// The first frame that it maps.
+    pub(crate) const fn frame(self) -> u64 {
+        (self.0 & ADDRESS) >> 12
+    }
+
+    pub(crate) const fn writable(self) -> bool {
+        self.0 & Flags::WRITABLE.bits() != 0
+    }
+
+    pub(crate) const fn executable(self) -> bool {
+        self.0 & Flags::NO_EXECUTE.bits() == 0
+    }
+
+    pub(crate) const fn user(self) -> bool {
+        self.0 & Flags::USER_ACCESSIBLE.bits() != 0
+    }
+}
+
+/// How many tables mapping these ranges takes; they come in order and do not overlap.
+pub(crate) fn tables_needed(mappings: impl Iterator<Item = (FrameRange, Protection)>, cpu: &Cpu) -> u64 {
+    // The root, and for each level below it the table that was counted last.
+    let (mut count, mut last) = (1, [None; ROOT_LEVEL as usize]);
+    for (frames, _) in mappings {
+        for level in 2..=ROOT_LEVEL {
+            // A table below an entry of this level, wherever that is no leaf.
+            let bits = span_bits(level);
+            let (first, end) = (frames.start >> bits, ((frames.end - 1) >> bits) + 1);
+            let leaves = leaf_allowed(level, cpu);
+            let whole = FrameRange { start: frames.start.div_ceil(1 << bits), end: frames.end >> bits };
+            let mut need = |entry: u64| {
+                if last[level as usize - 1] != Some(entry) {
+                    last[level as usize - 1] = Some(entry);
+                    count += 1;
+                }
+            };
+            if !leaves {
+                (first..end).for_each(need);
+            } else {
+                [first, end - 1].into_iter().filter(|&entry| !whole.contains(entry)).for_each(&mut need);
+            }
+        }
+    }
+    count
 }
 
 #[cfg(test)]
@@ -135,52 +250,84 @@ mod tests {
             Some((self.0.len() as u64) << 12)
         }
 
-        fn table(&mut self, address: u64) -> &mut [u64; 512] {
-            &mut self.0[(address >> 12) as usize - 1]
+        fn read(&self, table: u64, index: usize) -> u64 {
+            self.0[(table >> 12) as usize - 1][index]
+        }
+
+        fn write(&mut self, table: u64, index: usize, entry: u64) {
+            self.0[(table >> 12) as usize - 1][index] = entry;
         }
     }
 
     /// The model's address space: 64 GiB, and less where each step is slow.
     const LAST: u64 = if cfg!(miri) { 1 << 19 } else { 1 << 24 };
 
-    const ALL: Features = Features(u32::MAX);
-    const NO_GIGABYTE: Features = Features(1 << 20);
-    const NOTHING: Features = Features(0);
+    const ALL: Cpu = Cpu {
+        extended_edx: u32::MAX,
+        leaf1_edx: u32::MAX,
+        leaf1_ecx: 0,
+        leaf7_ebx: 0,
+        leaf7_ecx: 0,
+        vmmcall: 0,
+        random_canary: 0,
+        reserved: 0,
+        entry_tsc: 0,
+    };
+    const NO_GIGABYTE: Cpu = Cpu { extended_edx: 1 << 20, ..ALL };
+    const NOTHING: Cpu = Cpu { extended_edx: 0, leaf1_edx: 0, ..ALL };
 
     /// The leaf that the CPU would use for a frame, with its level.
     fn walk(tables: &Tables, root: u64, frame: u64) -> Option<(u64, u32)> {
         let mut table = root;
         for level in (1..=ROOT_LEVEL).rev() {
-            let span_bits = 9 * (level - 1);
-            let entry = tables.0[(table >> 12) as usize - 1][(frame >> span_bits) as usize % 512];
+            let bits = span_bits(level);
+            let entry = tables.read(table, (frame >> bits) as usize % 512);
             if entry & 1 == 0 {
+                assert_eq!(entry, 0);
                 return None;
             }
-            if level == 1 || entry & Flags::HUGE_PAGE.bits() != 0 {
-                let first = (entry & 0x000f_ffff_ffff_f000) >> 12;
-                assert_eq!(first + (frame & ((1 << span_bits) - 1)), frame, "identity");
+            if is_leaf(level, entry) {
+                let first = (entry & ADDRESS) >> 12;
+                assert_eq!(first + (frame & ((1 << bits) - 1)), frame, "identity");
                 return Some((entry, level));
             }
-            table = entry & 0x000f_ffff_ffff_f000;
+            table = entry & ADDRESS;
         }
         None
     }
 
-    fn map(ranges: &[(u64, u64, Protection)], features: Features) -> (Tables, u64) {
-        let mut tables = Tables(Vec::new(), 1000);
-        let mut mapper = Mapper::new(&mut tables, features).unwrap();
-        for &(start, end, protection) in ranges {
-            mapper.map(FrameRange { start, end }, protection).unwrap();
+    fn map(ranges: &[(FrameRange, Protection)], cpu: Cpu) -> (Tables, u64) {
+        let mut tables = Tables(Vec::new(), usize::MAX);
+        let mut mapper = Mapper::new(&mut tables, cpu).unwrap();
+        for &(frames, protection) in ranges {
+            mapper.map(frames, protection).unwrap();
         }
         let root = mapper.root();
         (tables, root)
     }
 
+    fn range(start: u64, end: u64) -> FrameRange {
+        FrameRange { start, end }
+    }
+
+    /// What a walk finds, as a protection.
+    fn protection(tables: &Tables, root: u64, frame: u64) -> Protection {
+        let Some((entry, _)) = walk(tables, root, frame) else { return Protection::Absent };
+        let leaf = Leaf(entry);
+        assert!(!leaf.user());
+        match (leaf.writable(), leaf.executable()) {
+            (true, true) => panic!("writable and executable"),
+            (true, false) => Protection::ReadWrite,
+            (false, true) => Protection::Execute,
+            (false, false) => Protection::Read,
+        }
+    }
+
     #[test]
     fn largest_pages_that_fit() {
-        let range = [(1, 3 << 18, Protection::ReadWrite)];
-        for (features, at_one_gigabyte, tables_used) in [(ALL, 3, 4), (NO_GIGABYTE, 2, 6)] {
-            let (tables, root) = map(&range, features);
+        let ranges = [(range(1, 3 << 18), Protection::ReadWrite)];
+        for (cpu, at_one_gigabyte, tables_used) in [(ALL, 3, 4), (NO_GIGABYTE, 2, 6)] {
+            let (tables, root) = map(&ranges, cpu);
             assert_eq!(walk(&tables, root, 0), None);
             assert_eq!(walk(&tables, root, 1).unwrap().1, 1);
             assert_eq!(walk(&tables, root, 511).unwrap().1, 1);
@@ -194,65 +341,96 @@ mod tests {
 
     #[test]
     fn protections_become_bits() {
-        let ranges = [(1, 2, Protection::Execute), (2, 3, Protection::Read), (3, 4, Protection::ReadWrite)];
+        let protections = [Protection::Execute, Protection::Read, Protection::ReadWrite];
+        let ranges: Vec<_> = protections.iter().zip(1..).map(|(&p, frame)| (range(frame, frame + 1), p)).collect();
         let (tables, root) = map(&ranges, ALL);
-        let bits = |frame| Flags::from_bits_retain(walk(&tables, root, frame).unwrap().0);
-        assert!(!bits(1).contains(Flags::WRITABLE) && !bits(1).contains(Flags::NO_EXECUTE));
-        assert!(!bits(2).contains(Flags::WRITABLE) && bits(2).contains(Flags::NO_EXECUTE));
-        assert!(bits(3).contains(Flags::WRITABLE) && bits(3).contains(Flags::NO_EXECUTE));
-        // A reserved bit would fault on a CPU without NX.
+        let bits = |frame| walk(&tables, root, frame).unwrap().0 & !ADDRESS;
+        // Present, accessed and global; dirty if writable, so that the CPU never has to mark it.
+        assert_eq!(bits(1), 0x121);
+        assert_eq!(bits(2), 0x121 | 1 << 63);
+        assert_eq!(bits(3), 0x163 | 1 << 63);
+        // On a CPU without NX and global pages these bits are reserved, or do nothing.
         let (tables, root) = map(&ranges, NOTHING);
-        assert_eq!(walk(&tables, root, 3).unwrap().0 >> 63, 0);
+        assert_eq!(walk(&tables, root, 3).unwrap().0 & !ADDRESS, 0x63);
     }
 
     #[test]
     fn no_memory_for_tables_is_an_error() {
         for limit in 0..4 {
             let mut tables = Tables(Vec::new(), limit);
-            let result = Mapper::new(&mut tables, ALL)
-                .and_then(|mut mapper| mapper.map(FrameRange { start: 1, end: 2 }, Protection::Read));
+            let result = Mapper::new(&mut tables, ALL).and_then(|mut mapper| mapper.map(range(1, 2), Protection::Read));
             assert_eq!(result, Err(OutOfTables));
         }
     }
 
+    #[test]
+    fn a_large_page_is_split_for_one_small_one() {
+        for (cpu, most) in [(ALL, 2), (NO_GIGABYTE, 1)] {
+            let (mut tables, root) = map(&[(range(0, 4 << 18), Protection::ReadWrite)], cpu);
+            let before = tables.0.len();
+            Mapper::at(&mut tables, cpu, root).map(range(0x50005, 0x50006), Protection::Read).unwrap();
+            assert_eq!(tables.0.len(), before + most);
+            for frame in [0x50004, 0x50006, 0x4ffff, 0x50200, 0x40000, 0x7ffff, 0x80000] {
+                assert_eq!(protection(&tables, root, frame), Protection::ReadWrite, "{frame:#x}");
+            }
+            assert_eq!(protection(&tables, root, 0x50005), Protection::Read);
+            // Changed back, it needs nothing more.
+            Mapper::at(&mut tables, cpu, root).map(range(0x50000, 0x50200), Protection::ReadWrite).unwrap();
+            assert_eq!(tables.0.len(), before + most);
+            assert_eq!(protection(&tables, root, 0x50005), Protection::ReadWrite);
+        }
+    }
+
+    const PROTECTIONS: [Protection; 4] =
+        [Protection::Absent, Protection::Execute, Protection::ReadWrite, Protection::Read];
+
     proptest! {
         #![proptest_config(crate::sim::proptest_config())]
 
-        /// Exactly the frames asked for are mapped, each with its own protection, whatever the ranges.
+        /// Exactly the frames asked for are mapped, each with its own protection, whatever the ranges; counting tables
+        /// beforehand gives what is used; and changes afterwards change what they name, with a bounded number of
+        /// tables each.
         #[test]
         fn agrees_with_a_model(
             cuts in proptest::collection::btree_set(
                 prop_oneof![0_u64..2000, (0_u64..LAST >> 9).prop_map(|x| x << 9), 0_u64..LAST], 2..20),
-            features in prop_oneof![Just(ALL), Just(NO_GIGABYTE), Just(NOTHING)],
+            cpu in prop_oneof![Just(ALL), Just(NO_GIGABYTE)],
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), 1_u64..700, 0_usize..4), 0..4),
         ) {
             let cuts: Vec<u64> = cuts.into_iter().collect();
-            let protections = [None, Some(Protection::Execute), Some(Protection::ReadWrite), Some(Protection::Read)];
-            let ranges: Vec<_> = cuts
-                .windows(2)
-                .enumerate()
-                .filter_map(|(i, w)| protections[i % 4].map(|p| (w[0], w[1], p)))
-                .collect();
-            let mut tables = Tables(Vec::new(), usize::MAX);
-            let mut mapper = Mapper::new(&mut tables, features).unwrap();
-            for &(start, end, protection) in &ranges {
-                mapper.map(FrameRange { start, end }, protection).unwrap();
+            let all: Vec<_> =
+                cuts.windows(2).enumerate().map(|(i, w)| (range(w[0], w[1]), PROTECTIONS[i % 4])).collect();
+            let mapped: Vec<_> = all.iter().copied().filter(|(_, p)| *p != Protection::Absent).collect();
+            let (mut tables, root) = map(&mapped, cpu);
+            prop_assert_eq!(tables_needed(mapped.iter().copied(), &cpu), tables.0.len() as u64);
+            let mut edges: Vec<u64> = cuts.iter().flat_map(|&cut| [cut.saturating_sub(1), cut, cut + 1]).collect();
+            let mut done: Vec<(FrameRange, Protection)> = Vec::new();
+            for (at, length, to) in changes.into_iter().filter(|_| !mapped.is_empty()) {
+                let (inside, _) = mapped[at.index(mapped.len())];
+                let changed = range(inside.start, inside.end.min(inside.start + length));
+                let before = tables.0.len();
+                Mapper::at(&mut tables, cpu, root).map(changed, PROTECTIONS[to]).unwrap();
+                prop_assert!((tables.0.len() - before) as u64 <= MOST_SPLIT);
+                done.push((changed, PROTECTIONS[to]));
+                edges.extend([changed.start, changed.end - 1, changed.end]);
             }
-            let root = mapper.root();
-            for &cut in &cuts {
-                for frame in [cut.saturating_sub(1), cut, cut + 1] {
-                    let expected = ranges.iter().find(|r| (r.0..r.1).contains(&frame)).map(|r| r.2);
-                    let found = walk(&tables, root, frame).map(|(entry, _)| {
-                        let flags = Flags::from_bits_retain(entry);
-                        match (flags.contains(Flags::WRITABLE), flags.contains(Flags::NO_EXECUTE)) {
-                            (true, nx) => { assert_eq!(nx, features.no_execute()); Protection::ReadWrite }
-                            (false, false) if features.no_execute() => Protection::Execute,
-                            (false, true) => Protection::Read,
-                            // Without NX, code and constants look alike.
-                            (false, false) => expected.unwrap(),
-                        }
-                    });
-                    prop_assert_eq!(found, expected, "frame {:#x}", frame);
-                }
+            for frame in edges {
+                let expected = done.iter().rev().chain(&all).find(|(frames, _)| frames.contains(frame));
+                let expected = expected.map_or(Protection::Absent, |(_, protection)| *protection);
+                prop_assert_eq!(protection(&tables, root, frame), expected, "frame {:#x}", frame);
+            }
+            // Visiting finds the same, in order.
+            let mut last = 0;
+            let mapper = Mapper::at(&mut tables, cpu, root);
+            let mut seen = Vec::new();
+            let _ = mapper.visit::<()>(|frames, leaf| {
+                assert!(frames.start >= last && leaf.frame() == frames.start);
+                last = frames.end;
+                seen.push(frames);
+                Ok(())
+            });
+            for frames in seen.iter().take(50) {
+                prop_assert!(protection(&tables, root, frames.start) != Protection::Absent);
             }
         }
     }

@@ -6,14 +6,13 @@ use std::vec::Vec;
 
 use super::backend::{Backend, Reader};
 use super::memory::{CONSOLE_FRAME, Memory};
-use super::{End, Fault, Guest, Report, state};
+use super::{End, Fault, Guest, Random, Report, state};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
 use crate::abi::xen::Hypercall;
-use crate::arch::DEBUG_PORT;
-use crate::boot::Image;
-use crate::memory::{FrameRange, HIGHEST_FRAME};
+use crate::arch::{Cpu, DEBUG_PORT};
+use crate::memory::{FrameRange, HIGHEST_FRAME, Image, Stack};
 use crate::shared::SharedPage;
 use crate::{MAX_COMMAND_LINE, XenVersion};
 
@@ -61,6 +60,13 @@ pub(crate) struct Machine {
     domain: Option<u16>,
     debug: Vec<u8>,
     serial: Vec<u8>,
+    cpu: Cpu,
+    /// What RDRAND and RDSEED give.
+    random: Random,
+    /// The root of the tables in force.
+    root: u64,
+    /// What a small main stack leaves to the heap.
+    spare_stack: FrameRange,
     /// The serial port's data register holds the divisor (DLAB).
     divisor_latch: bool,
 }
@@ -101,6 +107,7 @@ impl Machine {
         let ring = unsafe { SharedPage::new(page) };
         let reader =
             (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
+        let cpu = guest.cpu();
         let machine = Self {
             memory,
             reservation: guest.reservation.unwrap_or(ram + super::memory::XL_EXTRA_PAGES),
@@ -123,6 +130,10 @@ impl Machine {
             domain: guest.domain,
             debug: Vec::new(),
             serial: Vec::new(),
+            cpu,
+            random: guest.random,
+            root: 0,
+            spare_stack: FrameRange { start: 0, end: 0 },
             divisor_latch: false,
         };
         let before = MACHINE.replace(Some(machine));
@@ -286,44 +297,90 @@ pub(crate) fn phys(address: u64) -> *mut u8 {
     })
 }
 
+/// The frame that a pointer into the simulated memory points into.
+///
+/// # Panics
+///
+/// If it points elsewhere: to the host's own memory, which no table maps.
+pub(crate) fn frame_of(pointer: *const u8) -> u64 {
+    let address = with(|machine| machine.memory.address_of(pointer));
+    address.expect("a pointer to memory that the simulated machine does not have") >> 12
+}
+
+/// What CPUID says of the CPU.
+pub(crate) fn cpu() -> Cpu {
+    with(|machine| machine.cpu)
+}
+
+/// What the guest was given for RDRAND.
+///
+/// # Safety
+///
+/// As in a unikernel; here an instruction that the CPU lacks fails the test.
+pub(crate) unsafe fn rdrand() -> Option<u64> {
+    with(|machine| {
+        assert!(machine.cpu.rdrand(), "RDRAND is an invalid opcode here");
+        machine.random.next()
+    })
+}
+
+/// What the guest was given for RDSEED.
+///
+/// # Safety
+///
+/// As in a unikernel; here an instruction that the CPU lacks fails the test.
+pub(crate) unsafe fn rdseed() -> Option<u64> {
+    with(|machine| {
+        assert!(machine.cpu.rdseed(), "RDSEED is an invalid opcode here");
+        machine.random.next()
+    })
+}
+
 /// Makes tables the ones in force: looks at every leaf, and holds them against the image and the memory map.
 ///
 /// # Safety
 ///
 /// As in a unikernel; here the looks fail the test instead.
 pub(crate) unsafe fn activate(root: u64) {
-    let mut leaves = Vec::new();
-    let mut tables = Vec::new();
-    visit(root, 4, 0, &mut tables, &mut leaves);
-    let image = Image::get();
+    with(|machine| machine.root = root);
+    let leaves = look_at_tables();
+    let mut image = Image::get();
     // Collected in the order of addresses.
     let leaf = |frame: u64| {
         let next: usize = leaves.partition_point(|leaf: &Leaf| leaf.frames.end <= frame);
         leaves.get(next).filter(|leaf| leaf.frames.start <= frame)
     };
-    for leaf in &leaves {
-        assert!(!(leaf.writable && leaf.executable), "writable and executable: {leaf:x?}");
-    }
     let access = |frame| leaf(frame).map(|leaf| (leaf.writable, leaf.executable));
+    // Where there is little memory the guard page of the main stack lies higher.
+    if access(image.main_stack.guard).is_some() {
+        image.shrink_stack();
+        with(|machine| machine.spare_stack = image.spare);
+    }
+    let stacks: Vec<Stack> = image.trap_stacks.into_iter().chain([image.main_stack]).collect();
     for frame in image.all.start..image.all.end {
         let expected = match frame {
-            _ if frame == image.stack_guard.start => None,
-            _ if frame < image.text.end => Some((false, true)),
-            _ if frame < image.constants.end => Some((false, false)),
+            _ if stacks.iter().any(|stack| stack.guard == frame) => None,
+            _ if frame < image.code.end => Some((false, true)),
+            _ if frame < image.constants.end || image.sealed.contains(frame) => Some((false, false)),
             _ => Some((true, false)),
         };
         assert_eq!(access(frame), expected, "image frame {frame:#x}");
     }
     assert_eq!(access(0), None, "the null page");
     with(|machine| {
+        for &frame in &machine.tables {
+            assert_eq!(access(frame), Some((false, false)), "the page table in frame {frame:#x}");
+        }
+        let tables = machine.tables.iter().copied().min().zip(machine.tables.iter().copied().max());
         let ram: u64 = machine.map.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
         for &(address, size, kind) in &machine.map {
             let frames = FrameRange::inside(address, size);
             for frame in [frames.start.max(1), frames.end.saturating_sub(1)] {
                 let inside = (frames.start..frames.end).contains(&frame) && frame < HIGHEST_FRAME;
                 let gone = machine.given_back.iter().any(|range| range.contains(&frame));
-                let in_image = (image.all.start..image.all.end).contains(&frame);
-                if inside && !in_image && frame != 0 {
+                // Spare tables follow the last one in use.
+                let in_tables = tables.is_some_and(|(first, last)| (first..last + 7).contains(&frame));
+                if inside && !image.all.contains(frame) && frame != 0 && !in_tables {
                     // What an entry of another type covers is mapped with that entry.
                     let placed = machine.map.iter().any(|&(start, length, other)| {
                         other != E820_RAM
@@ -341,8 +398,36 @@ pub(crate) unsafe fn activate(root: u64) {
         if machine.console_frame == CONSOLE_FRAME {
             assert_eq!(access(CONSOLE_FRAME), Some((true, false)), "the console");
         }
-        machine.tables = tables;
     });
+}
+
+/// Lets a function write to the tables in force, and looks at what came of it.
+///
+/// # Safety
+///
+/// As in a unikernel; here the looks fail the test instead.
+pub(crate) unsafe fn edit_tables<T>(_: Range<u64>, edit: impl FnOnce() -> T) -> T {
+    let result = edit();
+    let leaves = look_at_tables();
+    with(|machine| {
+        for &frame in &machine.tables {
+            let leaf = leaves.iter().find(|leaf| leaf.frames.contains(&frame));
+            let sealed = leaf.is_some_and(|leaf| !leaf.writable && !leaf.executable);
+            assert!(sealed, "the page table in frame {frame:#x}: {leaf:x?}");
+        }
+    });
+    result
+}
+
+/// Reads the tables in force as the CPU would: no page is writable and executable.
+fn look_at_tables() -> Vec<Leaf> {
+    let (mut leaves, mut tables) = (Vec::new(), Vec::new());
+    visit(with(|machine| machine.root), 4, 0, &mut tables, &mut leaves);
+    for leaf in &leaves {
+        assert!(!(leaf.writable && leaf.executable), "writable and executable: {leaf:x?}");
+    }
+    with(|machine| machine.tables = tables);
+    leaves
 }
 
 /// A page of whatever size.
@@ -365,6 +450,7 @@ fn visit(table: u64, level: u32, first: u64, tables: &mut Vec<u64>, leaves: &mut
         assert!(entry & 1 != 0, "an entry that is not present holds something: {entry:#x}");
         if level == 1 || entry & 0x80 != 0 {
             assert_eq!(address >> 12, frame, "memory is seen at its own address");
+            assert_eq!(entry & 0x24, 0x20, "a kernel's page that the CPU need not mark: {entry:#x}");
             leaves.push(Leaf { frames: frame..frame + span, writable: entry & 2 != 0, executable: entry >> 63 == 0 });
         } else {
             visit(address, level - 1, frame, tables, leaves);
@@ -392,7 +478,23 @@ pub(crate) fn claim(range: FrameRange) {
         let tables = machine.tables.iter().any(|&frame| overlaps(&(frame..frame + 1)));
         assert!(!tables, "the heap is given a page table: {range:x?}");
         let boot_tables = range.start >= image.boot_tables.start && range.end <= image.boot_tables.end;
-        assert!(boot_tables || !image.all.overlaps(range), "the heap is given the image: {range:x?}");
+        assert!(
+            boot_tables || range == machine.spare_stack || !image.all.overlaps(range),
+            "the heap is given the image: {range:x?}"
+        );
         machine.heap.push(range.start..range.end);
     });
+}
+
+/// Takes frames from the heap for good, aligned to their number.
+pub(crate) fn take(frames: u64) -> Option<u64> {
+    with(|machine| {
+        let (index, start) = machine.heap.iter().enumerate().find_map(|(index, range)| {
+            let start = range.start.next_multiple_of(frames);
+            (start + frames <= range.end && start << 12 < BACKED).then_some((index, start))
+        })?;
+        let range = machine.heap.remove(index);
+        machine.heap.extend([range.start..start, start + frames..range.end]);
+        Some(start)
+    })
 }

@@ -71,6 +71,12 @@ impl Memory {
         Some(unsafe { region.memory.as_ptr().add((address - region.start) as usize) })
     }
 
+    /// The guest-physical address that a pointer of the host's stands for.
+    pub(crate) fn address_of(&self, pointer: *const u8) -> Option<u64> {
+        let offset = |region: &Region| pointer.addr().wrapping_sub(region.memory.as_ptr().addr()) as u64;
+        self.0.iter().find(|region| offset(region) < region.size).map(|region| region.start + offset(region))
+    }
+
     /// Copies bytes to an address.
     ///
     /// # Panics

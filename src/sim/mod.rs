@@ -42,8 +42,8 @@ pub(crate) use memory::xl_map;
 use crate::abi::errno::Errno;
 use crate::abi::start_info::StartInfo;
 use crate::abi::xen::Hypercall;
+use crate::arch::Cpu;
 use crate::lifecycle::{self, Outcome, Reason};
-use crate::memory::paging::Features;
 use crate::{Domain, XenVersion, boot};
 
 /// How a simulated domain ended.
@@ -114,6 +114,43 @@ pub struct Guest {
     pub(crate) extents_taken: u64,
     pub(crate) consumer_ahead: u32,
     pub(crate) start_info: Option<fn(&mut StartInfo)>,
+    pub(crate) random: Random,
+    pub(crate) rich: bool,
+}
+
+/// What a CPU's generator of random numbers gives.
+#[derive(Clone, Copy, Debug)]
+pub enum Random {
+    /// Numbers that differ.
+    Works,
+    /// Nothing so many times, then numbers that differ.
+    Dry(u32),
+    /// The same number for ever, and calls it a success.
+    Stuck(u64),
+    /// The CPU has none.
+    Absent,
+}
+
+impl Random {
+    /// What the instruction gives next.
+    pub(crate) fn next(&mut self) -> Option<u64> {
+        match self {
+            Self::Works => {
+                *self = Self::Dry(0);
+                Some(0x0123_4567_89ab_cdef)
+            }
+            Self::Dry(0) => {
+                *self = Self::Works;
+                Some(0xfedc_ba98_7654_3210)
+            }
+            Self::Dry(times) => {
+                *times -= 1;
+                None
+            }
+            Self::Stuck(value) => Some(*value),
+            Self::Absent => None,
+        }
+    }
 }
 
 impl Default for Guest {
@@ -144,6 +181,38 @@ impl Guest {
             extents_taken: u64::MAX,
             consumer_ahead: 0,
             start_info: None,
+            random: Random::Works,
+            rich: true,
+        }
+    }
+
+    /// Chooses what RDRAND and RDSEED give.
+    #[must_use]
+    pub const fn random(mut self, random: Random) -> Self {
+        self.random = random;
+        self
+    }
+
+    /// Runs on a CPU without pages of 1 GiB, RDSEED, SMEP, SMAP and UMIP.
+    #[must_use]
+    pub const fn poor_cpu(mut self) -> Self {
+        self.rich = false;
+        self
+    }
+
+    /// What CPUID says.
+    pub(crate) fn cpu(&self) -> Cpu {
+        const RDRAND: u32 = 1 << 30;
+        let all = if self.rich { u32::MAX } else { 0 };
+        let absent = matches!(self.random, Random::Absent);
+        Cpu {
+            leaf1_ecx: if absent { !RDRAND } else { u32::MAX },
+            leaf1_edx: u32::MAX,
+            leaf7_ebx: if absent { 0 } else { all },
+            leaf7_ecx: all,
+            extended_edx: if self.rich { u32::MAX } else { 1 << 29 | 1 << 20 },
+            random_canary: u32::from(!absent),
+            ..Cpu::default()
         }
     }
 
@@ -287,7 +356,7 @@ impl Guest {
         let start_info = Machine::enter(self);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the machine has just written a start info there, and nothing has touched its memory since.
-            match unsafe { boot::boot(start_info, Features(u32::MAX)) } {
+            match unsafe { boot::boot(start_info) } {
                 Ok(domain) => {
                     program(domain);
                 }

@@ -1,0 +1,226 @@
+//! What a crash says: the one form that people read and tools parse.
+
+use core::fmt;
+
+use super::backtrace::Backtrace;
+use crate::arch::trap::{ControlRegisters, ErrorCode, Frame, PAGE_FAULT};
+use crate::memory::Place;
+
+/// An exception.
+pub(super) struct Trap<'a> {
+    pub(super) frame: &'a Frame,
+    pub(super) control: ControlRegisters,
+    /// What lies at the address of a page fault.
+    pub(super) place: Option<Place>,
+}
+
+/// The first line of an exception's report; all of it where there is no time for more.
+impl fmt::Display for Trap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, mnemonic) = self.frame.name();
+        write!(f, "{name} ({mnemonic})")?;
+        if self.frame.vector != PAGE_FAULT {
+            return write!(f, " at {:#018x}", self.frame.rip);
+        }
+        write!(f, ": {} at {:#018x}, ", self.frame.access(), self.control.cr2)?;
+        match self.place {
+            Some(place) => place.fmt(f),
+            None => f.write_str("not mapped"),
+        }
+    }
+}
+
+impl Trap<'_> {
+    /// The rest of it: error code and registers.
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (r, c) = (self.frame, &self.control);
+        if let Some(code) = ErrorCode::of(r) {
+            write!(f, "\ndomu: error code {code}")?;
+        }
+        write!(f, "\ndomu: rip {:016x}  cs {:04x}  rflags {:016x}  ss {:04x}", r.rip, r.cs, r.rflags, r.ss)?;
+        for [(name1, one), (name2, two), (name3, three), (name4, four)] in [
+            [("rax", r.rax), ("rbx", r.rbx), ("rcx", r.rcx), ("rdx", r.rdx)],
+            [("rsi", r.rsi), ("rdi", r.rdi), ("rbp", r.rbp), ("rsp", r.rsp)],
+            [("r8 ", r.r8), ("r9 ", r.r9), ("r10", r.r10), ("r11", r.r11)],
+            [("r12", r.r12), ("r13", r.r13), ("r14", r.r14), ("r15", r.r15)],
+            [("cr0", c.cr0), ("cr2", c.cr2), ("cr3", c.cr3), ("cr4", c.cr4)],
+        ] {
+            write!(f, "\ndomu: {name1} {one:016x}  {name2} {two:016x}  {name3} {three:016x}  {name4} {four:016x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A whole report.
+pub(super) struct Report<'a> {
+    /// What happened, in words.
+    pub(super) headline: fmt::Arguments<'a>,
+    /// The exception, if it was one.
+    pub(super) trap: Option<&'a Trap<'a>>,
+    pub(super) backtrace: Backtrace,
+    /// The image's, as the linker made it; empty if it was not told to.
+    pub(super) build_id: &'a [u8],
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "domu: {}", self.headline)?;
+        if let Some(trap) = self.trap {
+            trap.details(f)?;
+        }
+        f.write_str("\ndomu: backtrace:")?;
+        if let Some(at) = self.backtrace.at {
+            write!(f, "\ndomu:   at {at:#018x}")?;
+        }
+        for (caller, times) in &self.backtrace.callers {
+            write!(f, "\ndomu:   by {caller:#018x}")?;
+            if *times > 1 {
+                write!(f, " ({times} times)")?;
+            }
+        }
+        if self.backtrace.cut {
+            f.write_str("\ndomu:   and more")?;
+        }
+        f.write_str("\ndomu: build id ")?;
+        if self.build_id.is_empty() {
+            return f.write_str("none: link with -Clink-arg=--build-id");
+        }
+        self.build_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The build id in a note of the linker's: a header of name size, id size and type, the name, the id.
+pub(super) fn build_id(note: &[u8]) -> &[u8] {
+    const HEADER: &[u8] = b"\x04\0\0\0";
+    const NAME: &[u8] = b"GNU\0";
+    match note.strip_prefix(HEADER) {
+        Some(rest) if rest.get(8..12) == Some(NAME) => {
+            let size = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            rest.get(12..12 + size).unwrap_or_default()
+        }
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn an_exception_in_full() {
+        let frame = Frame {
+            rax: 1,
+            rsp: 0x11e008,
+            rbp: 0x11e100,
+            vector: 14,
+            error_code: 2,
+            rip: 0x100abc,
+            cs: 8,
+            rflags: 0x10046,
+            ss: 0x10,
+            ..Frame::default()
+        };
+        let control = ControlRegisters { cr0: 0x8001_0033, cr2: 0x11_dff8, cr3: 0x1000, cr4: 0x6a0 };
+        let trap = Trap { frame: &frame, control, place: Some(Place::Guard(None)) };
+        let callers = [(0x10_1000, 1), (0x10_2000, 7)].into_iter().collect();
+        let report = Report {
+            headline: format_args!("{trap}"),
+            trap: Some(&trap),
+            backtrace: Backtrace { at: Some(0x10_0abc), callers, cut: true },
+            build_id: &[0x1f, 0x02, 0xab],
+        };
+        assert_eq!(
+            report.to_string(),
+            "\
+domu: page fault (#PF): write at 0x000000000011dff8, guard page below the main stack: stack overflow
+domu: error code 0x0002 (not present, write, supervisor)
+domu: rip 0000000000100abc  cs 0008  rflags 0000000000010046  ss 0010
+domu: rax 0000000000000001  rbx 0000000000000000  rcx 0000000000000000  rdx 0000000000000000
+domu: rsi 0000000000000000  rdi 0000000000000000  rbp 000000000011e100  rsp 000000000011e008
+domu: r8  0000000000000000  r9  0000000000000000  r10 0000000000000000  r11 0000000000000000
+domu: r12 0000000000000000  r13 0000000000000000  r14 0000000000000000  r15 0000000000000000
+domu: cr0 0000000080010033  cr2 000000000011dff8  cr3 0000000000001000  cr4 00000000000006a0
+domu: backtrace:
+domu:   at 0x0000000000100abc
+domu:   by 0x0000000000101000
+domu:   by 0x0000000000102000 (7 times)
+domu:   and more
+domu: build id 1f02ab"
+        );
+    }
+
+    #[test]
+    fn a_panic_has_no_registers() {
+        let callers = [(0x10_1000, 1)].into_iter().collect();
+        let backtrace = Backtrace { at: None, callers, cut: false };
+        let report = Report { headline: format_args!("panicked at x"), trap: None, backtrace, build_id: &[] };
+        assert_eq!(
+            report.to_string(),
+            "domu: panicked at x\ndomu: backtrace:\ndomu:   by 0x0000000000101000\n\
+             domu: build id none: link with -Clink-arg=--build-id"
+        );
+    }
+
+    #[test]
+    fn each_exception_has_its_own_first_line() {
+        let line = |vector, error_code, place| {
+            let frame = Frame { vector, error_code, rip: 0x100abc, ..Frame::default() };
+            Trap { frame: &frame, control: ControlRegisters::default(), place }.to_string()
+        };
+        for (vector, expected) in [
+            (0, "divide error (#DE) at 0x0000000000100abc"),
+            (2, "non-maskable interrupt (NMI) at 0x0000000000100abc"),
+            (3, "breakpoint (#BP) at 0x0000000000100abc"),
+            (6, "invalid opcode (#UD) at 0x0000000000100abc"),
+            (8, "double fault (#DF) at 0x0000000000100abc"),
+            (13, "general protection fault (#GP) at 0x0000000000100abc"),
+            (15, "reserved exception (vector 15) at 0x0000000000100abc"),
+            (31, "reserved exception (vector 31) at 0x0000000000100abc"),
+        ] {
+            assert_eq!(line(vector, 0, None), expected);
+        }
+        for (error_code, place, expected) in [
+            (0, None, "read at 0x0000000000000000, not mapped"),
+            (0, Some(Place::NullPage), "read at 0x0000000000000000, null page"),
+            (3, Some(Place::Code), "write at 0x0000000000000000, code"),
+            (3, Some(Place::Constants), "write at 0x0000000000000000, read-only data"),
+            (3, Some(Place::Sealed), "write at 0x0000000000000000, descriptor tables, read-only after boot"),
+            (3, Some(Place::PageTables), "write at 0x0000000000000000, page tables, read-only after boot"),
+            (0x11, Some(Place::Data), "execution at 0x0000000000000000, data"),
+            (0x11, Some(Place::Ram), "execution at 0x0000000000000000, heap, or other RAM"),
+            (0x11, Some(Place::Stack(None)), "execution at 0x0000000000000000, main stack"),
+            (0x11, Some(Place::Window), "execution at 0x0000000000000000, window for shared pages"),
+            (0x11, Some(Place::Special), "execution at 0x0000000000000000, special page of Xen's or the toolstack's"),
+            (
+                2,
+                Some(Place::Guard(Some(1))),
+                "write at 0x0000000000000000, guard page below the exception stack: stack overflow",
+            ),
+            (
+                2,
+                Some(Place::Guard(Some(2))),
+                "write at 0x0000000000000000, guard page below the NMI stack: stack overflow",
+            ),
+            (
+                2,
+                Some(Place::Guard(Some(3))),
+                "write at 0x0000000000000000, guard page below the double fault stack: stack overflow",
+            ),
+        ] {
+            assert_eq!(line(14, error_code, place), std::format!("page fault (#PF): {expected}"));
+        }
+    }
+
+    #[test]
+    fn build_ids_are_read_from_the_note() {
+        let note = b"\x04\0\0\0\x03\0\0\0\x03\0\0\0GNU\0\x01\x02\x03\0";
+        assert_eq!(build_id(note), [1, 2, 3]);
+        // Nothing, something else, cut short.
+        assert_eq!(build_id(b""), []);
+        assert_eq!(build_id(b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0\x01\x02\x03\0\x01\x02\x03\0"), []);
+        assert_eq!(build_id(&note[..17]), []);
+        assert_eq!(build_id(&note[..9]), []);
+    }
+}

@@ -1,0 +1,134 @@
+//! The sections of the image, in frames, as `linker/domu.ld` lays them out.
+
+use super::FrameRange;
+
+/// A stack, which grows down to its guard page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stack {
+    /// The frame below it, which is not mapped.
+    pub(crate) guard: u64,
+    /// Its memory.
+    pub(crate) frames: FrameRange,
+}
+
+/// Where the parts of the image lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Image {
+    /// All of it.
+    pub(crate) all: FrameRange,
+    /// Code.
+    pub(crate) code: FrameRange,
+    /// Constants.
+    pub(crate) constants: FrameRange,
+    /// What boot writes, and nobody after: descriptor tables, the stack protector's canary.
+    pub(crate) sealed: FrameRange,
+    /// The stacks for exceptions, in the order of the TSS.
+    pub(crate) trap_stacks: [Stack; 3],
+    /// The stack of everything else.
+    pub(crate) main_stack: Stack,
+    /// Pages that a small domain's main stack keeps.
+    pub(crate) small_stack_pages: u64,
+    /// What it does not keep.
+    pub(crate) spare: FrameRange,
+    /// The tables that `boot/entry.S` made.
+    pub(crate) boot_tables: FrameRange,
+}
+
+impl Image {
+    /// Where the three stacks for exceptions end, with guard pages between them.
+    const fn trap_stacks(start: u64, stride: u64) -> [Stack; 3] {
+        const fn stack(guard: u64, stride: u64) -> Stack {
+            Stack { guard, frames: FrameRange { start: guard + 1, end: guard + stride } }
+        }
+        [stack(start, stride), stack(start + stride, stride), stack(start + 2 * stride, stride)]
+    }
+
+    /// Cuts the main stack to what a small domain keeps: the guard page moves up, and the memory below it is spare.
+    pub(crate) const fn shrink_stack(&mut self) {
+        let Stack { guard, frames } = self.main_stack;
+        if frames.len() > self.small_stack_pages {
+            let start = frames.end - self.small_stack_pages;
+            self.main_stack = Stack { guard: start - 1, frames: FrameRange { start, end: frames.end } };
+            self.spare = FrameRange { start: guard, end: start - 1 };
+        }
+    }
+}
+
+#[cfg(target_os = "none")]
+impl Image {
+    /// Asks the linker script's symbols.
+    pub(crate) fn get() -> Self {
+        unsafe extern "C" {
+            safe static domu_text_start: u8;
+            safe static domu_rodata_start: u8;
+            safe static domu_data_start: u8;
+            safe static domu_sealed_start: u8;
+            safe static domu_sealed_end: u8;
+            safe static domu_trap_stacks: u8;
+            safe static domu_abs_trap_stack_stride: u8;
+            safe static domu_stack_guard: u8;
+            safe static domu_stack_bottom: u8;
+            safe static domu_stack_top: u8;
+            safe static domu_small_stack_bytes: u8;
+            safe static domu_boot_tables: u8;
+            safe static domu_image_end: u8;
+        }
+        // Addresses only: some of these bytes are not mapped, some lie behind what they name, and some symbols are
+        // numbers.
+        let frame = |symbol: *const u8| (symbol.addr() >> 12) as u64;
+        let range = |start: *const u8, end: *const u8| FrameRange { start: frame(start), end: frame(end) };
+        Self {
+            all: range(&raw const domu_text_start, &raw const domu_image_end),
+            code: range(&raw const domu_text_start, &raw const domu_rodata_start),
+            constants: range(&raw const domu_rodata_start, &raw const domu_data_start),
+            sealed: range(&raw const domu_sealed_start, &raw const domu_sealed_end),
+            trap_stacks: Self::trap_stacks(
+                frame(&raw const domu_trap_stacks),
+                frame(&raw const domu_abs_trap_stack_stride),
+            ),
+            main_stack: Stack {
+                guard: frame(&raw const domu_stack_guard),
+                frames: range(&raw const domu_stack_bottom, &raw const domu_stack_top),
+            },
+            small_stack_pages: frame(&raw const domu_small_stack_bytes),
+            spare: FrameRange { start: 0, end: 0 },
+            boot_tables: range(&raw const domu_boot_tables, &raw const domu_image_end),
+        }
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+impl Image {
+    /// What the simulated machine claims to have loaded at 1 MiB.
+    pub(crate) const fn get() -> Self {
+        const fn range(start: u64, end: u64) -> FrameRange {
+            FrameRange { start, end }
+        }
+        Self {
+            all: range(0x100, 0x140),
+            code: range(0x100, 0x108),
+            constants: range(0x108, 0x110),
+            sealed: range(0x114, 0x116),
+            trap_stacks: Self::trap_stacks(0x117, 2),
+            main_stack: Stack { guard: 0x11d, frames: range(0x11e, 0x138) },
+            small_stack_pages: 16,
+            spare: range(0, 0),
+            boot_tables: range(0x138, 0x140),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_cut_from_below_once() {
+        let mut image = Image::get();
+        for _ in 0..2 {
+            image.shrink_stack();
+            assert_eq!(image.spare, FrameRange { start: 0x11d, end: 0x127 });
+            assert_eq!(image.main_stack, Stack { guard: 0x127, frames: FrameRange { start: 0x128, end: 0x138 } });
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The main stack: its size, and how deep it has been.
+
+use super::image::Image;
+use crate::{arch, state};
+
+/// The main stack, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct StackUsage {
+    /// What there is: set at link time, 256 KiB unless `domu_stack_size` says otherwise; 64 KiB in a domain with less
+    /// than 4 MiB of memory.
+    pub size: usize,
+    /// What has been in use at most.
+    pub deepest: usize,
+}
+
+/// How large the main stack is, and how deep it has been.
+///
+/// The depth is where the stack is no longer zero, as the domain builder made it: what was reserved there and not
+/// written to, or written to with zeroes only, does not count. The cost follows what was never used, 8 bytes a step, and
+/// is for diagnostics, not for hot paths.
+#[must_use]
+pub fn stack() -> StackUsage {
+    let Some(state) = state::get() else { return StackUsage { size: 0, deepest: 0 } };
+    let frames = state.main_stack.frames;
+    let words = (frames.len() << 12) as usize / 8;
+    let start = arch::phys(frames.start << 12).cast::<u64>();
+    // SAFETY: the range is the main stack, which is mapped for the life of the domain. Its lower part is in use by
+    // nobody, and the reads stop at the first word that was ever written to: volatile, as the compiler knows nothing of
+    // them.
+    let unused = (0..words).take_while(|&word| unsafe { start.add(word).read_volatile() } == 0).count();
+    StackUsage { size: words * 8, deepest: (words - unused) * 8 }
+}
+
+/// Decides about the main stack's size, while it is at its beginning.
+pub(crate) fn fit(image: &mut Image, ram_frames: u64) {
+    /// Below 4 MiB a quarter of a mebibyte is too much of all memory.
+    const SMALL: u64 = 4 << (20 - 12);
+    if ram_frames < SMALL {
+        image.shrink_stack();
+    }
+}

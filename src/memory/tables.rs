@@ -1,0 +1,475 @@
+//! The page tables in force: made at boot, read-only from then on, and changed through [`protect`] alone.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ptr::NonNull;
+
+use super::layout::{self, Layout, Place, Region, TooManyRegions};
+use super::paging::{Leaf, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
+use super::{FrameRange, Frames};
+use crate::arch::{self, Cpu};
+use crate::state;
+
+/// Pages of RAM for tables: adjacent, so that they are one read-only range.
+#[derive(Debug)]
+struct Arena {
+    /// What an earlier chunk had left.
+    rest: FrameRange,
+    /// Pages of the current chunk that are not in use yet.
+    fresh: FrameRange,
+}
+
+impl Arena {
+    const fn spare(&self) -> u64 {
+        self.rest.len() + self.fresh.len()
+    }
+
+    fn entry(table: u64, index: usize) -> *mut u64 {
+        arch::phys(table + 8 * index as u64).cast()
+    }
+}
+
+impl TableMemory for Arena {
+    fn allocate(&mut self) -> Option<u64> {
+        let from = if !self.rest.is_empty() { &mut self.rest } else { &mut self.fresh };
+        if from.is_empty() {
+            return None;
+        }
+        let table = from.start << 12;
+        from.start += 1;
+        // SAFETY: the page is RAM that belongs to the arena, and in no table yet. It can be written to: at boot because
+        // the boot tables map it so, later because tables are taken inside of `arch::edit_tables` only.
+        unsafe { arch::phys(table).write_bytes(0, 4096) };
+        Some(table)
+    }
+
+    fn read(&self, table: u64, index: usize) -> u64 {
+        // SAFETY: `table` is a page of the arena, and the index is below 512 by the trait. Nothing but this type
+        // writes there: not even the CPU, for which all entries are accessed and dirty already.
+        unsafe { Self::entry(table, index).read() }
+    }
+
+    fn write(&mut self, table: u64, index: usize, entry: u64) {
+        // SAFETY: as for `read`, and for writing as for `allocate`. Volatile, because the CPU reads what is written.
+        unsafe { Self::entry(table, index).write_volatile(entry) }
+    }
+}
+
+/// The tables, and what they are to say.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    arena: Arena,
+    cpu: Cpu,
+    root: u64,
+    /// Tables in use, in bytes.
+    bytes: u64,
+    /// What lies where. Boot keeps its own list until there is a heap.
+    regions: Vec<Region>,
+}
+
+/// There is no room for the tables, or for the list of what they map.
+pub(crate) struct NoRoom;
+
+impl From<TooManyRegions> for NoRoom {
+    fn from(_: TooManyRegions) -> Self {
+        Self
+    }
+}
+
+impl From<OutOfTables> for NoRoom {
+    fn from(_: OutOfTables) -> Self {
+        Self
+    }
+}
+
+/// Tables that a refill may take: the chunk is aligned to its size, and so in one large page.
+const REFILL_SPLIT: u64 = 2;
+
+/// Pages in a chunk that the heap gives for more tables.
+const REFILL: u64 = 16;
+
+impl Tables {
+    /// Makes the tables for a layout, in RAM that is taken out of `free`, and adds their own place to the layout.
+    ///
+    /// # Safety
+    ///
+    /// `free` is RAM that nothing uses, and the boot tables are in force.
+    pub(crate) unsafe fn build(layout: &mut Layout, free: &mut Frames, cpu: Cpu) -> Result<Self, NoRoom> {
+        // To cut the arena out of its surroundings may split two large pages at each level.
+        let needed = tables_needed(layout::mappings(layout.regions()), &cpu) + MOST_SPLIT + REFILL_SPLIT;
+        // The boot tables map 4 GiB, and `take` hands out the lowest frames.
+        let start = free.take(needed).filter(|start| start + needed <= 1 << 20).ok_or(NoRoom)?;
+        let frames = FrameRange { start, end: start + needed };
+        layout.place_tables(frames)?;
+        let mut arena = Arena { rest: FrameRange { start, end: start }, fresh: frames };
+        let mut mapper = Mapper::new(&mut arena, cpu)?;
+        for (frames, protection) in layout::mappings(layout.regions()) {
+            mapper.map(frames, protection)?;
+        }
+        let root = mapper.root();
+        let bytes = (needed - arena.spare()) << 12;
+        Ok(Self { arena, cpu, root, bytes, regions: Vec::new() })
+    }
+
+    /// The address of the root table.
+    pub(crate) const fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// What the tables in use take.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the list that [`build`](Self::build) worked from, now that there is a heap.
+    pub(crate) fn keep(&mut self, layout: &Layout) -> Result<(), NoRoom> {
+        self.regions.try_reserve_exact(layout.regions().len()).map_err(|_| NoRoom)?;
+        self.regions.extend_from_slice(layout.regions());
+        Ok(())
+    }
+
+    /// Holds the tables in force against what they are to say.
+    pub(crate) fn check(&mut self, regions: Option<&Layout>) -> Result<Checked, Violation> {
+        let Self { arena, cpu, root, bytes, regions: kept } = self;
+        let regions = regions.map_or(&**kept, Layout::regions);
+        let mut expected = layout::mappings(regions);
+        // What is still to come of the mapping that the walk is in.
+        let mut rest: Option<(FrameRange, Protection)> = None;
+        let mut pages = 0;
+        Mapper::at(arena, *cpu, *root).visit(|mut frames, leaf| {
+            let wrong = |frame: u64| Violation { address: frame << 12, kind: Wrong::Mapped(leaf) };
+            if leaf.frame() != frames.start || leaf.user() {
+                return Err(wrong(frames.start));
+            }
+            if leaf.writable() && leaf.executable() && cpu.no_execute() {
+                return Err(Violation { address: frames.start << 12, kind: Wrong::WritableCode });
+            }
+            pages += 1;
+            while !frames.is_empty() {
+                let (range, protection) = rest.or_else(|| expected.next()).ok_or(wrong(frames.start))?;
+                if range.start < frames.start {
+                    return Err(Violation { address: range.start << 12, kind: Wrong::Missing });
+                }
+                let right = leaf.writable() == (protection == Protection::ReadWrite)
+                    && (leaf.executable() == (protection == Protection::Execute) || !cpu.no_execute());
+                if range.start > frames.start || !right {
+                    return Err(wrong(frames.start));
+                }
+                let end = frames.end.min(range.end);
+                frames.start = end;
+                rest = (end < range.end).then_some((FrameRange { start: end, end: range.end }, protection));
+            }
+            Ok(())
+        })?;
+        match rest.or_else(|| expected.next()) {
+            Some((range, _)) => Err(Violation { address: range.start << 12, kind: Wrong::Missing }),
+            None => Ok(Checked { pages, table_bytes: *bytes }),
+        }
+    }
+
+    fn protect(&mut self, frames: FrameRange, protection: Protection) -> Result<(), Error> {
+        let first = self.regions.partition_point(|region| region.frames.end <= frames.start);
+        let mut next = frames.start;
+        for region in &self.regions[first..] {
+            if next >= frames.end {
+                break;
+            }
+            if region.frames.start > next || !matches!(region.place, Place::Ram | Place::Data) {
+                return Err(Error::Reserved);
+            }
+            next = region.frames.end;
+        }
+        if next < frames.end {
+            return Err(Error::Reserved);
+        }
+        if self.arena.spare() < MOST_SPLIT + REFILL_SPLIT {
+            self.refill()?;
+        }
+        self.change(frames, protection, None)
+    }
+
+    /// Takes a chunk for more tables from the heap, for good.
+    fn refill(&mut self) -> Result<(), Error> {
+        let start = super::heap::take(REFILL).ok_or(Error::OutOfMemory)?;
+        let frames = FrameRange { start, end: start + REFILL };
+        // Should this fail, the chunk is lost: it fails only for want of memory for a list.
+        self.change(frames, Protection::Read, Some(Place::PageTables))?;
+        self.arena.rest = self.arena.fresh;
+        self.arena.fresh = frames;
+        Ok(())
+    }
+
+    /// Changes the tables and the list.
+    fn change(&mut self, frames: FrameRange, protection: Protection, place: Option<Place>) -> Result<(), Error> {
+        let mut regions = Vec::new();
+        // A range cuts at most two regions in two.
+        regions.try_reserve_exact(self.regions.len() + 2).map_err(|_| Error::OutOfMemory)?;
+        let changed = |region: Region| Region { protection, place: place.unwrap_or(region.place), ..region };
+        let put = |region| {
+            regions.push(region);
+            Ok(())
+        };
+        layout::replace(&self.regions, frames, changed, put).map_err(|_| Error::OutOfMemory)?;
+        let Self { arena, cpu, root, .. } = self;
+        let before = arena.spare();
+        // SAFETY: the range is RAM or data of the program's own, as the callers have checked, mapped at its own address
+        // before and after; what is mapped elsewhere stays as it is.
+        unsafe {
+            arch::edit_tables(frames.start..frames.end, || Mapper::at(arena, *cpu, *root).map(frames, protection))
+        }
+        .map_err(|OutOfTables| Error::OutOfMemory)?;
+        self.bytes += (before - self.arena.spare()) << 12;
+        self.regions = regions;
+        Ok(())
+    }
+}
+
+/// What lies at an address: as the tables know it, or, while boot makes them or a change is under way, the image alone.
+#[cfg(any(target_os = "none", test))]
+pub(crate) fn place(address: u64) -> Option<Place> {
+    match state::get().and_then(|state| state.tables.try_lock()) {
+        Some(tables) => layout::find(&tables.regions, address >> 12).map(|region| region.place),
+        None => layout::place_in_image(&super::Image::get(), address >> 12),
+    }
+}
+
+/// Why memory could not be protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The range is empty, or does not begin and end at multiples of 4096.
+    Misaligned,
+    /// Not all of the range is the program's heap or its data.
+    Reserved,
+    /// There is no memory for more page tables.
+    OutOfMemory,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Misaligned => "the memory is not whole pages",
+            Self::Reserved => "the memory is not the program's own heap or data",
+            Self::OutOfMemory => "no memory for page tables",
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Changes what may be done with pages of the heap, or of static data.
+///
+/// For the few changes that come after boot: data that is written once, guard pages, generated code. There is no
+/// [`Protection`] that is writable and executable, so no sequence of calls makes a page both at once. A change costs two
+/// exits and, where it splits a larger page, a page for the new table; these come from the heap in chunks of 64 KiB and
+/// are not given back.
+///
+/// # Errors
+///
+/// [`Error::Misaligned`] unless the memory is one or more whole pages, [`Error::Reserved`] if not all of it is heap or
+/// static data (code, constants, stacks, page tables and what others share are not to be changed), and
+/// [`Error::OutOfMemory`]. After an error everything is as before.
+///
+/// # Safety
+///
+/// The memory is the caller's. Nobody accesses it in a way that the protection forbids, until another call allows it
+/// again: that is a fault, and the end of the domain. Before memory goes back to the heap it is made
+/// [`ReadWrite`](Protection::ReadWrite). What is made [`Execute`](Protection::Execute) holds code if anybody calls it.
+pub unsafe fn protect(memory: NonNull<[u8]>, protection: Protection) -> Result<(), Error> {
+    let whole = |number: usize| number.is_multiple_of(4096);
+    if memory.is_empty() || !whole(memory.len()) || !whole(memory.cast::<u8>().addr().get()) {
+        return Err(Error::Misaligned);
+    }
+    let start = arch::frame_of(memory.cast::<u8>().as_ptr());
+    let frames = FrameRange { start, end: start + (memory.len() >> 12) as u64 };
+    state::get().ok_or(Error::Reserved)?.tables.lock().protect(frames, protection)
+}
+
+/// What a self-check found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Checked {
+    /// Pages that are mapped, of whatever size.
+    pub pages: u64,
+    /// What the page tables take, in bytes.
+    pub table_bytes: u64,
+}
+
+/// A page that is not mapped as it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation {
+    address: u64,
+    kind: Wrong,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wrong {
+    WritableCode,
+    Mapped(Leaf),
+    Missing,
+}
+
+impl Violation {
+    /// Where the page is.
+    #[must_use]
+    pub const fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the page at {:#x} ", self.address)?;
+        match self.kind {
+            Wrong::WritableCode => f.write_str("is writable and executable"),
+            Wrong::Mapped(leaf) => {
+                write!(f, "is mapped to {:#x}, as it should not be:", leaf.frame() << 12)?;
+                let allowed = [(true, "read"), (leaf.writable(), "write"), (leaf.executable(), "execute")];
+                allowed.iter().filter(|(allowed, _)| *allowed).try_for_each(|(_, what)| write!(f, " {what}"))?;
+                f.write_str(if leaf.user() { ", by user code too" } else { "" })
+            }
+            Wrong::Missing => f.write_str("is not mapped"),
+        }
+    }
+}
+
+impl core::error::Error for Violation {}
+
+/// Walks the page tables in force, and holds each page against what it should be.
+///
+/// Boot does this before main, and ends the domain if it fails; an appliance may ask again at any time. The cost follows
+/// the number of page tables: some thousand instructions for each.
+///
+/// On a CPU without NX nothing can be kept from being executed, and only the rest is checked; boot has warned of it then.
+///
+/// # Errors
+///
+/// The first page that is writable and executable, mapped elsewhere or otherwise than it should be, or missing.
+pub fn self_check() -> Result<Checked, Violation> {
+    match state::get() {
+        Some(state) => state.tables.lock().check(None),
+        // No domain runs here, so nothing is mapped.
+        None => Ok(Checked { pages: 0, table_bytes: 0 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::Reason;
+    use crate::memory::Image;
+    use crate::sim::{End, Guest};
+
+    /// Memory of the guest's as a caller of `protect` names it.
+    fn pages(frame: u64, count: usize) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(NonNull::new(arch::phys(frame << 12)).unwrap(), count * 4096)
+    }
+
+    fn run(guest: Guest, main: impl FnOnce()) {
+        let report = guest.run(async |_| -> Result<(), Error> {
+            main();
+            Ok(())
+        });
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    }
+
+    /// A frame of the heap in every guest here.
+    const HEAP: u64 = 0x180;
+
+    #[test]
+    fn only_the_programs_own_memory_can_be_changed() {
+        run(Guest::new(), || {
+            // SAFETY: nothing uses this memory of the guest's.
+            let protect = |frame, count| unsafe { protect(pages(frame, count), Protection::Absent) };
+            assert_eq!(protect(HEAP, 1), Ok(()));
+            assert_eq!(protect(0x110, 4), Ok(()), "data");
+            let image = Image::get();
+            let root = state::get().unwrap().tables.lock().root() >> 12;
+            for frame in [0, image.code.start, image.constants.start, image.sealed.start, image.main_stack.guard] {
+                assert_eq!(protect(frame, 1), Err(Error::Reserved), "{frame:#x}");
+            }
+            for frame in [image.main_stack.frames.start, image.trap_stacks[0].frames.start, root] {
+                assert_eq!(protect(frame, 1), Err(Error::Reserved), "{frame:#x}");
+            }
+            assert_eq!(protect(0x113, 2), Err(Error::Reserved), "data and what is sealed");
+            assert_eq!(protect(HEAP, 0), Err(Error::Misaligned));
+            let odd = NonNull::slice_from_raw_parts(pages(HEAP, 1).cast(), 4095);
+            // SAFETY: as before.
+            assert_eq!(unsafe { super::protect(odd, Protection::Read) }, Err(Error::Misaligned));
+            assert!(self_check().is_ok());
+        });
+    }
+
+    #[test]
+    fn changes_are_known_to_the_check_and_to_reports() {
+        run(Guest::new().poor_cpu(), || {
+            let before = self_check().unwrap();
+            for protection in [Protection::Read, Protection::Execute, Protection::Absent, Protection::ReadWrite] {
+                // SAFETY: nothing uses this memory of the guest's.
+                unsafe { protect(pages(HEAP, 3), protection) }.unwrap();
+                let absent = if protection == Protection::Absent { 3 } else { 0 };
+                assert_eq!(self_check().unwrap().pages, before.pages - absent);
+                assert_eq!(place(HEAP << 12), Some(Place::Ram));
+            }
+        });
+    }
+
+    #[test]
+    fn tables_for_many_changes_come_from_the_heap() {
+        // Each change splits another large page, as far as the simulated memory goes and beyond: the tables of those
+        // are real.
+        run(Guest::new().memory_mib(512, 512).poor_cpu(), || {
+            let before = self_check().unwrap();
+            for index in 2..60 {
+                let frames = FrameRange { start: index * 512 + 5, end: index * 512 + 6 };
+                state::get().unwrap().tables.lock().protect(frames, Protection::Read).unwrap();
+            }
+            let after = self_check().unwrap();
+            assert_eq!(after.table_bytes - before.table_bytes, 58 * 4096);
+            assert_eq!(after.pages - before.pages, 58 * 511);
+        });
+    }
+
+    #[test]
+    fn the_check_finds_what_is_wrong() {
+        let broken = |frame: u64, change: fn(u64) -> u64| {
+            let mut found = None;
+            run(Guest::new(), || {
+                let mut tables = state::get().unwrap().tables.lock();
+                let table = (1..5).try_fold(tables.root, |table, level: u32| {
+                    let index = (frame >> (9 * (4 - level))) as usize % 512;
+                    let entry = tables.arena.read(table, index);
+                    if level == 4 || entry & 0x80 != 0 {
+                        tables.arena.write(table, index, change(entry));
+                        return Err(());
+                    }
+                    Ok(entry & 0x000f_ffff_ffff_f000)
+                });
+                assert_eq!(table, Err(()));
+                found = Some(tables.check(None).unwrap_err());
+            });
+            found.unwrap()
+        };
+        let code = Image::get().code.start;
+        let text = |violation: Violation| std::format!("{violation}");
+        assert_eq!(text(broken(code, |entry| entry | 2)), "the page at 0x100000 is writable and executable");
+        assert_eq!(broken(code, |entry| entry | 2).address(), code << 12);
+        assert_eq!(text(broken(code + 1, |_| 0)), "the page at 0x101000 is not mapped");
+        assert_eq!(
+            text(broken(HEAP, |entry| entry | 4)),
+            "the page at 0x180000 is mapped to 0x180000, as it should not be: read write, by user code too"
+        );
+        assert_eq!(
+            text(broken(HEAP, |entry| entry + 0x1000)),
+            "the page at 0x180000 is mapped to 0x181000, as it should not be: read write"
+        );
+        assert_eq!(
+            text(broken(HEAP, |entry| entry & !(1 << 63 | 2))),
+            "the page at 0x180000 is mapped to 0x180000, as it should not be: read execute"
+        );
+        assert_eq!(
+            text(broken(0, |_| 0x8000_0000_0000_0021)),
+            "the page at 0x0 is mapped to 0x0, as it should not be: read"
+        );
+    }
+}
