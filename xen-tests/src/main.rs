@@ -8,6 +8,7 @@
 //! - `setup`: what must be on the machine first, and how it gets there
 //! - `build`: unikernels from source to image
 //! - `lab`: the emulated machine, Xen, dom0, and guests in it
+//! - `symbols`: what a crash report means
 //! - `run`, `suite`, `bench`: what is done with them
 
 mod bench;
@@ -22,6 +23,7 @@ mod run;
 mod say;
 mod setup;
 mod suite;
+mod symbols;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,7 @@ use crate::paths;
 use crate::say;
 use crate::say::grouped;
 use crate::setup;
+use crate::symbols;
 
 /// The limit passed before the domain ended.
 const TOO_LONG: u8 = 103;
@@ -68,7 +69,7 @@ pub fn run(wanted: &Run) -> Result<u8> {
     say!("xl create {name}.xl");
     let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
     let outcome = domain::run(&mut session, &name, watch)?;
-    Ok(verdict(&outcome, &logs, wanted.limit))
+    Ok(verdict(&outcome, &image, &logs, wanted.limit))
 }
 
 /// `cargo xen demo`.
@@ -92,6 +93,7 @@ pub fn demo() -> Result<u8> {
         Some(reason) => println!("shutdown reason: {reason}"),
         None => println!("shutdown reason: none, it did not end within {} s", limit.as_secs()),
     }
+    eprint!("{}", crash(&outcome, &image));
     let said_hello = outcome.text().contains("hello from domain");
     if !said_hello {
         println!("it did not say hello; the logs are in {}", logs.display());
@@ -192,18 +194,21 @@ fn show(bytes: &[u8]) {
     let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
-fn verdict(outcome: &Outcome, logs: &Path, limit: Duration) -> u8 {
+/// What a crash is looked into with; empty for any other end.
+fn crash(outcome: &Outcome, image: &Image) -> String {
+    match outcome.reason {
+        Some(domain::Reason::Crash) => symbols::report(&image.elf, &[&outcome.text(), &outcome.own_lines()]),
+        _ => String::new(),
+    }
+}
+
+fn verdict(outcome: &Outcome, image: &Image, logs: &Path, limit: Duration) -> u8 {
     match outcome.reason {
         Some(reason) => {
             say!("the domain ended: {reason}");
             if reason == domain::Reason::Crash {
-                let last: String = outcome
-                    .hypervisor
-                    .lines()
-                    .filter(|line| line.contains("(d"))
-                    .map(|line| format!("  {line}\n"))
-                    .collect();
-                say!("on the hypervisor's log:\n{last}the logs are in {}", logs.display());
+                let last: String = outcome.own_lines().lines().map(|line| format!("  {line}\n")).collect();
+                say!("on the hypervisor's log:\n{last}{}the logs are in {}", crash(outcome, image), logs.display());
             }
             reason as u8
         }

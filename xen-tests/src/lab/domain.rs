@@ -144,6 +144,12 @@ impl Outcome {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.console).replace("\r\n", "\n")
     }
+
+    /// The hypervisor's log without what others said there.
+    pub fn own_lines(&self) -> String {
+        let own = format!("(d{})", self.domain);
+        self.hypervisor.lines().filter(|line| line.contains(&own)).map(|line| format!("{line}\n")).collect()
+    }
 }
 
 /// Where a running domain stands.

@@ -17,6 +17,7 @@ use crate::paths;
 use crate::run::{base_config, machine_memory};
 use crate::say;
 use crate::setup::{self, VERSIONS};
+use crate::symbols;
 
 /// Every machine that a test may run on: the main version first, where most is to be learnt.
 fn machines() -> Vec<Lab> {
@@ -124,7 +125,10 @@ fn run_case(suite: &mut Suite, session: &mut Session, case: &Case, name: &str) -
             let last = stage.last.take();
             let hypervisor = session.serial().since(mark);
             let console = last.map(|outcome| outcome.text()).unwrap_or_default();
-            let evidence = evidence(session, &case.domain(), &console, &hypervisor);
+            let mut evidence = evidence(session, &case.domain(), &console, &hypervisor);
+            if let Some(image) = suite.image(case.guest, case.flavour) {
+                evidence.push_str(&symbols::report(&image.elf, &[&console, &hypervisor]));
+            }
             suite.report.failed(name, took, &error, &evidence);
             clean_up(session, &case.domain()).is_ok()
         }

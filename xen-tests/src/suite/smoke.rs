@@ -10,6 +10,7 @@ use crate::lab::domain::Reason;
 use crate::lab::qemu::{Cpu, telling_lines};
 use crate::lab::smoke::{self, Ended};
 use crate::setup::{self, VERSIONS, Version};
+use crate::symbols;
 
 /// How long one may take: a boot is about a second.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -90,8 +91,9 @@ fn with_xen(suite: &mut Suite, version: &'static Version, cpu: Cpu, test: &Test)
         let ended = smoke::as_first_domain(&root, &image, cpu, test.cmdline, LIMIT, &logs)?;
         (test.judge)(&ended).with_context(|| {
             format!(
-                "the serial line ends with:\n{}\nall of it is in {}",
+                "the serial line ends with:\n{}\n{}all of it is in {}",
                 telling_lines(&ended.serial, 20),
+                symbols::report(&image.elf, &[&ended.serial]),
                 logs.display()
             )
         })
