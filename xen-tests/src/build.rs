@@ -33,6 +33,8 @@ pub enum Flavour {
     Hardened,
     /// With the toolchain's own `core`.
     Plain,
+    /// As hardened, with variables and types for a debugger in the ELF.
+    Debugged,
 }
 
 impl Flavour {
@@ -41,7 +43,13 @@ impl Flavour {
         match self {
             Flavour::Hardened => "hardened",
             Flavour::Plain => "plain",
+            Flavour::Debugged => "debugged",
         }
+    }
+
+    /// Whether the standard library is built along.
+    fn is_hardened(self) -> bool {
+        self != Flavour::Plain
     }
 }
 
@@ -65,7 +73,7 @@ impl Image {
 
 /// Builds examples and test guests of a workspace by name; gives them in the order asked for.
 pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
-    setup::rust(flavour == Flavour::Hardened)?;
+    setup::rust(flavour.is_hardened())?;
     let target = workspace.join("target").join(flavour.name());
     let mut command = cargo(workspace);
     command.args(["build", "--release", "--locked"]);
@@ -78,7 +86,10 @@ pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<I
         command.args(selection(workspace, name)?);
     }
     let mut flags = remapped(workspace)?;
-    if flavour == Flavour::Hardened {
+    if flavour == Flavour::Debugged {
+        command.args(["--config", r#"profile.release.debug="full""#]);
+    }
+    if flavour.is_hardened() {
         flags.extend(HARDENED.map(String::from));
         command.env("RUSTC_BOOTSTRAP", "1").arg(BUILD_STD);
     }
@@ -218,6 +229,12 @@ fn selection(workspace: &Path, name: &str) -> Result<[String; 4]> {
 
 /// The flags that keep the folders of this machine out of the image.
 fn remapped(workspace: &Path) -> Result<Vec<String>> {
+    let folders = renamed(workspace)?.into_iter();
+    Ok(folders.map(|(folder, name)| format!("--remap-path-prefix={}={name}", folder.display())).collect())
+}
+
+/// The folders that sources come from, and what an image calls them.
+pub fn renamed(workspace: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
     let home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
@@ -231,7 +248,7 @@ fn remapped(workspace: &Path) -> Result<Vec<String>> {
         }
     }
     folders.sort();
-    Ok(folders.into_iter().map(|(folder, name)| format!("--remap-path-prefix={}={name}", folder.display())).collect())
+    Ok(folders)
 }
 
 /// Runs cargo and gives the executables that it reports, by target name.

@@ -38,6 +38,7 @@ options of run
     --xenstored c|ocaml      which xenstored dom0 runs (c)
     --cpu poor|rich          the processor: an old one, or all that can be emulated (poor)
     --no-xen                 start it under QEMU alone, as something that is not Xen would
+    --gdb                    hold it until gdb is attached, as told; no limit unless one is given
     --limit SECONDS          how long it may run (300)
     --plain                  (also of build) built with the toolchain's own core, not hardened
 
@@ -121,6 +122,8 @@ pub struct Run {
     pub plain: bool,
     /// Under QEMU alone.
     pub without_xen: bool,
+    /// With a debugger.
+    pub gdb: bool,
     /// How long it may run.
     pub limit: Duration,
 }
@@ -182,13 +185,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Action, b
 }
 
 fn option(given: &mut Given, name: &str, parser: &mut lexopt::Parser) -> Result<()> {
-    const NAMES: [&str; 11] =
-        ["all", "plain", "no-xen", "xen", "memory", "maxmem", "cmdline", "ramdisk", "xenstored", "cpu", "limit"];
+    const NAMES: [&str; 12] =
+        ["all", "plain", "no-xen", "gdb", "xen", "memory", "maxmem", "cmdline", "ramdisk", "xenstored", "cpu", "limit"];
     let Some(name) = NAMES.into_iter().find(|known| *known == name) else {
         bail!("there is no option --{name}");
     };
     match name {
-        "all" | "plain" | "no-xen" => {}
+        "all" | "plain" | "no-xen" | "gdb" => {}
         "xen" => given.version = Some(setup::version(&parser.value()?.string()?)?),
         "memory" => given.memory = Some(parser.value()?.parse()?),
         "maxmem" => given.maxmem = Some(parser.value()?.parse()?),
@@ -217,9 +220,10 @@ fn one_of<T: Copy>(parser: &mut lexopt::Parser, values: &[(&str, T)]) -> Result<
 fn action(command: &str, given: Given) -> Result<Action> {
     let (allowed, operand): (&[&str], bool) = match command {
         "test" | "smoke" | "domu" => (&["all"], true),
-        "run" => {
-            (&["xen", "memory", "maxmem", "cmdline", "ramdisk", "xenstored", "cpu", "plain", "limit", "no-xen"], true)
-        }
+        "run" => (
+            &["xen", "memory", "maxmem", "cmdline", "ramdisk", "xenstored", "cpu", "plain", "limit", "no-xen", "gdb"],
+            true,
+        ),
         "build" => (&["plain"], true),
         "help" | "setup" | "demo" | "bench" => (&[], false),
         _ => bail!("there is no command `{command}`"),
@@ -253,10 +257,15 @@ fn action(command: &str, given: Given) -> Result<Action> {
 }
 
 fn run(given: Given) -> Result<Run> {
-    let (plain, without_xen) = (given.has("plain"), given.has("no-xen"));
+    let (plain, without_xen, gdb) = (given.has("plain"), given.has("no-xen"), given.has("gdb"));
     let Some(what) = given.operand else {
         bail!("run what? `cargo xen run NAME|ELF|DIR`");
     };
+    if gdb && without_xen {
+        bail!("--gdb is for guests on Xen; without it, `qemu-system-x86_64 -kernel ELF -s -S` needs no help");
+    }
+    // Who looks for a mistake takes the time that it takes.
+    let limit = given.limit.unwrap_or(if gdb { Duration::MAX } else { Duration::from_secs(300) });
     Ok(Run {
         what,
         version: given.version.unwrap_or(setup::MAIN),
@@ -268,7 +277,8 @@ fn run(given: Given) -> Result<Run> {
         cpu: given.cpu.unwrap_or(Cpu::Poor),
         plain,
         without_xen,
-        limit: given.limit.unwrap_or(Duration::from_secs(300)),
+        gdb,
+        limit,
     })
 }
 
@@ -307,6 +317,17 @@ mod tests {
     }
 
     #[test]
+    fn a_debugger_takes_its_time() {
+        let limit = |line| match parsed(line).unwrap() {
+            Action::Run(run) => (run.gdb, run.limit.as_secs()),
+            _ => panic!("not a run"),
+        };
+        assert_eq!(limit("run hello"), (false, 300));
+        assert_eq!(limit("run --gdb hello"), (true, u64::MAX));
+        assert_eq!(limit("run --gdb hello --limit 20"), (true, 20));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (line, word) in [
             ("fly", "fly"),
@@ -318,6 +339,8 @@ mod tests {
             ("demo now", "now"),
             ("build hello --memory 3", "memory"),
             ("run a --cpu old", "old"),
+            ("run a --gdb --no-xen", "--gdb"),
+            ("demo --gdb", "gdb"),
         ] {
             let error = format!("{:#}", parsed(line).unwrap_err());
             assert!(error.contains(word), "`{line}` gave: {error}");

@@ -26,7 +26,7 @@ const VANISHED: u8 = 104;
 
 /// `cargo xen build`.
 pub fn build(wanted: &Build) -> Result<()> {
-    let image = one_named(&wanted.name, flavour(wanted.plain))?;
+    let image = one_named(&wanted.name, flavour(wanted.plain, false))?;
     println!("{}: {} bytes, stripped", wanted.name, grouped(image.size));
     println!("{}", image.stripped.display());
     Ok(())
@@ -50,7 +50,9 @@ pub fn run(wanted: &Run) -> Result<u8> {
         maxmem: wanted.maxmem,
         cmdline: wanted.cmdline.clone(),
         ramdisk: wanted.ramdisk.as_ref().map(|_| "ramdisk".into()),
-        more: Vec::new(),
+        // QEMU does not follow nested page tables when it reads memory for gdb. Without them, the
+        // processor uses tables of Xen's making, which lead to the domain's memory in one step.
+        more: if wanted.gdb { vec!["hap = 0".into()] } else { Vec::new() },
     };
     let mut archive = Archive::default();
     archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
@@ -63,12 +65,19 @@ pub fn run(wanted: &Run) -> Result<u8> {
         cpu: wanted.cpu,
         xenstored: wanted.xenstored,
         memory_mb: machine_memory(wanted.memory.unwrap_or(16)),
+        gdb: wanted.gdb,
         ..Lab::new(wanted.version)
     };
     let mut session = Session::boot(&lab, archive, &logs)?;
     say!("xl create {name}.xl");
     let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
-    let outcome = domain::run(&mut session, &name, watch)?;
+    let outcome = match session.gdb() {
+        Some(socket) => {
+            let gdb = gdb_command(&image, socket, &logs)?;
+            domain::run_after(&mut session, &name, watch, || wait_for_gdb(&gdb))?
+        }
+        None => domain::run(&mut session, &name, watch)?,
+    };
     Ok(verdict(&outcome, &image, &logs, wanted.limit))
 }
 
@@ -130,8 +139,12 @@ pub fn machine_memory(guest_mb: u32) -> u32 {
     if guest_mb <= 1024 { 2048 } else { guest_mb + 2048 }
 }
 
-fn flavour(plain: bool) -> Flavour {
-    if plain { Flavour::Plain } else { Flavour::Hardened }
+fn flavour(plain: bool, gdb: bool) -> Flavour {
+    match (plain, gdb) {
+        (true, _) => Flavour::Plain,
+        (false, true) => Flavour::Debugged,
+        (false, false) => Flavour::Hardened,
+    }
 }
 
 fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
@@ -161,10 +174,14 @@ fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
     }
     if path.is_file() {
         let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
-        return Ok((Image { elf: path.clone(), stripped: path, size }, None));
+        // What `cargo xen build` names has its symbols beside it.
+        let whole = path.with_extension("");
+        let is_copy = path.extension().is_some_and(|ending| ending == "stripped") && whole.is_file();
+        let elf = if is_copy { whole } else { path.clone() };
+        return Ok((Image { elf, stripped: path, size }, None));
     }
     match wanted.what.to_str() {
-        Some(name) if !name.contains('/') => Ok((one_named(name, flavour(wanted.plain))?, None)),
+        Some(name) if !name.contains('/') => Ok((one_named(name, flavour(wanted.plain, wanted.gdb))?, None)),
         _ => bail!("there is no file {}", path.display()),
     }
 }
@@ -185,6 +202,34 @@ fn without_xen(wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
     show(ended.serial.as_bytes());
     say!("debug port: {}", ended.debug_port.trim_end());
     Ok(0)
+}
+
+/// Writes down for gdb where the machine and the sources are; gives the command that attaches it.
+fn gdb_command(image: &Image, socket: &Path, logs: &Path) -> Result<String> {
+    let script = logs.join("attach.gdb");
+    let folders = build::renamed(&paths::workspace())?;
+    fs::write(&script, gdb_script(&folders, socket)).with_context(|| format!("writing {}", script.display()))?;
+    let quoted = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"));
+    Ok(format!("gdb {} -x {}", quoted(&image.elf), quoted(&script)))
+}
+
+fn gdb_script(folders: &[(PathBuf, &str)], socket: &Path) -> String {
+    // Code is the same in the ELF, which is there while the machine is elsewhere, in Xen or in dom0.
+    let mut script = String::from("set trust-readonly-sections on\n");
+    for (folder, name) in folders {
+        script.push_str(&format!("set substitute-path {name} \"{}\"\n", folder.display()));
+    }
+    script.push_str(&format!("target remote {}\n", socket.display()));
+    script
+}
+
+/// Tells how to attach gdb, and waits until the user says that it is.
+fn wait_for_gdb(gdb: &str) -> Result<()> {
+    say!("the domain is paused; attach now with\n\n    {gdb}\n");
+    say!("set breakpoints, `continue`, and press Enter here to start the domain");
+    // At the end of the input nobody is there to press anything.
+    std::io::stdin().read_line(&mut String::new()).context("waiting for Enter")?;
+    Ok(())
 }
 
 /// Shows what came from a console, at once.
@@ -221,5 +266,20 @@ fn verdict(outcome: &Outcome, image: &Image, logs: &Path, limit: Duration) -> u8
             say!("the domain vanished; the logs are in {}", logs.display());
             VANISHED
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gdb_is_told_where_everything_is() {
+        let script = gdb_script(&[(PathBuf::from("/a b"), "domu"), (PathBuf::from("/r"), "rust")], Path::new("/l/gdb"));
+        let expected = "set trust-readonly-sections on\n\
+            set substitute-path domu \"/a b\"\n\
+            set substitute-path rust \"/r\"\n\
+            target remote /l/gdb\n";
+        assert_eq!(script, expected);
     }
 }

@@ -224,7 +224,7 @@ impl Symbols<'_> {
         let mut found = self.places.find_frames(address).skip_all_loads().map_err(unreadable)?;
         while let Some(frame) = found.next().map_err(unreadable)? {
             let name = match &frame.function {
-                Some(function) => Some(demangled(&function.raw_name().map_err(unreadable)?)),
+                Some(function) => Some(short(&demangled(&function.raw_name().map_err(unreadable)?)).to_owned()),
                 None => None,
             };
             frames.push((name, frame.location.as_ref().and_then(place)));
@@ -242,9 +242,20 @@ fn demangled(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }
 
+/// A name without its generic arguments: the debug information spells those of inlined iterators
+/// out over several lines of a terminal.
+fn short(name: &str) -> &str {
+    match name.find('<') {
+        None | Some(0) => name,
+        Some(at) => &name[..at],
+    }
+}
+
 fn place(location: &addr2line::Location<'_>) -> Option<String> {
-    let mut text = location.file?.to_owned();
-    for number in [location.line, location.column].into_iter().map_while(|number| number) {
+    // As seen from the workspace, which has this name in an image.
+    let file = location.file?;
+    let mut text = file.strip_prefix("domu/").unwrap_or(file).to_owned();
+    for number in [location.line, location.column].into_iter().map_while(|number| number.filter(|n| *n > 0)) {
         // Writing to a string cannot fail.
         let _ = write!(text, ":{number}");
     }

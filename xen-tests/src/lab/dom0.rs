@@ -38,12 +38,14 @@ pub struct Lab {
     pub memory_mb: u32,
     /// Count instructions instead of time: slower, but it repeats exactly.
     pub counted: bool,
+    /// Listen for gdb, and be as patient as who uses it.
+    pub gdb: bool,
 }
 
 impl Lab {
     /// The usual machine with this version of Xen.
     pub fn new(version: &'static Version) -> Lab {
-        Lab { version, cpu: Cpu::Poor, xenstored: Xenstored::C, memory_mb: 2048, counted: false }
+        Lab { version, cpu: Cpu::Poor, xenstored: Xenstored::C, memory_mb: 2048, counted: false, gdb: false }
     }
 }
 
@@ -52,6 +54,8 @@ pub struct Session {
     machine: Machine,
     control: Control,
     logs: PathBuf,
+    /// Where gdb can attach, which stops the machine for as long as its user likes.
+    gdb: Option<PathBuf>,
 }
 
 impl Session {
@@ -80,6 +84,7 @@ impl Session {
         if lab.counted {
             command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
         }
+        let gdb = if lab.gdb { Some(qemu::listen_for_gdb(&mut command, logs)?) } else { None };
         let (ours, theirs) = qemu::second_port(&mut command)?;
         command.arg("-kernel").arg(root.xen()).args(["-append", &xen]);
         command.arg("-initrd").arg(format!("{kernel},{}", first_root.display()));
@@ -87,7 +92,7 @@ impl Session {
         let start = Instant::now();
         let machine = Machine::start(command, logs)?;
         drop(theirs);
-        let mut session = Session { machine, control: Control::new(ours)?, logs: logs.to_path_buf() };
+        let mut session = Session { machine, control: Control::new(ours)?, logs: logs.to_path_buf(), gdb };
         session.wait_until_ready()?;
         say!("... ready after {:.1} s", start.elapsed().as_secs_f64());
         Ok(session)
@@ -110,6 +115,7 @@ impl Session {
     /// Has dom0 run a command line; the answer has the command's own verdict.
     pub fn run(&mut self, command: &str, limit: Duration) -> Result<Reply> {
         let start = Instant::now();
+        let limit = if self.gdb.is_some() { Duration::MAX } else { limit };
         let answer = self.control.run(command, limit)?;
         if say::is_verbose() {
             say!("dom0: {command} ({} ms)", start.elapsed().as_millis());
@@ -149,6 +155,11 @@ impl Session {
     /// Xen's and dom0's serial line.
     pub fn serial(&self) -> &Serial {
         self.machine.serial()
+    }
+
+    /// The socket at which gdb can attach, if that was wanted.
+    pub fn gdb(&self) -> Option<&Path> {
+        self.gdb.as_deref()
     }
 
     /// Where the logs of this session are.

@@ -177,6 +177,21 @@ pub fn run(session: &mut Session, name: &str, watch: Watch<'_>) -> Result<Outcom
     follow(session, name, start, mark, watch)
 }
 
+/// Starts the guest held, and follows it as [`run`] does once `before` is done.
+pub fn run_after(
+    session: &mut Session,
+    name: &str,
+    watch: Watch<'_>,
+    before: impl FnOnce() -> Result<()>,
+) -> Result<Outcome> {
+    let mark = session.serial().length();
+    session.must(&format!("xl create -p {}", config_of(name)), COMMAND_LIMIT)?;
+    before()?;
+    let start = Instant::now();
+    session.must(&format!("xl unpause {name}"), COMMAND_LIMIT)?;
+    follow(session, name, start, mark, watch)
+}
+
 /// Follows a domain that has been created, to its end. `mark` is from where the hypervisor's serial
 /// line belongs to it.
 pub fn follow(session: &mut Session, name: &str, start: Instant, mark: usize, watch: Watch<'_>) -> Result<Outcome> {

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{self, Owned};
 use crate::say;
@@ -72,6 +72,18 @@ pub fn second_port(command: &mut Command) -> Result<(UnixStream, OwnedFd)> {
         });
     }
     Ok((ours, theirs.into()))
+}
+
+/// Has QEMU listen for gdb at a socket among the logs, whose path this gives. Not at a port: another
+/// machine, or another user, may have it or come to it.
+pub fn listen_for_gdb(command: &mut Command, logs: &Path) -> Result<PathBuf> {
+    let socket = logs.join("gdb");
+    let text = socket.to_string_lossy().into_owned();
+    // The limit is Linux's.
+    ensure!(text.len() < 108, "{text} is too long a path for a socket: use a copy of the tree in another folder");
+    ensure!(!text.contains(','), "{text}: QEMU takes the comma for the end of the path");
+    command.args(["-gdb", &format!("unix:{text},server=on,wait=off")]);
+    Ok(socket)
 }
 
 /// A machine that runs. It is killed when this is dropped.
