@@ -14,9 +14,10 @@ use crate::lab::dom0::{Lab, Session};
 use crate::lab::domain::{self, Config, Outcome, Watch};
 use crate::lab::smoke;
 use crate::paths;
+use crate::process;
 use crate::say;
 use crate::say::grouped;
-use crate::setup;
+use crate::setup::{self, Version};
 use crate::symbols;
 
 /// The limit passed before the domain ended.
@@ -50,9 +51,7 @@ pub fn run(wanted: &Run) -> Result<u8> {
         maxmem: wanted.maxmem,
         cmdline: wanted.cmdline.clone(),
         ramdisk: wanted.ramdisk.as_ref().map(|_| "ramdisk".into()),
-        // QEMU does not follow nested page tables when it reads memory for gdb. Without them, the
-        // processor uses tables of Xen's making, which lead to the domain's memory in one step.
-        more: if wanted.gdb { vec!["hap = 0".into()] } else { Vec::new() },
+        more: if wanted.gdb { readable_for_gdb(wanted.version) } else { Vec::new() },
     };
     let mut archive = Archive::default();
     archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
@@ -204,6 +203,17 @@ fn without_xen(wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
     Ok(0)
 }
 
+/// The lines of a configuration with which gdb can read the domain's memory. QEMU does not follow
+/// nested page tables for it. Without them, the processor uses tables of Xen's making, which lead to
+/// the domain's memory in one step.
+fn readable_for_gdb(version: &Version) -> Vec<String> {
+    if !version.shadow_paging {
+        say!("Xen {} has no shadow paging: gdb will stop at breakpoints, but see no stack and no data", version.xen);
+        return Vec::new();
+    }
+    vec!["hap = 0".into()]
+}
+
 /// Writes down for gdb where the machine and the sources are; gives the command that attaches it.
 fn gdb_command(image: &Image, socket: &Path, logs: &Path) -> Result<String> {
     let script = logs.join("attach.gdb");
@@ -226,6 +236,9 @@ fn gdb_script(folders: &[(PathBuf, &str)], socket: &Path) -> String {
 /// Tells how to attach gdb, and waits until the user says that it is.
 fn wait_for_gdb(gdb: &str) -> Result<()> {
     say!("the domain is paused; attach now with\n\n    {gdb}\n");
+    if !process::exists("gdb") {
+        say!("(gdb is not on this machine: it is in a package of that name)");
+    }
     say!("set breakpoints, `continue`, and press Enter here to start the domain");
     // At the end of the input nobody is there to press anything.
     std::io::stdin().read_line(&mut String::new()).context("waiting for Enter")?;

@@ -25,13 +25,15 @@ pub struct Version {
     pub xen: &'static str,
     /// The suite's code name.
     pub suite: &'static str,
+    /// Whether it can do without the processor's nested page tables, as debugging wants it.
+    pub shadow_paging: bool,
 }
 
 /// All versions under test, oldest first.
 pub static VERSIONS: [Version; 3] = [
-    Version { xen: "4.14", suite: "bullseye" },
-    Version { xen: "4.17", suite: "bookworm" },
-    Version { xen: "4.20", suite: "trixie" },
+    Version { xen: "4.14", suite: "bullseye", shadow_paging: true },
+    Version { xen: "4.17", suite: "bookworm", shadow_paging: true },
+    Version { xen: "4.20", suite: "trixie", shadow_paging: false },
 ];
 
 /// The version that everything uses unless told otherwise, and on which every test runs.
