@@ -3,7 +3,9 @@
 //! *Hardened* is the way to ship: `core` and `alloc` are built along, so that every function, those
 //! of the standard library too, has its stack canary. It needs flags that stable Rust reserves,
 //! hence `RUSTC_BOOTSTRAP`, as Linux does it. *Plain* is what a user gets from a stock toolchain.
-//! Both say nothing in the image about where it was built.
+//! *Float* is hardened, for a target of our own on which floating point uses SSE registers: the usual
+//! target passes floats in software's way, and features cannot be added to it.
+//! All say nothing in the image about where it was built.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,8 +22,16 @@ use crate::setup;
 /// The target of a unikernel.
 pub const TARGET: &str = "x86_64-unknown-none";
 
+/// The specification of the target with floating point, in the workspace; its stem is the target's
+/// name. That ends in `-none` because `compiler_builtins` brings `memcpy` and its kind only where the
+/// name says that there is no system to have them.
+pub const FLOAT_TARGET: &str = "targets/x86_64-domu-none.json";
+
+/// What cargo must be told to take a target from a file.
+pub const FLOAT_OPTION: &str = "-Zjson-target-spec";
+
 /// What is built along for a hardened image.
-const BUILD_STD: &str = "-Zbuild-std=core,alloc";
+pub const BUILD_STD: &str = "-Zbuild-std=core,alloc";
 
 /// The compiler flags of a hardened image, beside those in `.cargo/config.toml`.
 const HARDENED: [&str; 1] = ["-Zstack-protector=strong"];
@@ -35,6 +45,8 @@ pub enum Flavour {
     Plain,
     /// As hardened, with variables and types for a debugger in the ELF.
     Debugged,
+    /// Hardened, for the target with floating point.
+    Float,
 }
 
 impl Flavour {
@@ -44,12 +56,24 @@ impl Flavour {
             Flavour::Hardened => "hardened",
             Flavour::Plain => "plain",
             Flavour::Debugged => "debugged",
+            Flavour::Float => "float",
         }
     }
 
-    /// Whether the standard library is built along.
+    /// All of them.
+    pub const ALL: [Flavour; 4] = [Flavour::Hardened, Flavour::Plain, Flavour::Debugged, Flavour::Float];
+
+    /// Whether `core` is built along, with canaries.
     fn is_hardened(self) -> bool {
         self != Flavour::Plain
+    }
+
+    /// What cargo's `--target` is given.
+    fn target(self, workspace: &Path) -> PathBuf {
+        match self {
+            Flavour::Hardened | Flavour::Plain | Flavour::Debugged => PathBuf::from(TARGET),
+            Flavour::Float => workspace.join(FLOAT_TARGET),
+        }
     }
 }
 
@@ -74,14 +98,15 @@ impl Image {
 /// Builds examples and test guests of a workspace by name; gives them in the order asked for.
 pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
     setup::rust(flavour.is_hardened())?;
-    let target = workspace.join("target").join(flavour.name());
+    let target_dir = workspace.join("target").join(flavour.name());
     let mut command = cargo(workspace);
     command.args(["build", "--release", "--locked"]);
     if !workspace.join("Cargo.lock").is_file() {
         command = cargo(workspace);
         command.args(["build", "--release"]);
     }
-    command.arg("--target").arg(TARGET).arg("--target-dir").arg(&target);
+    let target = flavour.target(workspace);
+    command.arg("--target").arg(&target).arg("--target-dir").arg(&target_dir);
     for name in names {
         command.args(selection(workspace, name)?);
     }
@@ -93,10 +118,14 @@ pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<I
         flags.extend(HARDENED.map(String::from));
         command.env("RUSTC_BOOTSTRAP", "1").arg(BUILD_STD);
     }
+    if flavour == Flavour::Float {
+        command.arg(FLOAT_OPTION);
+    }
     let flags: Vec<Value> = flags.into_iter().map(Value::String).collect();
     // A JSON array of strings is a TOML array of strings; cargo joins it with that of the file.
     command.arg("--config");
-    command.arg(format!("target.{TARGET}.rustflags={}", Value::Array(flags)));
+    let target = target.file_stem().unwrap_or_default().to_string_lossy();
+    command.arg(format!("target.{target}.rustflags={}", Value::Array(flags)));
     say!("building {} ({})", names.join(", "), flavour.name());
     let built = executables(&mut command)?;
     names

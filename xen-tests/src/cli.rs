@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use lexopt::prelude::*;
 
+use crate::build::Flavour;
 use crate::lab::dom0::Xenstored;
 use crate::lab::qemu::Cpu;
 use crate::setup::{self, Version};
@@ -41,6 +42,7 @@ options of run
     --gdb                    hold it until gdb is attached, as told; no limit unless one is given
     --limit SECONDS          how long it may run (300)
     --plain                  (also of build) built with the toolchain's own core, not hardened
+    --float                  (also of build) hardened, for the target with floating point in SSE registers
 
 options of all
     -v, --verbose            show the output of Xen and dom0 too
@@ -118,8 +120,8 @@ pub struct Run {
     pub xenstored: Xenstored,
     /// Which processor.
     pub cpu: Cpu,
-    /// Not hardened.
-    pub plain: bool,
+    /// How it is built, if it has to be.
+    pub flavour: Flavour,
     /// Under QEMU alone.
     pub without_xen: bool,
     /// With a debugger.
@@ -133,8 +135,8 @@ pub struct Run {
 pub struct Build {
     /// The unikernel.
     pub name: String,
-    /// Not hardened.
-    pub plain: bool,
+    /// How.
+    pub flavour: Flavour,
 }
 
 /// Options as they come, before it is clear whose they are.
@@ -155,6 +157,15 @@ struct Given {
 impl Given {
     fn has(&self, name: &str) -> bool {
         self.names.contains(&name)
+    }
+
+    fn flavour(&self) -> Result<Flavour> {
+        match (self.has("plain"), self.has("float")) {
+            (false, false) => Ok(Flavour::Hardened),
+            (true, false) => Ok(Flavour::Plain),
+            (false, true) => Ok(Flavour::Float),
+            (true, true) => bail!("--plain and --float exclude each other"),
+        }
     }
 }
 
@@ -185,13 +196,26 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Action, b
 }
 
 fn option(given: &mut Given, name: &str, parser: &mut lexopt::Parser) -> Result<()> {
-    const NAMES: [&str; 12] =
-        ["all", "plain", "no-xen", "gdb", "xen", "memory", "maxmem", "cmdline", "ramdisk", "xenstored", "cpu", "limit"];
+    const NAMES: [&str; 13] = [
+        "all",
+        "plain",
+        "float",
+        "no-xen",
+        "gdb",
+        "xen",
+        "memory",
+        "maxmem",
+        "cmdline",
+        "ramdisk",
+        "xenstored",
+        "cpu",
+        "limit",
+    ];
     let Some(name) = NAMES.into_iter().find(|known| *known == name) else {
         bail!("there is no option --{name}");
     };
     match name {
-        "all" | "plain" | "no-xen" | "gdb" => {}
+        "all" | "plain" | "float" | "no-xen" | "gdb" => {}
         "xen" => given.version = Some(setup::version(&parser.value()?.string()?)?),
         "memory" => given.memory = Some(parser.value()?.parse()?),
         "maxmem" => given.maxmem = Some(parser.value()?.parse()?),
@@ -221,10 +245,23 @@ fn action(command: &str, given: Given) -> Result<Action> {
     let (allowed, operand): (&[&str], bool) = match command {
         "test" | "smoke" | "domu" => (&["all"], true),
         "run" => (
-            &["xen", "memory", "maxmem", "cmdline", "ramdisk", "xenstored", "cpu", "plain", "limit", "no-xen", "gdb"],
+            &[
+                "xen",
+                "memory",
+                "maxmem",
+                "cmdline",
+                "ramdisk",
+                "xenstored",
+                "cpu",
+                "plain",
+                "float",
+                "limit",
+                "no-xen",
+                "gdb",
+            ],
             true,
         ),
-        "build" => (&["plain"], true),
+        "build" => (&["plain", "float"], true),
         "help" | "setup" | "demo" | "bench" => (&[], false),
         _ => bail!("there is no command `{command}`"),
     };
@@ -248,7 +285,7 @@ fn action(command: &str, given: Given) -> Result<Action> {
             },
         }),
         "build" => match &given.operand {
-            Some(name) => Action::Build(Build { name: name.to_string_lossy().into_owned(), plain: given.has("plain") }),
+            Some(name) => Action::Build(Build { name: name.to_string_lossy().into_owned(), flavour: given.flavour()? }),
             None => bail!("build what? `cargo xen build NAME`"),
         },
         "run" => Action::Run(Box::new(run(given)?)),
@@ -257,7 +294,11 @@ fn action(command: &str, given: Given) -> Result<Action> {
 }
 
 fn run(given: Given) -> Result<Run> {
-    let (plain, without_xen, gdb) = (given.has("plain"), given.has("no-xen"), given.has("gdb"));
+    let (without_xen, gdb) = (given.has("no-xen"), given.has("gdb"));
+    let flavour = match given.flavour()? {
+        Flavour::Hardened if gdb => Flavour::Debugged,
+        flavour => flavour,
+    };
     let Some(what) = given.operand else {
         bail!("run what? `cargo xen run NAME|ELF|DIR`");
     };
@@ -275,7 +316,7 @@ fn run(given: Given) -> Result<Run> {
         ramdisk: given.ramdisk,
         xenstored: given.xenstored.unwrap_or(Xenstored::C),
         cpu: given.cpu.unwrap_or(Cpu::Poor),
-        plain,
+        flavour,
         without_xen,
         gdb,
         limit,
@@ -313,7 +354,7 @@ mod tests {
         assert_eq!(run.version.xen, "4.20");
         assert_eq!((run.memory, run.maxmem), (Some(64), Some(256)));
         assert_eq!((run.xenstored, run.cpu), (Xenstored::Ocaml, Cpu::Rich));
-        assert!(run.plain && !run.without_xen);
+        assert!(run.flavour == Flavour::Plain && !run.without_xen);
     }
 
     #[test]
@@ -338,6 +379,7 @@ mod tests {
             ("run a --wings", "wings"),
             ("demo now", "now"),
             ("build hello --memory 3", "memory"),
+            ("build hello --plain --float", "exclude"),
             ("run a --cpu old", "old"),
             ("run a --gdb --no-xen", "--gdb"),
             ("demo --gdb", "gdb"),

@@ -27,7 +27,7 @@ const VANISHED: u8 = 104;
 
 /// `cargo xen build`.
 pub fn build(wanted: &Build) -> Result<()> {
-    let image = one_named(&wanted.name, flavour(wanted.plain, false))?;
+    let image = one_named(&wanted.name, wanted.flavour)?;
     println!("{}: {} bytes, stripped", wanted.name, grouped(image.size));
     println!("{}", image.stripped.display());
     Ok(())
@@ -138,14 +138,6 @@ pub fn machine_memory(guest_mb: u32) -> u32 {
     if guest_mb <= 1024 { 2048 } else { guest_mb + 2048 }
 }
 
-fn flavour(plain: bool, gdb: bool) -> Flavour {
-    match (plain, gdb) {
-        (true, _) => Flavour::Plain,
-        (false, true) => Flavour::Debugged,
-        (false, false) => Flavour::Hardened,
-    }
-}
-
 fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
     let mut images = build::named(&paths::workspace(), &[name], flavour)?;
     match images.pop() {
@@ -180,7 +172,7 @@ fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
         return Ok((Image { elf, stripped: path, size }, None));
     }
     match wanted.what.to_str() {
-        Some(name) if !name.contains('/') => Ok((one_named(name, flavour(wanted.plain, wanted.gdb))?, None)),
+        Some(name) if !name.contains('/') => Ok((one_named(name, wanted.flavour)?, None)),
         _ => bail!("there is no file {}", path.display()),
     }
 }

@@ -53,12 +53,18 @@ impl Lab {
 pub struct Session {
     machine: Machine,
     control: Control,
+    cpu: Cpu,
     logs: PathBuf,
     /// Where gdb can attach, which stops the machine for as long as its user likes.
     gdb: Option<PathBuf>,
 }
 
 impl Session {
+    /// The processor of the machine.
+    pub fn cpu(&self) -> Cpu {
+        self.cpu
+    }
+
     /// Boots, with more files in dom0's root.
     pub fn boot(lab: &Lab, more: Archive, logs: &Path) -> Result<Session> {
         setup::qemu()?;
@@ -92,7 +98,8 @@ impl Session {
         let start = Instant::now();
         let machine = Machine::start(command, logs)?;
         drop(theirs);
-        let mut session = Session { machine, control: Control::new(ours)?, logs: logs.to_path_buf(), gdb };
+        let control = Control::new(ours)?;
+        let mut session = Session { machine, control, cpu: lab.cpu, logs: logs.to_path_buf(), gdb };
         session.wait_until_ready()?;
         say!("... ready after {:.1} s", start.elapsed().as_secs_f64());
         Ok(session)

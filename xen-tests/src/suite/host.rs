@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 
 use super::Suite;
-use crate::build::{self, TARGET};
+use crate::build::{self, BUILD_STD, FLOAT_OPTION, FLOAT_TARGET, TARGET};
 use crate::lab::qemu::last_lines;
 use crate::paths;
 use crate::process::{self, Background};
@@ -33,7 +33,24 @@ pub fn run(suite: &mut Suite) -> Result<()> {
         &["--", "-Dwarnings"],
     ];
     checked(suite, CLIPPY_OF_UNIKERNELS, &arguments.concat(), &[]);
+    clippy_of_float(suite)?;
     checked(suite, "host::documentation", &["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-Dwarnings")]);
+    Ok(())
+}
+
+/// What is only compiled for the target with floating point. Its `core` is built along.
+fn clippy_of_float(suite: &mut Suite) -> Result<()> {
+    let name = "host::clippy_of_float";
+    if suite.wants(name) {
+        setup::rust(true)?;
+    }
+    let directory = paths::target().join("float");
+    let arguments = [
+        ["clippy", "--release", "--target", FLOAT_TARGET, FLOAT_OPTION, BUILD_STD].as_slice(),
+        &["--target-dir", &directory.to_string_lossy(), "--package", "domu-guests", "--bin", "float"],
+        &["--", "-Dwarnings"],
+    ];
+    checked(suite, name, &arguments.concat(), &[("RUSTC_BOOTSTRAP", "1")]);
     Ok(())
 }
 

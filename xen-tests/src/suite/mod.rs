@@ -7,6 +7,7 @@ mod case;
 #[cfg(test)]
 mod conformance;
 mod domu;
+mod float;
 mod host;
 mod report;
 mod smoke;
@@ -64,7 +65,7 @@ impl Suite<'_> {
         let mut missing: Vec<_> = wanted.into_iter().filter(|key| !self.images.contains_key(key)).collect();
         missing.sort_by_key(|(guest, flavour)| (*flavour, *guest));
         missing.dedup();
-        for flavour in [Flavour::Hardened, Flavour::Plain] {
+        for flavour in Flavour::ALL {
             let guests: Vec<&'static str> = missing.iter().filter(|key| key.1 == flavour).map(|key| key.0).collect();
             if guests.is_empty() {
                 continue;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Stage, Where, ended};
+use super::float;
 use super::verdict::all_ok;
 use crate::build::Flavour;
 use crate::lab::domain::{Outcome, Reason};
@@ -19,6 +20,7 @@ pub fn cases() -> Vec<Case> {
     console(&mut cases);
     cmdline(&mut cases);
     memory(&mut cases);
+    float::cases(&mut cases);
     cases.push(
         Case::new("modules::ramdisk", "modules", |outcome| all_ok(outcome, &["modules.ramdisk"]))
             .ramdisk("modules.ramdisk", (0..RAMDISK_SIZE).map(ramdisk_byte).collect())
@@ -38,7 +40,7 @@ fn hello(cases: &mut Vec<Case>) {
 }
 
 /// One line with the domain's own number, and a poweroff.
-fn says_hello(outcome: &Outcome) -> Result<()> {
+pub fn says_hello(outcome: &Outcome) -> Result<()> {
     let expected = format!("hello from domain {}", outcome.domain);
     let text = outcome.text();
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("hello from")).collect();

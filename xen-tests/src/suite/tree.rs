@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSymbol};
 
-use super::Suite;
+use super::{Suite, float};
 use crate::build::{self, Flavour};
 use crate::lab::domain::Reason;
 use crate::paths;
@@ -31,6 +31,7 @@ pub fn run(suite: &mut Suite) -> Result<()> {
         refused(&format!("{FLAGS} -Clink-arg=--defsym=domu_stack_size=32768"), "domu_stack_size must be")
     });
     suite.test("build::stack_size", stack_size);
+    suite.test("build::float_target", float::specification);
     let logs = suite.logs.join("downstream");
     suite.test("build::downstream_from_the_readme", || downstream(&logs));
     Ok(())
@@ -169,11 +170,12 @@ fn downstream(logs: &Path) -> Result<()> {
 
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "build::reproducible",
     "build::downstream_from_the_readme",
     "build::missing_relocation_flag",
     "build::missing_linker_script",
     "build::stack_too_small",
     "build::stack_size",
+    "build::float_target",
 ];
