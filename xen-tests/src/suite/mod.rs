@@ -9,6 +9,7 @@ mod conformance;
 mod domu;
 mod float;
 mod host;
+mod protector;
 mod report;
 mod smoke;
 mod table;

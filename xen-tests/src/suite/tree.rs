@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSymbol};
 
-use super::{Suite, float};
+use super::{Suite, float, protector};
 use crate::build::{self, Flavour};
 use crate::lab::domain::Reason;
 use crate::paths;
@@ -32,6 +32,7 @@ pub fn run(suite: &mut Suite) -> Result<()> {
     });
     suite.test("build::stack_size", stack_size);
     suite.test("build::float_target", float::specification);
+    suite.test("build::stack_protector", protector::run);
     let logs = suite.logs.join("downstream");
     suite.test("build::downstream_from_the_readme", || downstream(&logs));
     Ok(())
@@ -170,7 +171,7 @@ fn downstream(logs: &Path) -> Result<()> {
 
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     "build::reproducible",
     "build::downstream_from_the_readme",
     "build::missing_relocation_flag",
@@ -178,4 +179,5 @@ pub const NAMES: [&str; 7] = [
     "build::stack_too_small",
     "build::stack_size",
     "build::float_target",
+    "build::stack_protector",
 ];
