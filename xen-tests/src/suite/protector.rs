@@ -1,10 +1,10 @@
 //! Every function of a hardened image that has more than scalars on its stack checks its canary, whoever wrote it.
 //!
-//! `-Zstack-protector=strong` and `-Zbuild-std` are flags, and flags get lost: one crate compiled without them would look
-//! the same from outside. So the machine code is read, function by function. Two things in it tell that a frame holds
-//! what can be overrun: the address of a part of it is put into another register or stored, or a part is accessed
+//! `-Zstack-protector=strong` and `-Zbuild-std` are flags, and flags get lost: one crate compiled without them would
+//! look the same from outside. So the machine code is read, function by function. Two things in it tell that a frame
+//! holds what can be overrun: the address of a part of it is put into another register or stored, or a part is accessed
 //! with an index. LLVM's `strong` protects a function that has an array among its variables or whose variable's
-//! address escapes; what is found here is more than that, and what LLVM leaves out for a reason stands in [`EXPLAINED`].
+//! address escapes. What is found here is more than that; what LLVM leaves out for a reason stands in [`EXPLAINED`].
 //!
 //! A function that never returns has no check, since what the canary guards is the address that it returns to. Assembly
 //! has none either: of ours, nothing returns by RET or by a jump to another function.
@@ -30,8 +30,8 @@ const EXPLAINED: [(&str, &str); 3] = [
 
 /// It was read in the disassembly: `lea rax, [rbp-16]` on one path, `lea rax, [rbp-8]` on the other, then a single
 /// `mov [rax], rdi`. LLVM follows an address through such a choice, and finds a store that stays inside.
-const CURRENT_MEMORY: &str = "RawVecInner::current_memory, inlined, builds an Option in two words of the frame: one store of \
-                              a whole word goes to either of them, and nothing else is done with the address";
+const CURRENT_MEMORY: &str = "RawVecInner::current_memory, inlined, builds an Option in two words of the frame: one \
+                              store of a whole word goes to either of them, and nothing else is done with the address";
 
 /// What must be among the protected functions: they have arrays, or lend out variables, in every version of Rust and of
 /// the crates.
@@ -50,8 +50,8 @@ const PROTECTED: [&str; 6] = [
     "float::cases::",
 ];
 
-/// Fewer protected functions than this in an image would mean that the flags were lost for most of its code. (hello, the
-/// smallest, has 40.)
+/// Fewer protected functions than this in an image would mean that the flags were lost for most of its code. (The
+/// smallest image has 38.)
 const LEAST_PROTECTED: usize = 25;
 
 /// Runs the test.
@@ -86,7 +86,7 @@ pub fn run() -> Result<()> {
         let protected = found.iter().filter(|function| function.code.is_protected()).count();
         ensure!(
             lacking >= LEAST_PROTECTED && protected == 0,
-            "a plain build, in which nothing is protected, seems to have {protected} protected functions and {lacking} others"
+            "a plain build has nothing protected, but {protected} functions are found protected and {lacking} not"
         );
     }
     Ok(())
@@ -212,8 +212,8 @@ fn is_outside(target: Option<u64>, inside: &Range<u64>) -> bool {
     target.is_none_or(|target| !inside.contains(&target))
 }
 
-/// Where a call or a jump goes to, if it is one: `Some(None)` is a place that only running it would show. A jump through
-/// a table goes where the table's first entry does, which tells a `match` from a table of functions.
+/// Where a call or a jump goes to, if it is one: `Some(None)` is a place that only running it would show. A jump
+/// through a table goes where the table's first entry does, which tells a `match` from a table of functions.
 fn target(instruction: &Instruction, constant: Option<u64>, word: impl Fn(u64) -> Option<u64>) -> Option<Option<u64>> {
     match instruction.op0_kind() {
         OpKind::NearBranch64 => Some(Some(instruction.near_branch_target())),

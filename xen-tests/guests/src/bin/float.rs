@@ -6,7 +6,7 @@
 //! * `float.sse2`: the intrinsics of the target's own features.
 //! * `float.xmm_cpuid`, `float.xmm_yield`: all XMM registers survive exits to Xen, and another virtual CPU that runs.
 //! * `float.memory`: `memcpy`, `memmove`, `memset` and `memcmp`, for which this target has code of its own.
-//! * `float.avx`: AVX2 after detection, and YMM registers survive as the XMM registers do. On a CPU that has no AVX2 the
+//! * `float.avx`: AVX2 after detection, and YMM registers survive as the XMM registers do. On a CPU without AVX2 the
 //!   verdict is `float.avx_absent` instead: the test knows which of them to expect.
 
 #![no_std]
@@ -74,7 +74,13 @@ mod cases {
         let mut x87 = 0_u16;
         // SAFETY: the instructions store four and two bytes into variables that have room for them.
         unsafe {
-            asm!("stmxcsr [{}]", "fnstcw [{}]", in(reg) &raw mut mxcsr, in(reg) &raw mut x87, options(nostack, preserves_flags));
+            asm!(
+                "stmxcsr [{}]",
+                "fnstcw [{}]",
+                in(reg) &raw mut mxcsr,
+                in(reg) &raw mut x87,
+                options(nostack, preserves_flags),
+            );
         }
         /// What operations leave behind: the exceptions that have occurred.
         const OCCURRED: u32 = 0x3f;
