@@ -6,9 +6,11 @@
 mod case;
 #[cfg(test)]
 mod conformance;
+mod crash;
 mod domu;
 mod float;
 mod host;
+mod protection;
 mod protector;
 mod report;
 mod smoke;

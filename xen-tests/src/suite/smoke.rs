@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Suite;
+use super::crash::{self, CRASHES, Crash};
 use crate::build::Flavour;
 use crate::lab::domain::Reason;
 use crate::lab::qemu::{Cpu, telling_lines};
@@ -19,31 +20,67 @@ const LIMIT: Duration = Duration::from_secs(40);
 const HELLO: &str = "hello";
 
 struct Test {
-    name: &'static str,
+    name: String,
     guest: &'static str,
     cmdline: &'static str,
+    flavour: Flavour,
     /// On every version of Xen, not only with `--all`.
     everywhere: bool,
-    judge: fn(&Ended) -> Result<()>,
+    judge: Judge,
 }
 
-static TESTS: [Test; 6] = [
-    Test { name: "hello", guest: "hello", cmdline: "", everywhere: true, judge: says_hello },
-    Test { name: "ends_ok", guest: "ends", cmdline: "ok", everywhere: false, judge: poweroff },
-    Test { name: "ends_err", guest: "ends", cmdline: "err", everywhere: false, judge: error },
-    Test { name: "ends_panic", guest: "ends", cmdline: "panic", everywhere: true, judge: panics },
-    Test { name: "ends_nested", guest: "ends", cmdline: "nested", everywhere: false, judge: crash },
-    Test { name: "ends_reboot", guest: "ends", cmdline: "reboot", everywhere: false, judge: reboot },
-];
+enum Judge {
+    Ended(fn(&Ended) -> Result<()>),
+    Crash(&'static Crash),
+}
+
+/// All of them.
+fn tests() -> Vec<Test> {
+    let test = |name: &str, guest, cmdline, everywhere, judge| Test {
+        name: name.into(),
+        guest,
+        cmdline,
+        flavour: Flavour::Hardened,
+        everywhere,
+        judge: Judge::Ended(judge),
+    };
+    let mut tests = vec![
+        test("hello", "hello", "", true, says_hello),
+        test("ends_ok", "ends", "ok", false, poweroff),
+        test("ends_err", "ends", "err", false, error),
+        test("ends_panic", "ends", "panic", true, panics),
+        test("ends_nested", "ends", "nested", false, crash),
+        test("ends_reboot", "ends", "reboot", false, reboot),
+    ];
+    for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
+        let hardened = flavour == Flavour::Hardened;
+        tests.extend(CRASHES.iter().filter(|crash| hardened || crash.in_plain_build()).map(|crash| Test {
+            name: format!("{name}_{}", crash.how),
+            guest: crash::GUEST,
+            cmdline: crash.how,
+            flavour,
+            everywhere: hardened,
+            judge: Judge::Crash(crash),
+        }));
+    }
+    tests
+}
 
 /// Runs what is asked for of them.
 pub fn run(suite: &mut Suite) -> Result<()> {
+    let tests = tests();
     let mut wanted = Vec::new();
     for version in &VERSIONS {
         let main = version == setup::MAIN;
         for cpu in [Cpu::Poor, Cpu::Rich] {
-            for test in &TESTS {
-                let usual = main || (test.everywhere && cpu == Cpu::Poor);
+            for test in &tests {
+                // The plain build is for the poor processor, but with `--all`.
+                let usual = match (main, cpu) {
+                    (true, Cpu::Poor) => true,
+                    (true, Cpu::Rich) => test.flavour == Flavour::Hardened,
+                    (false, Cpu::Poor) => test.everywhere,
+                    (false, Cpu::Rich) => false,
+                };
                 if (usual || suite.selection.all) && suite.wants(&name(version, cpu, test)) {
                     wanted.push((version, cpu, test));
                 }
@@ -52,7 +89,7 @@ pub fn run(suite: &mut Suite) -> Result<()> {
     }
     let flavours = [Flavour::Hardened, Flavour::Plain];
     let without: Vec<Flavour> = flavours.into_iter().filter(|flavour| suite.wants(&name_without(*flavour))).collect();
-    suite.build(wanted.iter().map(|(_, _, test)| (test.guest, Flavour::Hardened)));
+    suite.build(wanted.iter().map(|(_, _, test)| (test.guest, test.flavour)));
     suite.build(without.iter().map(|flavour| (HELLO, *flavour)));
     for (version, cpu, test) in wanted {
         with_xen(suite, version, cpu, test);
@@ -75,21 +112,25 @@ fn name_without(flavour: Flavour) -> String {
 /// The names of these tests, without the machine that they run on.
 #[cfg(test)]
 pub fn names() -> Vec<String> {
-    let with = TESTS.iter().map(|test| format!("smoke::{}", test.name));
+    let with = tests().into_iter().map(|test| format!("smoke::{}", test.name));
     with.chain([name_without(Flavour::Hardened), name_without(Flavour::Plain)]).collect()
 }
 
 fn with_xen(suite: &mut Suite, version: &'static Version, cpu: Cpu, test: &Test) {
     let name = name(version, cpu, test);
     let logs = suite.logs.join(name.replace("::", "-"));
-    let Some(image) = suite.image(test.guest, Flavour::Hardened).cloned() else {
+    let Some(image) = suite.image(test.guest, test.flavour).cloned() else {
         return suite.report.skipped(&name, "its guest could not be built");
     };
     suite.test(&name, || {
         setup::qemu()?;
         let root = setup::root(version)?;
         let ended = smoke::as_first_domain(&root, &image, cpu, test.cmdline, LIMIT, &logs)?;
-        (test.judge)(&ended).with_context(|| {
+        let judged = match test.judge {
+            Judge::Ended(judge) => judge(&ended),
+            Judge::Crash(crash) => crash.judge_smoke(&ended, &image),
+        };
+        judged.with_context(|| {
             format!(
                 "the serial line ends with:\n{}\n{}all of it is in {}",
                 telling_lines(&ended.serial, 20),

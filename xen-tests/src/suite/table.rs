@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Stage, Where, ended};
-use super::float;
 use super::verdict::all_ok;
+use super::{crash, float, protection};
 use crate::build::Flavour;
 use crate::lab::domain::{Outcome, Reason};
 use crate::pattern::{CONSOLE_SIZES, RAMDISK_SIZE, console_byte, console_byte_lf, ramdisk_byte};
@@ -21,6 +21,8 @@ pub fn cases() -> Vec<Case> {
     cmdline(&mut cases);
     memory(&mut cases);
     float::cases(&mut cases);
+    crash::cases(&mut cases);
+    protection::cases(&mut cases);
     cases.push(
         Case::new("modules::ramdisk", "modules", |outcome| all_ok(outcome, &["modules.ramdisk"]))
             .ramdisk("modules.ramdisk", (0..RAMDISK_SIZE).map(ramdisk_byte).collect())

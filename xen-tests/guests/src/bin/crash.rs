@@ -45,13 +45,11 @@ async fn main(domain: Domain) -> Result<(), &'static str> {
         b"undefined" => undefined(),
         b"breakpoint" => breakpoint(),
         b"non_canonical" => read(0x8000_0000_0000_0000),
-        b"no_such_vector" => no_such_vector(),
         b"double_fault" => double_fault(),
         b"wait_for_nmi" => wait_for_nmi(&domain),
-        b"panic" => panic!("as the command line asks"),
+        b"panic" => panics(),
         b"panic_while_panicking" => panic!("{}", Bomb(|| panic!("inside"))),
         b"trap_while_panicking" => panic!("{}", Bomb(|| read(0))),
-        b"out_of_memory" => out_of_memory(),
         _ => return Err("the command line names no crash"),
     }
     Err("it has not crashed")
@@ -179,11 +177,6 @@ fn breakpoint() {
     unsafe { asm!("int3", options(nostack)) }
 }
 
-fn no_such_vector() {
-    // SAFETY: the instruction does nothing but raise the exception.
-    unsafe { asm!("int 0x80", options(nostack)) }
-}
-
 /// Loads an IDT that has a gate for the double fault alone, and then faults.
 fn double_fault() {
     let (limit, base) = pointer_of_idt();
@@ -202,15 +195,15 @@ fn double_fault() {
     read(0);
 }
 
+#[inline(never)]
+fn panics() {
+    panic!("as the command line asks")
+}
+
 /// Until somebody sends one.
 fn wait_for_nmi(domain: &Domain) {
     let _ = domain.console().write(b"@waiting\n");
     loop {
         core::hint::spin_loop();
     }
-}
-
-fn out_of_memory() {
-    let all = black_box(Vec::<u8>::with_capacity(1 << 40));
-    black_box(&all);
 }
