@@ -89,7 +89,9 @@ impl Layout {
     /// Lays out a domain, but for its page tables. What comes first wins where parts overlap.
     pub(crate) fn new(image: &Image, map: &MemoryMap, console: Option<u64>) -> Result<Self, TooManyRegions> {
         let mut layout = Self::default();
-        parts(image).try_for_each(|(frames, place)| layout.add(frames, place))?;
+        for (frames, place) in parts(image) {
+            layout.add(frames, place)?;
+        }
         if let Some(frame) = console {
             layout.add(FrameRange { start: frame, end: frame + 1 }, Place::Special)?;
         }
@@ -136,25 +138,34 @@ impl Layout {
 }
 
 /// What the image takes, and page 0; where parts overlap, the first is right.
-fn parts(image: &Image) -> impl Iterator<Item = (FrameRange, Place)> {
-    let stacks = (1..).map(Some).zip(image.trap_stacks).chain([(None, image.main_stack)]);
+fn parts(image: &Image) -> [(FrameRange, Place); 15] {
+    const fn guard(stack: &Stack) -> FrameRange {
+        FrameRange { start: stack.guard, end: stack.guard + 1 }
+    }
+    let [exceptions, nmi, double_fault] = &image.trap_stacks;
     [
         (FrameRange { start: 0, end: 1 }, Place::NullPage),
         (image.code, Place::Code),
         (image.constants, Place::Constants),
         (image.sealed, Place::Sealed),
+        (guard(exceptions), Place::Guard(Some(1))),
+        (exceptions.frames, Place::Stack(Some(1))),
+        (guard(nmi), Place::Guard(Some(2))),
+        (nmi.frames, Place::Stack(Some(2))),
+        (guard(double_fault), Place::Guard(Some(3))),
+        (double_fault.frames, Place::Stack(Some(3))),
+        (guard(&image.main_stack), Place::Guard(None)),
+        (image.main_stack.frames, Place::Stack(None)),
+        (image.boot_tables, Place::Ram),
+        (image.spare, Place::Ram),
+        (image.all, Place::Data),
     ]
-    .into_iter()
-    .chain(stacks.flat_map(|(number, Stack { guard, frames })| {
-        [(FrameRange { start: guard, end: guard + 1 }, Place::Guard(number)), (frames, Place::Stack(number))]
-    }))
-    .chain([(image.boot_tables, Place::Ram), (image.spare, Place::Ram), (image.all, Place::Data)])
 }
 
 /// What lies in a frame, as far as the image alone tells.
 #[cfg(any(target_os = "none", test))]
 pub(super) fn place_in_image(image: &Image, frame: u64) -> Option<Place> {
-    parts(image).find(|(frames, _)| frames.contains(frame)).map(|(_, place)| place)
+    parts(image).into_iter().find(|(frames, _)| frames.contains(frame)).map(|(_, place)| place)
 }
 
 /// Hands out all regions in order, those in `range` changed; what lies across its ends is cut there.

@@ -28,11 +28,11 @@ pub(crate) trait TableMemory {
     /// Takes a page, filled with zeroes, and returns its guest-physical address.
     fn allocate(&mut self) -> Option<u64>;
 
-    /// An entry of the table at an address that [`allocate`](Self::allocate) returned.
-    fn read(&self, table: u64, index: usize) -> u64;
+    /// The table at an address that [`allocate`](Self::allocate) returned.
+    fn table(&self, address: u64) -> &[u64; 512];
 
-    /// Changes such an entry.
-    fn write(&mut self, table: u64, index: usize, entry: u64);
+    /// The same, to be changed.
+    fn table_mut(&mut self, address: u64) -> &mut [u64; 512];
 }
 
 /// There was no page left for another table.
@@ -99,57 +99,50 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
     }
 
     /// Maps the part of a table of some level that `frames` covers.
-    fn fill(&mut self, table: u64, level: u32, frames: FrameRange, leaf: u64) -> Result<(), OutOfTables> {
+    fn fill(&mut self, table: u64, level: u32, frames: FrameRange, flags: u64) -> Result<(), OutOfTables> {
         let bits = span_bits(level);
         let mut start = frames.start;
         while start < frames.end {
             let index = (start >> bits) as usize % 512;
+            let whole = if start.is_multiple_of(1 << bits) { (frames.end - start) >> bits } else { 0 };
+            if leaf_allowed(level, &self.cpu) && whole > 0 {
+                let last = 512.min(index + whole as usize);
+                let done = fill_leaves(&mut self.memory.table_mut(table)[index..last], level, start, flags);
+                start += (done as u64) << bits;
+                if done > 0 {
+                    continue;
+                }
+            }
             let end = frames.end.min(((start >> bits) + 1) << bits);
-            let entry = self.memory.read(table, index);
-            let whole = end - start == 1 << bits && leaf_allowed(level, &self.cpu);
-            if whole && (entry == 0 || is_leaf(level, entry)) {
-                self.memory.write(table, index, self.leaf(level, start, leaf));
-            } else if entry != 0 || leaf != 0 {
+            if flags != 0 || self.memory.table(table)[index] != 0 {
                 let child = self.child(table, level, index)?;
-                self.fill(child, level - 1, FrameRange { start, end }, leaf)?;
+                self.fill(child, level - 1, FrameRange { start, end }, flags)?;
             }
             start = end;
         }
         Ok(())
     }
 
-    /// The entry of a leaf of some level; without flags it is an absent one.
-    const fn leaf(&self, level: u32, frame: u64, flags: u64) -> u64 {
-        match flags {
-            0 => 0,
-            _ if level == 1 => frame << 12 | flags,
-            _ => frame << 12 | flags | Flags::HUGE_PAGE.bits(),
-        }
-    }
-
     /// The table below an entry, made if there is none; a leaf becomes a table of smaller ones. Upper levels allow
     /// everything, leaves decide.
     fn child(&mut self, table: u64, level: u32, index: usize) -> Result<u64, OutOfTables> {
-        let entry = self.memory.read(table, index);
+        let entry = self.memory.table(table)[index];
         if entry != 0 && !is_leaf(level, entry) {
             return Ok(entry & ADDRESS);
         }
         let child = self.memory.allocate().ok_or(OutOfTables)?;
         if entry != 0 {
-            let first = (entry & ADDRESS) >> 12;
             let flags = entry & !ADDRESS & !Flags::HUGE_PAGE.bits();
-            for index in 0..512 {
-                let frame = first + ((index as u64) << span_bits(level - 1));
-                self.memory.write(child, index, self.leaf(level - 1, frame, flags));
-            }
+            fill_leaves(self.memory.table_mut(child), level - 1, (entry & ADDRESS) >> 12, flags);
         }
         let upper = Flags::PRESENT | Flags::WRITABLE | Flags::ACCESSED;
-        self.memory.write(table, index, child | upper.bits());
+        self.memory.table_mut(table)[index] = child | upper.bits();
         Ok(child)
     }
 
-    /// Visits all leaves in the order of their addresses: the frames, what may be done there, and whether user code may.
-    pub(crate) fn visit<E>(&self, mut look: impl FnMut(FrameRange, Leaf) -> Result<(), E>) -> Result<(), E> {
+    /// Visits all that is mapped, in the order of addresses: pages that follow each other and differ in their addresses
+    /// alone are one run, with its first leaf and the number of pages.
+    pub(crate) fn visit<E>(&self, mut look: impl FnMut(FrameRange, Leaf, u64) -> Result<(), E>) -> Result<(), E> {
         self.visit_table(self.root, ROOT_LEVEL, 0, &mut look)
     }
 
@@ -158,22 +151,51 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
         table: u64,
         level: u32,
         first: u64,
-        look: &mut impl FnMut(FrameRange, Leaf) -> Result<(), E>,
+        look: &mut impl FnMut(FrameRange, Leaf, u64) -> Result<(), E>,
     ) -> Result<(), E> {
-        for index in 0..512 {
-            let entry = self.memory.read(table, index);
+        let bits = span_bits(level);
+        let mut entries = self.memory.table(table).iter().copied().enumerate();
+        let mut rest = entries.next();
+        while let Some((index, entry)) = rest {
+            rest = entries.next();
             if entry & Flags::PRESENT.bits() == 0 {
                 continue;
             }
-            let start = first + ((index as u64) << span_bits(level));
-            if is_leaf(level, entry) {
-                look(FrameRange { start, end: start + (1 << span_bits(level)) }, Leaf(entry))?;
-            } else {
+            let start = first + ((index as u64) << bits);
+            if !is_leaf(level, entry) {
                 self.visit_table(entry & ADDRESS, level - 1, start, look)?;
+                continue;
             }
+            let mut pages = 1;
+            while let Some((_, next)) = rest.filter(|(_, next)| *next == entry + (pages << (bits + 12))) {
+                debug_assert!(is_leaf(level, next));
+                pages += 1;
+                rest = entries.next();
+            }
+            look(FrameRange { start, end: start + (pages << bits) }, Leaf(entry), pages)?;
         }
         Ok(())
     }
+}
+
+/// Makes entries of a table of some level leaves, the first for the frame given, and returns how many: up to the first
+/// that is a table. Without flags they become absent.
+fn fill_leaves(entries: &mut [u64], level: u32, first: u64, flags: u64) -> usize {
+    let huge = if level > 1 && flags != 0 { Flags::HUGE_PAGE.bits() } else { 0 };
+    let (mut leaf, step) = match flags {
+        0 => (0, 0),
+        _ => (first << 12 | flags | huge, 1 << (span_bits(level) + 12)),
+    };
+    let mut done = 0;
+    for entry in entries {
+        if *entry != 0 && !is_leaf(level, *entry) {
+            break;
+        }
+        *entry = leaf;
+        leaf += step;
+        done += 1;
+    }
+    done
 }
 
 /// Tables that [`Mapper::map`] may take where everything is mapped already: two at each of the levels that have leaves
@@ -250,12 +272,12 @@ mod tests {
             Some((self.0.len() as u64) << 12)
         }
 
-        fn read(&self, table: u64, index: usize) -> u64 {
-            self.0[(table >> 12) as usize - 1][index]
+        fn table(&self, address: u64) -> &[u64; 512] {
+            &self.0[(address >> 12) as usize - 1]
         }
 
-        fn write(&mut self, table: u64, index: usize, entry: u64) {
-            self.0[(table >> 12) as usize - 1][index] = entry;
+        fn table_mut(&mut self, address: u64) -> &mut [u64; 512] {
+            &mut self.0[(address >> 12) as usize - 1]
         }
     }
 
@@ -281,7 +303,7 @@ mod tests {
         let mut table = root;
         for level in (1..=ROOT_LEVEL).rev() {
             let bits = span_bits(level);
-            let entry = tables.read(table, (frame >> bits) as usize % 512);
+            let entry = tables.table(table)[(frame >> bits) as usize % 512];
             if entry & 1 == 0 {
                 assert_eq!(entry, 0);
                 return None;
@@ -419,18 +441,20 @@ mod tests {
                 let expected = expected.map_or(Protection::Absent, |(_, protection)| *protection);
                 prop_assert_eq!(protection(&tables, root, frame), expected, "frame {:#x}", frame);
             }
-            // Visiting finds the same, in order.
-            let mut last = 0;
+            // Visiting finds the same, in order and whole.
+            let mut visited = Vec::new();
             let mapper = Mapper::at(&mut tables, cpu, root);
-            let mut seen = Vec::new();
-            let _ = mapper.visit::<()>(|frames, leaf| {
-                assert!(frames.start >= last && leaf.frame() == frames.start);
-                last = frames.end;
-                seen.push(frames);
+            let _ = mapper.visit::<()>(|frames, leaf, pages| {
+                assert!(leaf.frame() == frames.start && frames.len() % pages == 0);
+                visited.push((frames, leaf));
                 Ok(())
             });
-            for frames in seen.iter().take(50) {
-                prop_assert!(protection(&tables, root, frames.start) != Protection::Absent);
+            prop_assert!(visited.windows(2).all(|w| w[0].0.end <= w[1].0.start));
+            for frame in cuts.iter().flat_map(|&cut| [cut.saturating_sub(1), cut]) {
+                let run = visited.iter().find(|(frames, _)| frames.contains(frame));
+                let found = run.map(|(_, leaf)| (leaf.writable(), leaf.executable()));
+                let walked = walk(&tables, root, frame).map(|(entry, _)| (Leaf(entry).writable(), Leaf(entry).executable()));
+                prop_assert_eq!(found, walked, "frame {:#x}", frame);
             }
         }
     }

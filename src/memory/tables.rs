@@ -23,10 +23,6 @@ impl Arena {
     const fn spare(&self) -> u64 {
         self.rest.len() + self.fresh.len()
     }
-
-    fn entry(table: u64, index: usize) -> *mut u64 {
-        arch::phys(table + 8 * index as u64).cast()
-    }
 }
 
 impl TableMemory for Arena {
@@ -43,15 +39,16 @@ impl TableMemory for Arena {
         Some(table)
     }
 
-    fn read(&self, table: u64, index: usize) -> u64 {
-        // SAFETY: `table` is a page of the arena, and the index is below 512 by the trait. Nothing but this type
-        // writes there: not even the CPU, for which all entries are accessed and dirty already.
-        unsafe { Self::entry(table, index).read() }
+    fn table(&self, address: u64) -> &[u64; 512] {
+        // SAFETY: the trait says that `address` comes from `allocate`: a page of the arena, aligned and initialised, for
+        // which this borrow of the arena stands. The CPU only reads there, as all entries are accessed and dirty already.
+        unsafe { &*arch::phys(address).cast() }
     }
 
-    fn write(&mut self, table: u64, index: usize, entry: u64) {
-        // SAFETY: as for `read`, and for writing as for `allocate`. Volatile, because the CPU reads what is written.
-        unsafe { Self::entry(table, index).write_volatile(entry) }
+    fn table_mut(&mut self, address: u64) -> &mut [u64; 512] {
+        // SAFETY: as for `table`, with the arena borrowed exclusively, and for writing as for `allocate`. The CPU reads
+        // what is written after the change of CR3 or the edit, each of which the compiler takes for a use of memory.
+        unsafe { &mut *arch::phys(address).cast() }
     }
 }
 
@@ -136,7 +133,7 @@ impl Tables {
         // What is still to come of the mapping that the walk is in.
         let mut rest: Option<(FrameRange, Protection)> = None;
         let mut pages = 0;
-        Mapper::at(arena, *cpu, *root).visit(|mut frames, leaf| {
+        Mapper::at(arena, *cpu, *root).visit(|mut frames, leaf, run| {
             let wrong = |frame: u64| Violation { address: frame << 12, kind: Wrong::Mapped(leaf) };
             if leaf.frame() != frames.start || leaf.user() {
                 return Err(wrong(frames.start));
@@ -144,7 +141,7 @@ impl Tables {
             if leaf.writable() && leaf.executable() && cpu.no_execute() {
                 return Err(Violation { address: frames.start << 12, kind: Wrong::WritableCode });
             }
-            pages += 1;
+            pages += run;
             while !frames.is_empty() {
                 let (range, protection) = rest.or_else(|| expected.next()).ok_or(wrong(frames.start))?;
                 if range.start < frames.start {
@@ -438,9 +435,9 @@ mod tests {
                 let mut tables = state::get().unwrap().tables.lock();
                 let table = (1..5).try_fold(tables.root, |table, level: u32| {
                     let index = (frame >> (9 * (4 - level))) as usize % 512;
-                    let entry = tables.arena.read(table, index);
+                    let entry = tables.arena.table(table)[index];
                     if level == 4 || entry & 0x80 != 0 {
-                        tables.arena.write(table, index, change(entry));
+                        tables.arena.table_mut(table)[index] = change(entry);
                         return Err(());
                     }
                     Ok(entry & 0x000f_ffff_ffff_f000)

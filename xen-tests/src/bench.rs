@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::build::{self, Flavour};
 use crate::lab::cpio::Archive;
@@ -15,7 +15,7 @@ use crate::lab::dom0::{Lab, Session};
 use crate::lab::domain::{self, COMMAND_LIMIT, Config, Reason, Watch};
 use crate::paths;
 use crate::process::output_of;
-use crate::run::base_config;
+use crate::run::{base_config, machine_memory};
 use crate::say;
 use crate::say::grouped;
 use crate::setup;
@@ -38,10 +38,14 @@ struct Row {
 static ROWS: [Row; 1] =
     [Row { what: "hello, unpause to shutdown", guest: "hello", predecessor: 934_061, aim: 450_000 }];
 
+/// The guest that tells what its boot has cost, and the memory in MiB that it is given: the cost is not to follow that.
+const BOOT: &str = "boot_cost";
+const BOOT_MEMORY: [u32; 2] = [16, 6144];
+
 /// `cargo xen bench`.
 pub fn run() -> Result<()> {
     let workspace = paths::workspace();
-    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).collect();
+    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).chain([BOOT]).collect();
     let images = build::named(&workspace, &guests, Flavour::Hardened)?;
     let mut archive = Archive::default();
     archive.file("usr/bin/cputime", 0o755, &helper()?);
@@ -57,7 +61,20 @@ pub fn run() -> Result<()> {
             domain::add(&mut archive, &domain_of(row, round), row.guest, &config);
         }
     }
-    let lab = Lab { counted: true, ..Lab::new(setup::MAIN) };
+    if let Some(image) = images.last() {
+        archive.file(&format!("guests/{BOOT}"), 0o644, &image.read()?);
+    }
+    for memory in BOOT_MEMORY {
+        let config = Config {
+            base: base_config(&workspace, BOOT)?,
+            memory: Some(memory),
+            more: vec!["tsc_mode = \"native\"".into()],
+            ..Config::default()
+        };
+        domain::add(&mut archive, &boot_domain(memory), BOOT, &config);
+    }
+    let memory_mb = BOOT_MEMORY.map(machine_memory).into_iter().max().unwrap_or(0);
+    let lab = Lab { counted: true, memory_mb, ..Lab::new(setup::MAIN) };
     let mut session = Session::boot(&lab, archive, &paths::new_logs("bench")?)?;
     let mut lines = Vec::new();
     for row in &ROWS {
@@ -70,11 +87,37 @@ pub fn run() -> Result<()> {
         }
         lines.push(line(row, &times));
     }
+    let mut boots = Vec::new();
+    for memory in BOOT_MEMORY {
+        let cost = boot_cost(&mut session, &boot_domain(memory));
+        boots.push((memory, cost.with_context(|| format!("measuring a boot with {memory} MiB"))?));
+    }
+    println!("{:<28} {:>12}  {:>12}  {:>12}", "entry to main", "instructions", "hypercalls", "table bytes");
+    for (memory, [instructions, hypercalls, tables]) in boots {
+        let what = format!("{memory} MiB");
+        println!("{what:<28} {:>12}  {hypercalls:>12}  {:>12}", grouped(instructions), grouped(tables));
+    }
+    println!();
     println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "vCPU time in ns", "least", "most", "predecessor", "aim");
     for line in lines {
         println!("{line}");
     }
     Ok(())
+}
+
+fn boot_domain(memory: u32) -> String {
+    format!("boot-{memory}")
+}
+
+/// What the guest says: instructions (those that Xen executes for it too), hypercalls, bytes of page tables.
+fn boot_cost(session: &mut Session, name: &str) -> Result<[u64; 3]> {
+    let watch = Watch { limit: LIMIT, most: 4096, on_console: &mut |_| {} };
+    let outcome = domain::run(session, name, watch)?;
+    domain::destroy(session, name)?;
+    let text = outcome.text();
+    let line = text.lines().find_map(|line| line.strip_prefix("@cost "));
+    let numbers: Vec<u64> = line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
+    numbers.try_into().map_err(|_| anyhow!("the guest did not tell its cost; its console:\n{text}"))
 }
 
 fn domain_of(row: &Row, round: usize) -> String {

@@ -13,7 +13,7 @@ mod rust;
 use anyhow::{Result, bail};
 
 pub use root::Root;
-pub use rust::sysroot;
+pub use rust::{miri, sysroot};
 
 use crate::process;
 use crate::say;

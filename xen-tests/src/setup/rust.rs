@@ -32,6 +32,25 @@ pub fn ensure(hardened: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is Miri, which comes with nightly toolchains only; it is added to one that lacks it.
+pub fn miri() -> bool {
+    let rust = |program: &str, arguments: &[&str]| {
+        let mut command = process::command(program);
+        cargo_environment(&mut command);
+        output_of(command.args(arguments).current_dir(crate::paths::workspace())).is_ok()
+    };
+    let there = || rust("cargo", &["+nightly", "miri", "--version"]);
+    if there() {
+        return true;
+    }
+    if !rust("rustc", &["+nightly", "--version"]) {
+        return false;
+    }
+    let how = ["component", "add", "--toolchain", "nightly", "miri", "rust-src"];
+    say!("adding Miri: rustup {}", how.join(" "));
+    rust("rustup", &how) && there()
+}
+
 fn part(evidence: &Path, rustup: &[&str], name: &str) -> Result<()> {
     if evidence.is_dir() {
         return Ok(());

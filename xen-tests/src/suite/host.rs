@@ -86,8 +86,7 @@ pub fn miri(suite: &mut Suite) -> Option<Counted> {
     if !suite.wants(name) {
         return None;
     }
-    let mut probe = build::cargo(&paths::workspace());
-    if process::output_of(probe.args(["+nightly", "miri", "--version"])).is_err() {
+    if !setup::miri() {
         let how = "rustup toolchain install nightly --component miri,rust-src";
         suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
         return None;

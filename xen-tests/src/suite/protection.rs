@@ -8,7 +8,7 @@ use crate::build::Flavour;
 use crate::lab::domain::Outcome;
 use crate::lab::qemu::Cpu;
 
-const CASES: [&str; 7] = [
+const CASES: [&str; 8] = [
     "protection.self_check",
     "protection.cr4",
     "protection.change",
@@ -16,6 +16,7 @@ const CASES: [&str; 7] = [
     "protection.canary",
     "protection.stack",
     "protection.random",
+    "protection.getrandom",
 ];
 
 /// All of them.
@@ -55,6 +56,7 @@ fn canary_differs(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// The one of the last boot: the log goes on from one to the next.
 fn canary(outcome: &Outcome) -> Option<String> {
-    outcome.text().lines().find_map(|line| line.strip_prefix("@canary ").map(str::to_owned))
+    outcome.text().lines().rev().find_map(|line| line.strip_prefix("@canary ").map(str::to_owned))
 }

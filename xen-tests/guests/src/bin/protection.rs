@@ -7,6 +7,7 @@
 //! * `protection.canary`: its second byte is zero, and not all of the others are; the line `@canary` tells it.
 //! * `protection.stack`: the size is as the command line says (KiB), and a known depth is seen.
 //! * `protection.random`: numbers that differ where CPUID shows a generator, the typed error where it does not.
+//! * `protection.getrandom`: the same through the crate of that name.
 
 #![no_std]
 #![no_main]
@@ -36,6 +37,7 @@ async fn main(domain: Domain) -> domu::Result {
     verdict(&domain, "protection.canary", canary(&domain));
     verdict(&domain, "protection.stack", stack(&domain));
     verdict(&domain, "protection.random", random());
+    verdict(&domain, "protection.getrandom", through_getrandom());
     Ok(())
 }
 
@@ -149,17 +151,34 @@ fn stack(domain: &Domain) -> Result<(), String> {
     if plausible { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
 }
 
-fn random() -> Result<(), String> {
+/// Whether CPUID shows RDRAND or RDSEED.
+fn generator_shown() -> bool {
     let leaf7 = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).ebx } else { 0 };
-    let shown = __cpuid(1).ecx >> 30 & 1 != 0 || leaf7 >> 18 & 1 != 0;
+    __cpuid(1).ecx >> 30 & 1 != 0 || leaf7 >> 18 & 1 != 0
+}
+
+/// 61 bytes with fewer than 16 different values: less likely than any failure of the machine.
+fn plausible(bytes: &[u8; 61]) -> Result<(), String> {
+    let different = (0..=255).filter(|value| bytes.contains(value)).count();
+    if different >= 16 { Ok(()) } else { Err(format!("{bytes:x?}")) }
+}
+
+fn random() -> Result<(), String> {
+    let shown = generator_shown();
     let mut bytes = [0; 61];
     match (domu::random::u64(), domu::random::u64(), domu::random::fill(&mut bytes)) {
-        (Ok(one), Ok(other), Ok(())) if shown && one != other => {
-            // 61 bytes with fewer than 16 different values: less likely than any failure of the machine.
-            let different = (0..=255).filter(|value| bytes.contains(value)).count();
-            if different >= 16 { Ok(()) } else { Err(format!("{bytes:x?}")) }
-        }
+        (Ok(one), Ok(other), Ok(())) if shown && one != other => plausible(&bytes),
         (Err(domu::random::Error::Unsupported), Err(_), Err(_)) if !shown => Ok(()),
         results => Err(format!("CPUID shows one: {shown}; {results:?}")),
+    }
+}
+
+fn through_getrandom() -> Result<(), String> {
+    let shown = generator_shown();
+    let mut bytes = [0; 61];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) if shown => plausible(&bytes),
+        Err(getrandom::Error::UNSUPPORTED) if !shown => Ok(()),
+        result => Err(format!("CPUID shows one: {shown}; {result:?}")),
     }
 }
