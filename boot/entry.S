@@ -9,37 +9,37 @@
 # EBP keeps the start info until 64-bit mode. What CPUID says is kept for all time in domu_cpu (`arch::Cpu`), since each
 # CPUID instruction costs an exit.
 
-    .set CR0_PE_MP_ET_NE_WP_PG, 0x80010033
-    .set CR4_PAE_OSFXSR_OSXMMEXCPT, 0x620
-    .set CR4_OSXSAVE, 0x40000
-    .set MSR_EFER, 0xc0000080
-    .set EFER_LME, 0x100
-    .set EFER_NXE, 0x800
-    .set CPUID1_ECX_XSAVE, 26
-    .set CPUID1_ECX_RDRAND, 30
-    .set CPUID7_EBX_RDSEED, 18
-    .set CPUID81_EDX_NX, 20
-    .set CPUID81_EDX_LONG_MODE, 29
-    .set XCR0_KNOWN, 0xe7                   # x87, SSE, AVX, AVX-512
-    .set MXCSR_DEFAULT, 0x1f80
-    .set XCR0_X87_SSE, 3
-    .set DEBUG_PORT, 0xe9
+    .set DOMU_CR0_PE_MP_ET_NE_WP_PG, 0x80010033
+    .set DOMU_CR4_PAE_OSFXSR_OSXMMEXCPT, 0x620
+    .set DOMU_CR4_OSXSAVE, 0x40000
+    .set DOMU_MSR_EFER, 0xc0000080
+    .set DOMU_EFER_LME, 0x100
+    .set DOMU_EFER_NXE, 0x800
+    .set DOMU_CPUID1_ECX_XSAVE, 26
+    .set DOMU_CPUID1_ECX_RDRAND, 30
+    .set DOMU_CPUID7_EBX_RDSEED, 18
+    .set DOMU_CPUID81_EDX_NX, 20
+    .set DOMU_CPUID81_EDX_LONG_MODE, 29
+    .set DOMU_XCR0_KNOWN, 0xe7              # x87, SSE, AVX, AVX-512
+    .set DOMU_MXCSR_DEFAULT, 0x1f80
+    .set DOMU_XCR0_X87_SSE, 3
+    .set DOMU_DEBUG_PORT, 0xe9
 
-    .set PTE_PRESENT, 1
-    .set PTE_WRITABLE, 2
-    .set PTE_HUGE, 0x80
-    .set PTE_NX_HIGH, 0x80000000
+    .set DOMU_PTE_PRESENT, 1
+    .set DOMU_PTE_WRITABLE, 2
+    .set DOMU_PTE_HUGE, 0x80
+    .set DOMU_PTE_NX_HIGH, 0x80000000
 
     # Offsets in domu_cpu.
-    .set CPU_LEAF1_ECX, 0
-    .set CPU_LEAF1_EDX, 4
-    .set CPU_LEAF7_EBX, 8
-    .set CPU_LEAF7_ECX, 12
-    .set CPU_EXTENDED_EDX, 16
-    .set CPU_VMMCALL, 20
-    .set CPU_RANDOM_CANARY, 24
-    .set CPU_SIZE, 40
-    .set CPU_ENTRY_TSC, 32
+    .set DOMU_CPU_LEAF1_ECX, 0
+    .set DOMU_CPU_LEAF1_EDX, 4
+    .set DOMU_CPU_LEAF7_EBX, 8
+    .set DOMU_CPU_LEAF7_ECX, 12
+    .set DOMU_CPU_EXTENDED_EDX, 16
+    .set DOMU_CPU_VMMCALL, 20
+    .set DOMU_CPU_RANDOM_CANARY, 24
+    .set DOMU_CPU_SIZE, 40
+    .set DOMU_CPU_ENTRY_TSC, 32
 
     .section .text.domu_start, "ax", @progbits
     .code32
@@ -54,6 +54,10 @@ domu_start:
     pushl   $2                              # no trap, nested-task or alignment flag is left from before
     popfl
 
+    rdtsc
+    movl    %eax, %ebx
+    movl    %edx, %esi
+
     # The loader clears what the file does not hold; not every one is trusted to, and it is short.
     xorl    %eax, %eax
     movl    $domu_abs_bss_start, %edi
@@ -61,9 +65,8 @@ domu_start:
     shrl    $2, %ecx
     rep stosl
 
-    rdtsc
-    movl    %eax, domu_abs_cpu + CPU_ENTRY_TSC
-    movl    %edx, domu_abs_cpu + CPU_ENTRY_TSC + 4
+    movl    %ebx, domu_abs_cpu + DOMU_CPU_ENTRY_TSC
+    movl    %esi, domu_abs_cpu + DOMU_CPU_ENTRY_TSC + 4
 
     # Vendor: AMD and Hygon take VMMCALL, all others VMCALL.
     xorl    %eax, %eax
@@ -75,31 +78,31 @@ domu_start:
     cmpl    $0x6f677948, %ebx               # "Hygo"nGenuine
     sete    %dl
     orb     %dl, %al
-    movl    %eax, domu_abs_cpu + CPU_VMMCALL
+    movl    %eax, domu_abs_cpu + DOMU_CPU_VMMCALL
 
     movl    $1, %eax
     cpuid
-    movl    %ecx, domu_abs_cpu + CPU_LEAF1_ECX
-    movl    %edx, domu_abs_cpu + CPU_LEAF1_EDX
+    movl    %ecx, domu_abs_cpu + DOMU_CPU_LEAF1_ECX
+    movl    %edx, domu_abs_cpu + DOMU_CPU_LEAF1_EDX
     cmpl    $7, %esi                        # beyond the highest leaf some CPUs answer with another one
     jb      0f
     movl    $7, %eax
     xorl    %ecx, %ecx
     cpuid
-    movl    %ebx, domu_abs_cpu + CPU_LEAF7_EBX
-    movl    %ecx, domu_abs_cpu + CPU_LEAF7_ECX
+    movl    %ebx, domu_abs_cpu + DOMU_CPU_LEAF7_EBX
+    movl    %ecx, domu_abs_cpu + DOMU_CPU_LEAF7_ECX
 0:  movl    $0x80000001, %eax
     cpuid
-    movl    %edx, domu_abs_cpu + CPU_EXTENDED_EDX
+    movl    %edx, domu_abs_cpu + DOMU_CPU_EXTENDED_EDX
 
-    btl     $CPUID81_EDX_LONG_MODE, %edx
+    btl     $DOMU_CPUID81_EDX_LONG_MODE, %edx
     jnc     .Ldomu_no_long_mode
 
     # ESI: the high half of an entry that forbids execution, 0 on a CPU without NX.
     xorl    %esi, %esi
-    btl     $CPUID81_EDX_NX, %edx
+    btl     $DOMU_CPUID81_EDX_NX, %edx
     jnc     1f
-    movl    $PTE_NX_HIGH, %esi
+    movl    $DOMU_PTE_NX_HIGH, %esi
 1:
     # PML4 and PDPT, the only tables that are not filled entirely.
     movl    $domu_abs_pml4, %edi
@@ -107,10 +110,10 @@ domu_start:
     xorl    %eax, %eax
     rep stosl
     movl    $domu_abs_pml4, %edi
-    leal    0x1000 + PTE_PRESENT + PTE_WRITABLE(%edi), %eax
+    leal    0x1000 + DOMU_PTE_PRESENT + DOMU_PTE_WRITABLE(%edi), %eax
     movl    %eax, (%edi)
     leal    0x1000(%edi), %ebx              # PDPT
-    leal    0x2000 + PTE_PRESENT + PTE_WRITABLE(%edi), %eax
+    leal    0x2000 + DOMU_PTE_PRESENT + DOMU_PTE_WRITABLE(%edi), %eax
     movl    $4, %ecx
 2:  movl    %eax, (%ebx)
     addl    $0x1000, %eax
@@ -119,7 +122,7 @@ domu_start:
 
     # Page directories: 4 GiB in 2 MiB pages, read-write and not executable.
     leal    0x2000(%edi), %ebx
-    movl    $PTE_PRESENT + PTE_WRITABLE + PTE_HUGE, %eax
+    movl    $DOMU_PTE_PRESENT + DOMU_PTE_WRITABLE + DOMU_PTE_HUGE, %eax
     movl    $2048, %ecx
 3:  movl    %eax, (%ebx)
     movl    %esi, 4(%ebx)
@@ -129,7 +132,7 @@ domu_start:
 
     # The first of these pages, up to the end of the image, are 4 KiB pages instead.
     leal    0x2000(%edi), %ebx
-    leal    0x6000 + PTE_PRESENT + PTE_WRITABLE(%edi), %eax
+    leal    0x6000 + DOMU_PTE_PRESENT + DOMU_PTE_WRITABLE(%edi), %eax
     movl    $domu_abs_page_tables, %ecx
 4:  movl    %eax, (%ebx)
     movl    $0, 4(%ebx)
@@ -141,13 +144,13 @@ domu_start:
     movl    $domu_abs_page_tables, %ecx
     shll    $9, %ecx                        # pages
     xorl    %eax, %eax                      # address
-5:  leal    PTE_PRESENT + PTE_WRITABLE(%eax), %edx
+5:  leal    DOMU_PTE_PRESENT + DOMU_PTE_WRITABLE(%eax), %edx
     movl    %esi, 4(%ebx)
     cmpl    $domu_abs_text_start, %eax
     jb      6f
     cmpl    $domu_abs_data_start, %eax
     jae     6f
-    leal    PTE_PRESENT(%eax), %edx         # read-only data
+    leal    DOMU_PTE_PRESENT(%eax), %edx    # read-only data
     cmpl    $domu_abs_rodata_start, %eax
     jae     6f
     movl    $0, 4(%ebx)                     # text
@@ -169,20 +172,20 @@ domu_start:
     loop    6b
 
     # Long mode, with the x87, SSE and, where there is one, extended state enabled.
-    movl    $CR4_PAE_OSFXSR_OSXMMEXCPT, %eax
-    btl     $CPUID1_ECX_XSAVE, domu_abs_cpu + CPU_LEAF1_ECX
+    movl    $DOMU_CR4_PAE_OSFXSR_OSXMMEXCPT, %eax
+    btl     $DOMU_CPUID1_ECX_XSAVE, domu_abs_cpu + DOMU_CPU_LEAF1_ECX
     jnc     7f
-    orl     $CR4_OSXSAVE, %eax
+    orl     $DOMU_CR4_OSXSAVE, %eax
 7:  movl    %eax, %cr4
     movl    %edi, %cr3
-    movl    $MSR_EFER, %ecx
-    movl    $EFER_LME, %eax
+    movl    $DOMU_MSR_EFER, %ecx
+    movl    $DOMU_EFER_LME, %eax
     testl   %esi, %esi
     jz      8f
-    orl     $EFER_NXE, %eax
+    orl     $DOMU_EFER_NXE, %eax
 8:  xorl    %edx, %edx
     wrmsr
-    movl    $CR0_PE_MP_ET_NE_WP_PG, %eax
+    movl    $DOMU_CR0_PE_MP_ET_NE_WP_PG, %eax
     movl    %eax, %cr0
 
     # The descriptor of the table, built where it needs no relocation.
@@ -200,7 +203,7 @@ domu_start:
     movl    $domu_abs_start64, %esi
     addl    $(.Ldomu_no_long_mode_text - domu_start64), %esi
     movl    $(.Ldomu_no_long_mode_end - .Ldomu_no_long_mode_text), %ecx
-    movl    $DEBUG_PORT, %edx
+    movl    $DOMU_DEBUG_PORT, %edx
     rep outsb
 9:  hlt
     jmp     9b
@@ -223,49 +226,50 @@ domu_start64:
     leaq    domu_cpu(%rip), %r12
 
     fninit
-    pushq   $MXCSR_DEFAULT
+    pushq   $DOMU_MXCSR_DEFAULT
     ldmxcsr (%rsp)
     popq    %rax
-    btl     $CPUID1_ECX_XSAVE, CPU_LEAF1_ECX(%r12)
+    btl     $DOMU_CPUID1_ECX_XSAVE, DOMU_CPU_LEAF1_ECX(%r12)
     jnc     1f
     movl    $0xd, %eax
     xorl    %ecx, %ecx
     cpuid
-    andl    $XCR0_KNOWN, %eax
+    andl    $DOMU_XCR0_KNOWN, %eax
     movl    %eax, %ecx
     notl    %ecx
-    testl   $XCR0_X87_SSE, %ecx             # without both of them XSETBV faults
+    testl   $DOMU_XCR0_X87_SSE, %ecx             # without both of them XSETBV faults
     jnz     1f
     xorl    %edx, %edx
     xorl    %ecx, %ecx
     xsetbv
 1:
     # The stack protector's canary, before the first protected frame: from RDRAND or RDSEED, else mixed from the time
-    # stamp counter now and at the entry, between which lie exits of some microseconds each. All ones is what a broken
-    # generator gives. The second byte is zero, so that no string runs over it unnoticed.
+    # stamp counter now and at the entry, between which lie exits of some microseconds each. All zeroes or all ones is
+    # what a broken generator gives. The second byte is zero, so that no string runs over it unnoticed.
+    btl     $DOMU_CPUID1_ECX_RDRAND, DOMU_CPU_LEAF1_ECX(%r12)
+    jnc     3f
     movl    $16, %ecx
-    btl     $CPUID1_ECX_RDRAND, CPU_LEAF1_ECX(%r12)
-    jc      2f
-    btl     $CPUID7_EBX_RDSEED, CPU_LEAF7_EBX(%r12)
-    jnc     5f
-3:  rdseed  %rax
-    jc      4f
-    pause
-    loop    3b
-    jmp     5f
 2:  rdrand  %rax
     jc      4f
     loop    2b
+3:  btl     $DOMU_CPUID7_EBX_RDSEED, DOMU_CPU_LEAF7_EBX(%r12)
+    jnc     5f
+    movl    $1000, %ecx
+2:  rdseed  %rax
+    jc      4f
+    pause
+    loop    2b
     jmp     5f
-4:  cmpq    $-1, %rax
-    je      5f
-    movl    $1, CPU_RANDOM_CANARY(%r12)
+4:  leaq    -1(%rax), %rcx
+    cmpq    $-3, %rcx                       # neither 0 nor -1
+    ja      5f
+    movl    $1, DOMU_CPU_RANDOM_CANARY(%r12)
     jmp     6f
 5:  rdtsc
     shlq    $32, %rdx
     orq     %rdx, %rax
     rolq    $32, %rax
-    xorq    CPU_ENTRY_TSC(%r12), %rax
+    xorq    DOMU_CPU_ENTRY_TSC(%r12), %rax
     movabsq $0x9e3779b97f4a7c15, %rcx
     mulq    %rcx
     xorq    %rdx, %rax
@@ -299,7 +303,7 @@ __stack_chk_guard:
     .skip   8
     .globl domu_cpu
 domu_cpu:
-    .skip   CPU_SIZE
+    .skip   DOMU_CPU_SIZE
 
     # What else is assembled into the same object begins where code belongs.
     .text

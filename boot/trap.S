@@ -2,26 +2,26 @@
 # which does not return. The descriptor tables name a stack of its own for each kind of exception, so that a stub runs
 # whatever has become of the stack pointer.
 
-    .set STUB_SIZE, 16
+    .set DOMU_STUB_SIZE, 16
 
     # Vectors for which the CPU pushes an error code: #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC, #SX.
-    .set PUSHES_ERROR_CODE, 0x60227d00
+    .set DOMU_PUSHES_ERROR_CODE, 0x60227d00
 
     .section .text.domu_trap_stubs, "ax", @progbits
     .code64
-    .balign STUB_SIZE
+    .balign DOMU_STUB_SIZE
     .globl domu_trap_stubs
     .type domu_trap_stubs, @function
 domu_trap_stubs:
-    .set vector, 0
+    .set domu_vector, 0
     .rept 32
-    .balign STUB_SIZE
-    .if (PUSHES_ERROR_CODE >> vector) & 1 == 0
+    .balign DOMU_STUB_SIZE
+    .if (DOMU_PUSHES_ERROR_CODE >> domu_vector) & 1 == 0
     pushq   $0
     .endif
-    pushq   $vector
+    pushq   $domu_vector
     jmp     .Ldomu_trap_common
-    .set vector, vector + 1
+    .set domu_vector, domu_vector + 1
     .endr
     .size domu_trap_stubs, . - domu_trap_stubs
 

@@ -24,7 +24,7 @@ use crate::hypercall::{self, XenVersion};
 use crate::lifecycle::{self, Outcome};
 use crate::memory::{self, FrameRange, HIGHEST_FRAME, Image, Layout, MapError, MemoryMap, NoRoom, Tables, Violation};
 use crate::options::{Options, Word};
-use crate::random::Tested;
+use crate::random;
 use crate::shared::{SharedInfo, SharedPage};
 use crate::state::{self, State};
 use crate::{arch, executor};
@@ -98,8 +98,10 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // 3. Memory: what is RAM, and what of it is taken.
     let mut map = MemoryMap::read(reader.memmap())?;
     let mut free = map.ram.clone();
+    // Without a figure there is no surplus to be known: Xen answers this to every domain.
+    let reservation = hypercall::memory_current_reservation().unwrap_or(u64::MAX);
     let mut image = Image::get();
-    memory::fit(&mut image, map.ram.count());
+    memory::fit(&mut image, map.ram.count().min(reservation));
     let memmap_size = size_of_val(reader.memmap()) as u64;
     let mut complete = true;
     for taken in [
@@ -121,11 +123,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     });
 
     // 5. RAM that the domain does not have goes back before anything touches it.
-    let surplus = match hypercall::memory_current_reservation() {
-        Ok(pages) => memory::give_back(&mut map, &mut free, pages),
-        // Without a figure there is no surplus to be known: Xen answers this to every domain.
-        Err(_) => memory::Surplus::default(),
-    };
+    let surplus = memory::give_back(&mut map, &mut free, reservation);
 
     // 6. The final page tables, held at once against what they are to say.
     let cpu = arch::cpu();
@@ -157,8 +155,8 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // 9. The heap: everything that is still free.
     for &range in free.ranges().iter().chain([&image.boot_tables, &image.spare]) {
         // SAFETY: `free` is RAM, mapped by step 6, without anything that boot keeps; the boot tables are no longer in
-        // force, and nothing else lies in their pages; the spare part of the stack is below its guard page, so that
-        // nothing of this stack lies there.
+        // force, and nothing else lies in their pages; the spare part of the stack is far below what was in use of the
+        // stack when it was decided, and since step 6 behind its guard page.
         unsafe { memory::claim(range) };
     }
     tables.keep(&layout)?;
@@ -176,7 +174,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         info,
         console: Mutex::new(output),
         log: LogState::new(options.log_level),
-        random: Tested::default(),
+        random: random::Memory::default(),
     });
     log::install(options.log_level);
 
@@ -202,7 +200,9 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         ::log::warn!("this CPU, or the domain's configuration, has no NX: data is executable");
     }
     if cpu.random_canary == 0 {
-        ::log::info!("this CPU has no RDRAND: the stack protector's canary is mixed from the time stamp counter");
+        ::log::info!(
+            "no random numbers from the CPU: the stack protector's canary is mixed from the time stamp counter"
+        );
     }
     ::log::debug!(
         "Xen {}, domain {}, {} KiB of RAM, {} KiB free at start",

@@ -12,6 +12,8 @@ pub enum Error {
     Console(console::Error),
     /// Memory could not be protected.
     Memory(memory::Error),
+    /// Memory is not protected as it should be.
+    SelfCheck(memory::Violation),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -24,6 +26,7 @@ impl fmt::Display for Error {
         match self {
             Self::Console(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
+            Self::SelfCheck(violation) => violation.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -40,6 +43,12 @@ impl From<console::Error> for Error {
 impl From<memory::Error> for Error {
     fn from(error: memory::Error) -> Self {
         Self::Memory(error)
+    }
+}
+
+impl From<memory::Violation> for Error {
+    fn from(violation: memory::Violation) -> Self {
+        Self::SelfCheck(violation)
     }
 }
 

@@ -31,15 +31,18 @@ pub fn end(reason: Reason) -> ! {
     shutdown(reason)
 }
 
-/// Ends the domain with the crash reason and a message: in one burst on the emergency output, then on the console.
+/// Ends the domain with the crash reason and a message.
 pub(crate) fn fail(message: fmt::Arguments<'_>) -> ! {
+    say(message);
+    end(Reason::Crash)
+}
+
+/// Says something that nothing silences: in one burst on the emergency output, then on the console.
+pub(crate) fn say(message: fmt::Arguments<'_>) {
     emergency::say(format_args!("{message}\n"));
-    // No code of the application runs while the console is in use, so a failure finds it free; should it be this
-    // crate's own failure, the message stays with the emergency output.
     if let Some(state) = state::get() {
         last::write(state, message);
     }
-    end(Reason::Crash)
 }
 
 /// Tells Xen, and stops should it ever return.

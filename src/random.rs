@@ -1,13 +1,14 @@
 //! Random numbers from the CPU: RDSEED, or RDRAND where there is none.
 //!
 //! Under Xen both come from the host's CPU directly. Where it has neither, or does not show them to the domain, there is
-//! an error and no substitute: the time and what else a domain sees is known to others. The generator is tested before
-//! its first use, because some have been known to give the same number for ever and to call that a success.
+//! an error and no substitute: the time and what else a domain sees is known to others. What a generator gives is tested
+//! before its first use and each time, because some have been known to give the same number for ever, and to call that a
+//! success.
 //!
 //! With the feature `getrandom` the crate of that name works: see the feature's documentation.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arch;
 
@@ -17,7 +18,7 @@ use crate::arch;
 pub enum Error {
     /// The CPU has neither RDRAND nor RDSEED, or the domain is not shown them.
     Unsupported,
-    /// The generator gave nothing in many tries, or always the same.
+    /// The generators gave nothing in many tries, or always the same.
     Broken,
 }
 
@@ -36,9 +37,9 @@ impl core::error::Error for Error {}
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] and [`Error::Broken`]; both are final for this CPU.
+/// [`Error::Unsupported`], which is final for this CPU, and [`Error::Broken`].
 pub fn u64() -> Result<u64, Error> {
-    generator()?.next()
+    generators()?.next()
 }
 
 /// Fills a buffer with random bytes.
@@ -47,59 +48,59 @@ pub fn u64() -> Result<u64, Error> {
 ///
 /// As for [`u64`](self::u64); the buffer's content is then unspecified.
 pub fn fill(buffer: &mut [u8]) -> Result<(), Error> {
-    let generator = generator()?;
+    let generators = generators()?;
     for chunk in buffer.chunks_mut(8) {
-        let bytes = generator.next()?.to_le_bytes();
+        let bytes = generators.next()?.to_le_bytes();
         chunk.copy_from_slice(&bytes[..chunk.len()]);
     }
     Ok(())
 }
 
-/// What a domain remembers of its generator.
+/// What a domain remembers of its generators.
 #[derive(Debug, Default)]
-pub(crate) struct Tested(AtomicBool);
-
-/// One that has passed its test.
-fn generator() -> Result<Generator, Error> {
-    let generator = Generator::of(&arch::cpu()).ok_or(Error::Unsupported)?;
-    let tested = crate::state::get().map(|state| &state.random.0);
-    if tested.is_none_or(|tested| !tested.load(Ordering::Relaxed)) {
-        generator.test()?;
-        if let Some(tested) = tested {
-            tested.store(true, Ordering::Relaxed);
-        }
-    }
-    Ok(generator)
+pub(crate) struct Memory {
+    tested: AtomicBool,
+    /// The last number that was given.
+    last: AtomicU64,
 }
 
-/// An instruction that gives random numbers.
-#[derive(Clone, Copy, Debug)]
-enum Generator {
-    Seed,
-    Rand,
-}
-
-impl Generator {
-    const fn of(cpu: &arch::Cpu) -> Option<Self> {
-        match (cpu.rdseed(), cpu.rdrand()) {
-            (true, _) => Some(Self::Seed),
-            (false, true) => Some(Self::Rand),
-            (false, false) => None,
+/// The generators of this CPU, which have passed their test.
+fn generators() -> Result<Generators, Error> {
+    let memory = crate::state::get().map(|state| &state.random);
+    let generators = Generators { cpu: arch::cpu(), memory };
+    if !generators.cpu.rdseed() && !generators.cpu.rdrand() {
+        return Err(Error::Unsupported);
+    }
+    if memory.is_none_or(|memory| !memory.tested.load(Ordering::Relaxed)) {
+        // Some generators are known to give the same number for ever; four that differ tell that this is none of them.
+        for _ in 0..4 {
+            generators.next()?;
+        }
+        if let Some(memory) = memory {
+            memory.tested.store(true, Ordering::Relaxed);
         }
     }
+    Ok(generators)
+}
 
-    /// The next number. RDSEED runs dry when it is asked too often, and fills up within microseconds; RDRAND, by Intel's
-    /// word, does not fail ten times in a row unless it is broken.
-    fn next(self) -> Result<u64, Error> {
-        for _ in 0..self.patience() {
-            // SAFETY: `of` found the instruction among what the CPU has.
-            let value = unsafe {
-                match self {
-                    Self::Seed => arch::rdseed(),
-                    Self::Rand => arch::rdrand(),
-                }
-            };
-            match value {
+struct Generators {
+    cpu: arch::Cpu,
+    memory: Option<&'static Memory>,
+}
+
+impl Generators {
+    /// The next number: from RDSEED, or from RDRAND where that has none to give. RDSEED runs dry when it is asked often,
+    /// by other domains too, and fills up within microseconds. RDRAND, by Intel's word, does not fail ten times in a row
+    /// unless it is broken.
+    fn next(&self) -> Result<u64, Error> {
+        const SEED_TRIES: u32 = 1_000;
+        const RAND_TRIES: u32 = 10;
+        let seed = if self.cpu.rdseed() { SEED_TRIES } else { 0 };
+        let rand = if self.cpu.rdrand() { RAND_TRIES } else { 0 };
+        for number in 0..seed + rand {
+            // SAFETY: each instruction is tried only if CPUID shows it.
+            let value = unsafe { if number < seed { arch::rdseed() } else { arch::rdrand() } };
+            match value.filter(|value| self.believes(*value)) {
                 Some(value) => return Ok(value),
                 None => core::hint::spin_loop(),
             }
@@ -107,22 +108,11 @@ impl Generator {
         Err(Error::Broken)
     }
 
-    const fn patience(self) -> u32 {
-        match self {
-            Self::Seed => 10_000,
-            Self::Rand => 10,
-        }
-    }
-
-    /// Looks whether there are different numbers among a few; the chance that a good generator fails is 2^-192.
-    fn test(self) -> Result<(), Error> {
-        let first = self.next()?;
-        for _ in 0..3 {
-            if self.next()? != first {
-                return Ok(());
-            }
-        }
-        Err(Error::Broken)
+    /// Whether a number may be random: all zeroes, all ones and the last one again are what broken generators give, and a
+    /// good one gives each of them once in 2^64 times.
+    fn believes(&self, value: u64) -> bool {
+        let last = self.memory.map_or(0, |memory| memory.last.swap(value, Ordering::Relaxed));
+        value != 0 && value != u64::MAX && value != last
     }
 }
 

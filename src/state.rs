@@ -14,7 +14,7 @@ use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::hypercall::XenVersion;
 use crate::memory::{Stack, Tables};
-use crate::random::Tested;
+use crate::random;
 use crate::shared::SharedInfo;
 
 /// Modules that are kept; `xl` passes one, its `ramdisk`.
@@ -32,7 +32,7 @@ pub(crate) struct State {
     pub(crate) info: SharedInfo,
     pub(crate) console: Mutex<Output>,
     pub(crate) log: LogState,
-    pub(crate) random: Tested,
+    pub(crate) random: random::Memory,
 }
 
 #[cfg(target_os = "none")]

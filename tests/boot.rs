@@ -37,8 +37,8 @@ fn both_versions_of_the_start_info() {
 fn a_good_boot_makes_the_hypercalls_it_needs_and_no_other() {
     let (report, _) = look(Guest::new(), |_| ());
     let calls: Vec<_> = report.hypercalls.iter().map(|&(call, operation)| (call as u32, operation)).collect();
-    // Two parameters, reservation, shared information; then the end, with nothing to flush.
-    assert_eq!(calls, [(34, 1), (34, 1), (12, 3), (12, 7), (29, 2)]);
+    // Reservation, two parameters, shared information; then the end, with nothing to flush.
+    assert_eq!(calls, [(12, 3), (34, 1), (34, 1), (12, 7), (29, 2)]);
 }
 
 #[test]
@@ -289,6 +289,23 @@ fn a_panic_inside_of_a_log_line_is_told_on_both_outputs() {
     assert_eq!(report.end, CRASH);
     assert_eq!(report.debug_text(), "domu: panicked: inside of a log line\n");
     assert_eq!(report.console_text(), "domu: panicked: inside of a log line\r\n");
+}
+
+#[test]
+fn an_error_that_logs_while_it_is_formatted_does_not_hang_the_domain() {
+    struct Talkative(domu::Domain);
+    impl core::fmt::Display for Talkative {
+        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            log::warn!("from inside");
+            self.0.console().write(b"raw from inside\n").map_err(|_| core::fmt::Error)?;
+            f.write_str("the reason")
+        }
+    }
+    let report = Guest::new().run(async |domain| Err::<(), _>(Talkative(domain)));
+    assert_eq!(report.end, CRASH);
+    assert_eq!(report.debug_text(), "domu: main failed: the reason\n");
+    let text = report.console_text();
+    assert!(text.contains("from inside\r\n") && text.ends_with("domu: main failed: the reason\r\n"), "{text:?}");
 }
 
 #[test]

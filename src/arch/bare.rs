@@ -9,8 +9,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr3Flags, Cr4, Cr4Flag
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
-use super::Cpu;
-use super::trap::ControlRegisters;
+use super::{ControlRegisters, Cpu};
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf. Under Xen each costs an exit.
 pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
@@ -68,8 +67,8 @@ pub(crate) fn phys(address: u64) -> *mut u8 {
 }
 
 /// The frame that a pointer points into.
-pub(crate) fn frame_of(pointer: *const u8) -> u64 {
-    (pointer.addr() >> 12) as u64
+pub(crate) fn frame_of(pointer: *const u8) -> Option<u64> {
+    Some((pointer.addr() >> 12) as u64)
 }
 
 /// What CPUID said at the entry point.
@@ -105,7 +104,12 @@ pub(crate) unsafe fn rdseed() -> Option<u64> {
 
 /// The control registers as they are.
 pub(crate) fn control_registers() -> ControlRegisters {
-    ControlRegisters { cr0: Cr0::read_raw(), cr2: Cr2::read_raw(), cr3: root(), cr4: Cr4::read_raw() }
+    ControlRegisters { cr0: Cr0::read_raw(), cr3: Cr3::read().0.start_address().as_u64(), cr4: Cr4::read_raw() }
+}
+
+/// The address of the last page fault.
+pub(crate) fn fault_address() -> u64 {
+    Cr2::read_raw()
 }
 
 /// The base of this function's caller's frame: where the chain of frames begins.
@@ -117,11 +121,6 @@ pub(crate) fn frame_pointer() -> u64 {
     frame
 }
 
-/// The address of the root of the tables in force.
-pub(crate) fn root() -> u64 {
-    Cr3::read().0.start_address().as_u64()
-}
-
 /// Makes the tables at `root` the ones in force, and turns on what protects a kernel and the CPU has.
 ///
 /// # Safety
@@ -129,13 +128,13 @@ pub(crate) fn root() -> u64 {
 /// The tables map the running code, its stack, its data and everything reached through [`phys`], at the same addresses
 /// and with the access that each needs; no leaf is a user page.
 pub(crate) unsafe fn activate(root: u64) {
-    let wanted = Cr4::read() | cpu().cr4();
-    // SAFETY: the caller vouches for the tables; `root` is page-aligned, as the allocator hands out pages. Each flag is
-    // one that CPUID shows, and restrains user mode and user pages, of which there are none. Global pages come last:
-    // no translation of the boot tables is global, so the change of CR3 drops all of them.
+    // SAFETY: the caller vouches for the tables; `root` is page-aligned, as the allocator hands out pages. CR4 keeps what
+    // the entry code set; the rest is what CPUID shows, and restrains user mode and user pages, of which there are
+    // none. Global pages come last: no translation of the boot tables is global, so the change of CR3 drops all of
+    // them. Each access to CR4 costs an exit, hence no reading before.
     unsafe {
         Cr3::write(PhysFrame::containing_address(PhysAddr::new(root)), Cr3Flags::empty());
-        Cr4::write(wanted);
+        Cr4::write_raw(cpu().cr4());
     }
 }
 
@@ -143,30 +142,31 @@ pub(crate) unsafe fn activate(root: u64) {
 ///
 /// # Safety
 ///
-/// As for [`activate`], of what the tables say afterwards.
+/// The edit writes to page tables alone, and does not panic. What the tables say afterwards differs for `frames` only,
+/// and is as for [`activate`].
 pub(crate) unsafe fn edit_tables<T>(frames: Range<u64>, edit: impl FnOnce() -> T) -> T {
-    let before = Cr0::read();
-    // SAFETY: without WP the kernel may write to read-only pages, which the edit does to tables alone; nothing else
-    // runs meanwhile, as interrupts are off. The caller vouches for the result.
+    let before = Cr0::read_raw();
+    // SAFETY: without WP the kernel may write to read-only pages, which the edit does to tables alone, as the caller
+    // promises; nothing else runs meanwhile, as interrupts are off. The caller vouches for the result.
     let result = unsafe {
-        Cr0::write(before - Cr0Flags::WRITE_PROTECT);
+        Cr0::write_raw(before & !Cr0Flags::WRITE_PROTECT.bits());
         let result = edit();
-        Cr0::write(before);
+        Cr0::write_raw(before);
         result
     };
-    if frames.end - frames.start <= FEW {
+    if frames.end - frames.start <= INVLPG_MAX {
         frames.for_each(|frame| tlb::flush(VirtAddr::new_truncate(frame << 12)));
     } else {
         tlb::flush_all();
-        let flags = Cr4::read();
+        let wanted = cpu().cr4();
         // SAFETY: clearing the flag drops the global translations, and it is set again at once.
         unsafe {
-            Cr4::write(flags - Cr4Flags::PAGE_GLOBAL);
-            Cr4::write(flags);
+            Cr4::write_raw(wanted & !Cr4Flags::PAGE_GLOBAL.bits());
+            Cr4::write_raw(wanted);
         }
     }
     result
 }
 
 /// Pages whose translations are dropped one by one; for more it is cheaper to drop all.
-const FEW: u64 = 64;
+const INVLPG_MAX: u64 = 64;

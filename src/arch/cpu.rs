@@ -1,4 +1,4 @@
-//! What CPUID says of the CPU, read once: under Xen each CPUID instruction costs an exit.
+//! What CPUID says of the CPU, read once, as each CPUID instruction costs an exit under Xen; and control registers.
 
 /// The words of CPUID that anything here asks for. `boot/entry.S` fills it, at these offsets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,18 +51,28 @@ impl Cpu {
         self.leaf7_ebx & 1 << 18 != 0
     }
 
-    /// What is to be on in CR4 besides what the entry code sets: global pages, and of what keeps a kernel from user
-    /// memory and user code from kernel secrets (SMEP, SMAP, UMIP) that which the CPU has.
-    #[cfg(any(target_os = "none", test))]
-    pub(crate) fn cr4(&self) -> x86_64::registers::control::Cr4Flags {
-        use x86_64::registers::control::Cr4Flags;
-        let mut flags = Cr4Flags::empty();
-        flags.set(Cr4Flags::PAGE_GLOBAL, self.global_pages());
-        flags.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, self.leaf7_ebx & 1 << 7 != 0);
-        flags.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, self.leaf7_ebx & 1 << 20 != 0);
-        flags.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, self.leaf7_ecx & 1 << 2 != 0);
-        flags
+    /// What CR4 is to hold: what the entry code needs, and of what keeps a kernel from user memory and user code from a
+    /// kernel's secrets (SMEP, SMAP, UMIP) that which the CPU has, and global pages likewise.
+    pub(crate) const fn cr4(&self) -> u64 {
+        const PAE_OSFXSR_OSXMMEXCPT: u64 = 0x620;
+        const fn set(word: u32, bit: u32, to: u32) -> u64 {
+            ((word >> bit & 1) as u64) << to
+        }
+        PAE_OSFXSR_OSXMMEXCPT
+            | set(self.leaf1_ecx, 26, 18)
+            | set(self.leaf1_edx, 13, 7)
+            | set(self.leaf7_ebx, 7, 20)
+            | set(self.leaf7_ebx, 20, 21)
+            | set(self.leaf7_ecx, 2, 11)
     }
+}
+
+/// The registers that say how memory is seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ControlRegisters {
+    pub(crate) cr0: u64,
+    pub(crate) cr3: u64,
+    pub(crate) cr4: u64,
 }
 
 #[cfg(test)]
@@ -71,11 +81,16 @@ mod tests {
 
     #[test]
     fn only_what_cpuid_shows_is_turned_on() {
-        let cr4 = |cpu: Cpu| cpu.cr4().bits();
-        assert_eq!(cr4(Cpu::default()), 0);
-        assert_eq!(cr4(Cpu { leaf1_edx: 1 << 13, ..Cpu::default() }), 1 << 7);
-        assert_eq!(cr4(Cpu { leaf7_ebx: 1 << 7, ..Cpu::default() }), 1 << 20);
-        assert_eq!(cr4(Cpu { leaf7_ebx: 1 << 20, ..Cpu::default() }), 1 << 21);
-        assert_eq!(cr4(Cpu { leaf7_ecx: 1 << 2, ..Cpu::default() }), 1 << 11);
+        let more = |cpu: Cpu| cpu.cr4() & !0x620;
+        assert_eq!(Cpu::default().cr4(), 0x620);
+        for (name, cpu, bit) in [
+            ("OSXSAVE", Cpu { leaf1_ecx: 1 << 26, ..Cpu::default() }, 18),
+            ("PGE", Cpu { leaf1_edx: 1 << 13, ..Cpu::default() }, 7),
+            ("SMEP", Cpu { leaf7_ebx: 1 << 7, ..Cpu::default() }, 20),
+            ("SMAP", Cpu { leaf7_ebx: 1 << 20, ..Cpu::default() }, 21),
+            ("UMIP", Cpu { leaf7_ecx: 1 << 2, ..Cpu::default() }, 11),
+        ] {
+            assert_eq!(more(cpu), 1 << bit, "{name}");
+        }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod trap;
 
 #[cfg(target_os = "none")]
 pub(crate) use bare::*;
-pub(crate) use cpu::Cpu;
+pub(crate) use cpu::{ControlRegisters, Cpu};
 
 #[cfg(not(target_os = "none"))]
 pub(crate) use crate::sim::machine::*;

@@ -55,15 +55,6 @@ pub(crate) struct Frame {
     pub(crate) ss: u64,
 }
 
-/// The registers that say how memory is seen, and the address of a page fault.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ControlRegisters {
-    pub(crate) cr0: u64,
-    pub(crate) cr2: u64,
-    pub(crate) cr3: u64,
-    pub(crate) cr4: u64,
-}
-
 /// Names of the exceptions, by vector.
 const NAMES: [(&str, &str); 32] = [
     ("divide error", "#DE"),
@@ -212,7 +203,7 @@ mod tests {
     fn every_vector_has_a_name_and_each_error_code_is_known_to_the_stubs() {
         let mask = (0..32).filter(|&vector| code(vector, 0).is_some()).fold(0_u32, |mask, vector| mask | 1 << vector);
         let stubs = include_str!("../../boot/trap.S");
-        assert!(stubs.contains(&format!("PUSHES_ERROR_CODE, {mask:#x}")), "{mask:#x}");
+        assert!(stubs.contains(&format!("DOMU_PUSHES_ERROR_CODE, {mask:#x}")), "{mask:#x}");
         for vector in 0..40 {
             let (name, mnemonic) = Frame { vector, ..Frame::default() }.name();
             assert!(!name.is_empty() && !mnemonic.is_empty());

@@ -18,16 +18,13 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     let mut voice = Voice::default();
     // Formatting fails only if an argument's own code does; what came before is still said.
     let _ = voice.write_fmt(message);
-    if !voice.text.is_empty() {
-        voice.burst();
-    }
+    voice.burst();
 }
 
-/// Collects text and hands it out: the first line by itself, as what follows may fail to be formatted.
+/// Collects text and hands it out.
 #[derive(Default)]
 struct Voice {
     text: heapless::Vec<u8, BURST>,
-    begun: bool,
 }
 
 impl Voice {
@@ -38,7 +35,6 @@ impl Voice {
             arch::out_bytes(arch::DEBUG_PORT, &self.text);
         }
         self.text.clear();
-        self.begun = true;
     }
 }
 
@@ -50,9 +46,6 @@ impl fmt::Write for Voice {
                 // Cannot fail: the buffer is empty and larger than a chunk.
                 let _ = self.text.extend_from_slice(chunk);
             }
-        }
-        if !self.begun && self.text.ends_with(b"\n") {
-            self.burst();
         }
         Ok(())
     }

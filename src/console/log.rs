@@ -1,7 +1,7 @@
 //! The log sink: `log` records as lines on the console.
 //!
 //! A record is formatted first and written then, in one piece: no code of the application runs while the console is in
-//! use. A line ends in CR LF, as a terminal wants it; this is the only place that translates. A line that the console
+//! use. A line ends in CR LF, as a terminal wants it. A line that the console
 //! does not take is dropped and counted, and the next one that gets through is preceded by the count.
 
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::Error;
+use super::{Error, crlf};
 use crate::state::{self, State};
 
 struct Sink;
@@ -101,22 +101,17 @@ fn write_line(state: &State, text: fmt::Arguments<'_>) {
     }
 }
 
-/// The bytes of a line: LF becomes CR LF, unless a CR stands there already. Formatting stops when memory does.
+/// The bytes of a line. Formatting stops when memory does.
 #[derive(Default)]
 struct Line(Vec<u8>);
 
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
-            self.0.try_reserve(piece.len() + 1).map_err(|_| fmt::Error)?;
-            match piece.strip_suffix(b"\n") {
-                Some(body) => {
-                    self.0.extend_from_slice(body);
-                    self.0.extend_from_slice(if self.0.ends_with(b"\r") { b"\n" } else { b"\r\n" });
-                }
-                None => self.0.extend_from_slice(piece),
-            }
-        }
-        Ok(())
+        let mut last = self.0.last().copied().unwrap_or_default();
+        crlf(text, &mut last, |piece| {
+            self.0.try_reserve(piece.len()).map_err(|_| fmt::Error)?;
+            self.0.extend_from_slice(piece);
+            Ok(())
+        })
     }
 }

@@ -81,6 +81,23 @@ impl Console {
     }
 }
 
+/// Hands out a text in pieces, each LF as CR LF unless a CR stands there already: as a terminal wants the lines of the
+/// log and of crashes. `last` is the byte before the text, and then its last.
+fn crlf(text: &str, last: &mut u8, mut put: impl FnMut(&[u8]) -> fmt::Result) -> fmt::Result {
+    for piece in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
+        match piece.strip_suffix(b"\n") {
+            Some(body) => {
+                put(body)?;
+                let carriage_return = *body.last().unwrap_or(last) == b'\r';
+                put(if carriage_return { b"\n" } else { b"\r\n" })?;
+            }
+            None => put(piece)?,
+        }
+        *last = *piece.last().unwrap_or(last);
+    }
+    Ok(())
+}
+
 /// Text, as [`Console::write`] writes bytes; its errors lose their detail.
 impl fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -5,9 +5,8 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::backtrace::{Backtrace, Start};
-use super::report::{Report, Trap, build_id};
-use crate::arch::trap::Frame;
-use crate::console::emergency;
+use super::report::{Headline, Report, Trap, build_id};
+use crate::arch::trap::{Frame, PAGE_FAULT};
 use crate::lifecycle::{self, Reason};
 use crate::memory::{self, Image, Stack};
 use crate::{arch, state};
@@ -19,53 +18,64 @@ static DEPTH: AtomicU32 = AtomicU32::new(0);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    let again =
-        |place: &dyn fmt::Display| emergency::say(format_args!("domu: panicked at {place} {WHILE_REPORTING}\n"));
-    match DEPTH.fetch_add(1, Ordering::Relaxed) {
-        0 => report(format_args!("{info}"), None, backtrace(here())),
-        // Formatting the message or console output may be what fails: say where, and no more.
-        1 => match info.location() {
-            Some(place) => again(place),
-            None => again(&"an unknown place"),
-        },
-        _ => {}
-    }
-    lifecycle::shutdown(Reason::Crash)
+    let begin = here();
+    let place: &dyn fmt::Display = match info.location() {
+        Some(place) => place,
+        None => &"an unknown place",
+    };
+    crash(
+        |again| lifecycle::say(format_args!("domu: panicked at {place}{again}")),
+        // The message is the application's code: the place is out by then.
+        || report(Some(&info.message()), None, begin),
+    )
 }
 
 /// Compiled code calls this when a function's canary has changed. Nothing in that function's frame is to be trusted.
 #[unsafe(no_mangle)]
 extern "C" fn __stack_chk_fail() -> ! {
-    match DEPTH.fetch_add(1, Ordering::Relaxed) {
-        0 => report(format_args!("stack smashed: a function overran a buffer in its frame"), None, backtrace(here())),
-        1 => emergency::say(format_args!("domu: stack smashed {WHILE_REPORTING}\n")),
-        _ => {}
-    }
-    lifecycle::shutdown(Reason::Crash)
+    let begin = here();
+    crash(
+        |again| lifecycle::say(format_args!("domu: stack smashed: a function overran a buffer in its frame{again}")),
+        || report(None, None, begin),
+    )
 }
 
 /// `boot/trap.S` calls this on the stack of the exception.
 #[unsafe(no_mangle)]
 extern "C" fn domu_trap(frame: &Frame) -> ! {
-    let control = arch::control_registers();
-    let trap = Trap { frame, control, place: memory::place(control.cr2) };
-    match DEPTH.fetch_add(1, Ordering::Relaxed) {
-        0 => report(
-            format_args!("{trap}"),
-            Some(&trap),
-            backtrace(Start { at: Some(frame.rip), stack: frame.rsp, frame: frame.rbp }),
-        ),
-        1 => emergency::say(format_args!("domu: {trap} {WHILE_REPORTING}\n")),
-        _ => {}
-    }
-    lifecycle::shutdown(Reason::Crash)
+    let trap = Trap { frame, control: arch::control_registers(), address: arch::fault_address() };
+    crash(
+        |again| {
+            // The list of what lies where is on the heap, and may be what is broken.
+            let look = again.is_empty() && frame.vector == PAGE_FAULT;
+            let found = look.then(|| memory::find(trap.address));
+            lifecycle::say(format_args!("domu: {}{again}", Headline { trap: &trap, found }));
+        },
+        || report(None, Some(&trap), Start { at: Some(frame.rip), stack: frame.rsp, frame: frame.rbp }),
+    )
 }
 
-const WHILE_REPORTING: &str = "(while reporting a crash)";
+/// Says what happened, then reports in full, each on both outputs, and ends the domain. A crash on the way says what
+/// happened and no more, one on that way nothing, and if not even the end succeeds the CPU stops.
+fn crash(headline: impl FnOnce(&'static str), details: impl FnOnce()) -> ! {
+    match DEPTH.fetch_add(1, Ordering::Relaxed) {
+        0 => {
+            headline("");
+            details();
+            lifecycle::end(Reason::Crash)
+        }
+        1 => {
+            headline(" (while reporting a crash)");
+            lifecycle::end(Reason::Crash)
+        }
+        2 => lifecycle::shutdown(Reason::Crash),
+        _ => arch::stop(),
+    }
+}
 
-fn report(headline: fmt::Arguments<'_>, trap: Option<&Trap<'_>>, backtrace: Backtrace) -> ! {
-    let report = Report { headline, trap, backtrace, build_id: build_id(note()) };
-    lifecycle::fail(format_args!("{report}"))
+fn report(message: Option<&dyn fmt::Display>, trap: Option<&Trap<'_>>, start: Start) {
+    let report = Report { message, trap, backtrace: backtrace(start), build_id: build_id(note()) };
+    lifecycle::say(format_args!("{report}"));
 }
 
 /// The frame of the handler that this stands in, whose caller is the first of interest.
@@ -77,8 +87,10 @@ fn here() -> Start {
 /// The chain of callers from a frame on, wherever it stands.
 fn backtrace(start: Start) -> Backtrace {
     let mut image = Image::get();
-    if let Some(state) = state::get() {
-        image.main_stack = state.main_stack;
+    match state::get() {
+        Some(state) => image.main_stack = state.main_stack,
+        // Boot may have cut it, and uses no more than what is left then.
+        None => image.shrink_stack(),
     }
     let stacks = image.trap_stacks.into_iter().chain([image.main_stack]);
     let on_stack = |address: u64| {

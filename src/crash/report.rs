@@ -3,59 +3,43 @@
 use core::fmt;
 
 use super::backtrace::Backtrace;
-use crate::arch::trap::{ControlRegisters, ErrorCode, Frame, PAGE_FAULT};
-use crate::memory::Place;
+use crate::arch::ControlRegisters;
+use crate::arch::trap::{ErrorCode, Frame, PAGE_FAULT};
+use crate::memory::Found;
 
 /// An exception.
 pub(super) struct Trap<'a> {
     pub(super) frame: &'a Frame,
     pub(super) control: ControlRegisters,
-    /// What lies at the address of a page fault.
-    pub(super) place: Option<Place>,
+    /// CR2: the address of the last page fault.
+    pub(super) address: u64,
 }
 
-/// The first line of an exception's report; all of it where there is no time for more.
-impl fmt::Display for Trap<'_> {
+/// What an exception is, in a line.
+pub(super) struct Headline<'a> {
+    pub(super) trap: &'a Trap<'a>,
+    /// What lies at the address of a page fault, if that was looked for.
+    pub(super) found: Option<Found>,
+}
+
+impl fmt::Display for Headline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, mnemonic) = self.frame.name();
+        let Trap { frame, address, .. } = self.trap;
+        let (name, mnemonic) = frame.name();
         write!(f, "{name} ({mnemonic})")?;
-        if self.frame.vector != PAGE_FAULT {
-            return write!(f, " at {:#018x}", self.frame.rip);
+        if frame.vector != PAGE_FAULT {
+            return write!(f, " at {:#018x}", frame.rip);
         }
-        write!(f, ": {} at {:#018x}, ", self.frame.access(), self.control.cr2)?;
-        match self.place {
-            Some(place) => place.fmt(f),
-            None => f.write_str("not mapped"),
-        }
+        write!(f, ": {} at {:#018x}", frame.access(), address)?;
+        self.found.map_or(Ok(()), |found| write!(f, ", {found}"))
     }
 }
 
-impl Trap<'_> {
-    /// The rest of it: error code and registers.
-    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (r, c) = (self.frame, &self.control);
-        if let Some(code) = ErrorCode::of(r) {
-            write!(f, "\ndomu: error code {code}")?;
-        }
-        write!(f, "\ndomu: rip {:016x}  cs {:04x}  rflags {:016x}  ss {:04x}", r.rip, r.cs, r.rflags, r.ss)?;
-        for [(name1, one), (name2, two), (name3, three), (name4, four)] in [
-            [("rax", r.rax), ("rbx", r.rbx), ("rcx", r.rcx), ("rdx", r.rdx)],
-            [("rsi", r.rsi), ("rdi", r.rdi), ("rbp", r.rbp), ("rsp", r.rsp)],
-            [("r8 ", r.r8), ("r9 ", r.r9), ("r10", r.r10), ("r11", r.r11)],
-            [("r12", r.r12), ("r13", r.r13), ("r14", r.r14), ("r15", r.r15)],
-            [("cr0", c.cr0), ("cr2", c.cr2), ("cr3", c.cr3), ("cr4", c.cr4)],
-        ] {
-            write!(f, "\ndomu: {name1} {one:016x}  {name2} {two:016x}  {name3} {three:016x}  {name4} {four:016x}")?;
-        }
-        Ok(())
-    }
-}
-
-/// A whole report.
+/// What follows the first line of a report.
 pub(super) struct Report<'a> {
-    /// What happened, in words.
-    pub(super) headline: fmt::Arguments<'a>,
-    /// The exception, if it was one.
+    /// The message of a panic.
+    pub(super) message: Option<&'a dyn fmt::Display>,
+    /// The registers at an exception.
     pub(super) trap: Option<&'a Trap<'a>>,
     pub(super) backtrace: Backtrace,
     /// The image's, as the linker made it; empty if it was not told to.
@@ -64,11 +48,13 @@ pub(super) struct Report<'a> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "domu: {}", self.headline)?;
-        if let Some(trap) = self.trap {
-            trap.details(f)?;
+        if let Some(message) = self.message {
+            writeln!(f, "{message}")?;
         }
-        f.write_str("\ndomu: backtrace:")?;
+        if let Some(trap) = self.trap {
+            trap.registers(f)?;
+        }
+        f.write_str("domu: backtrace:")?;
         if let Some(at) = self.backtrace.at {
             write!(f, "\ndomu:   at {at:#018x}")?;
         }
@@ -86,6 +72,27 @@ impl fmt::Display for Report<'_> {
             return f.write_str("none: link with -Clink-arg=--build-id");
         }
         self.build_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Trap<'_> {
+    /// The error code and all registers.
+    fn registers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (r, c) = (self.frame, &self.control);
+        if let Some(code) = ErrorCode::of(r) {
+            writeln!(f, "domu: error code {code}")?;
+        }
+        writeln!(f, "domu: rip {:016x}  cs {:04x}  rflags {:016x}  ss {:04x}", r.rip, r.cs, r.rflags, r.ss)?;
+        for [(name1, one), (name2, two), (name3, three), (name4, four)] in [
+            [("rax", r.rax), ("rbx", r.rbx), ("rcx", r.rcx), ("rdx", r.rdx)],
+            [("rsi", r.rsi), ("rdi", r.rdi), ("rbp", r.rbp), ("rsp", r.rsp)],
+            [("r8 ", r.r8), ("r9 ", r.r9), ("r10", r.r10), ("r11", r.r11)],
+            [("r12", r.r12), ("r13", r.r13), ("r14", r.r14), ("r15", r.r15)],
+            [("cr0", c.cr0), ("cr2", self.address), ("cr3", c.cr3), ("cr4", c.cr4)],
+        ] {
+            writeln!(f, "domu: {name1} {one:016x}  {name2} {two:016x}  {name3} {three:016x}  {name4} {four:016x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -107,6 +114,7 @@ mod tests {
     use std::string::ToString;
 
     use super::*;
+    use crate::memory::{Place, Protection};
 
     #[test]
     fn an_exception_in_full() {
@@ -122,11 +130,16 @@ mod tests {
             ss: 0x10,
             ..Frame::default()
         };
-        let control = ControlRegisters { cr0: 0x8001_0033, cr2: 0x11_dff8, cr3: 0x1000, cr4: 0x6a0 };
-        let trap = Trap { frame: &frame, control, place: Some(Place::Guard(None)) };
+        let control = ControlRegisters { cr0: 0x8001_0033, cr3: 0x1000, cr4: 0x6a0 };
+        let trap = Trap { frame: &frame, control, address: 0x11_dff8 };
+        let found = Some(Found::Place(Place::Guard(None), None));
+        assert_eq!(
+            Headline { trap: &trap, found }.to_string(),
+            "page fault (#PF): write at 0x000000000011dff8, guard page below the main stack: stack overflow"
+        );
         let callers = [(0x10_1000, 1), (0x10_2000, 7)].into_iter().collect();
         let report = Report {
-            headline: format_args!("{trap}"),
+            message: None,
             trap: Some(&trap),
             backtrace: Backtrace { at: Some(0x10_0abc), callers, cut: true },
             build_id: &[0x1f, 0x02, 0xab],
@@ -134,7 +147,6 @@ mod tests {
         assert_eq!(
             report.to_string(),
             "\
-domu: page fault (#PF): write at 0x000000000011dff8, guard page below the main stack: stack overflow
 domu: error code 0x0002 (not present, write, supervisor)
 domu: rip 0000000000100abc  cs 0008  rflags 0000000000010046  ss 0010
 domu: rax 0000000000000001  rbx 0000000000000000  rcx 0000000000000000  rdx 0000000000000000
@@ -155,19 +167,21 @@ domu: build id 1f02ab"
     fn a_panic_has_no_registers() {
         let callers = [(0x10_1000, 1)].into_iter().collect();
         let backtrace = Backtrace { at: None, callers, cut: false };
-        let report = Report { headline: format_args!("panicked at x"), trap: None, backtrace, build_id: &[] };
+        let report = Report { message: Some(&"why"), trap: None, backtrace, build_id: &[] };
         assert_eq!(
             report.to_string(),
-            "domu: panicked at x\ndomu: backtrace:\ndomu:   by 0x0000000000101000\n\
+            "why\ndomu: backtrace:\ndomu:   by 0x0000000000101000\n\
              domu: build id none: link with -Clink-arg=--build-id"
         );
     }
 
     #[test]
     fn each_exception_has_its_own_first_line() {
-        let line = |vector, error_code, place| {
+        let line = |vector, error_code, place: Option<Place>| {
+            let found = place.map_or(Found::Nothing, |place| Found::Place(place, None));
             let frame = Frame { vector, error_code, rip: 0x100abc, ..Frame::default() };
-            Trap { frame: &frame, control: ControlRegisters::default(), place }.to_string()
+            let trap = Trap { frame: &frame, control: ControlRegisters::default(), address: 0 };
+            Headline { trap: &trap, found: Some(found) }.to_string()
         };
         for (vector, expected) in [
             (0, "divide error (#DE) at 0x0000000000100abc"),
@@ -211,6 +225,18 @@ domu: build id 1f02ab"
         ] {
             assert_eq!(line(14, error_code, place), std::format!("page fault (#PF): {expected}"));
         }
+    }
+
+    #[test]
+    fn what_is_found_says_how_sure_it_is() {
+        assert_eq!(Found::Unknown.to_string(), "outside of the image");
+        let changed = Found::Place(Place::Ram, Some(Protection::Read));
+        assert_eq!(changed.to_string(), "heap, or other RAM, protected as Read after boot");
+        // Where nobody looked, the line ends before.
+        let frame = Frame { vector: 14, ..Frame::default() };
+        let trap = Trap { frame: &frame, control: ControlRegisters::default(), address: 0 };
+        let headline = Headline { trap: &trap, found: None };
+        assert_eq!(headline.to_string(), "page fault (#PF): read at 0x0000000000000000");
     }
 
     #[test]

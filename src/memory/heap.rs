@@ -44,7 +44,7 @@ pub(super) fn take(frames: u64) -> Option<u64> {
     let layout = core::alloc::Layout::from_size_align(size, size).ok()?;
     // SAFETY: the size is not zero.
     let start = unsafe { alloc::alloc::alloc(layout) };
-    (!start.is_null()).then(|| crate::arch::frame_of(start))
+    if start.is_null() { None } else { crate::arch::frame_of(start) }
 }
 
 /// Takes frames from the heap: here from those that the simulated machine was given.

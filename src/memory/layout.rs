@@ -32,10 +32,10 @@ pub(crate) enum Place {
 
 impl Place {
     /// What may be done there, unless `memory::protect` was told otherwise.
-    const fn protection(self) -> Protection {
+    pub(crate) const fn protection(self) -> Protection {
         match self {
             Self::NullPage | Self::Guard(_) => Protection::Absent,
-            Self::Code => Protection::Execute,
+            Self::Code => Protection::ReadExecute,
             Self::Constants | Self::Sealed | Self::PageTables => Protection::Read,
             Self::Data | Self::Stack(_) | Self::Ram | Self::Special | Self::Window => Protection::ReadWrite,
         }
@@ -72,6 +72,13 @@ pub(crate) struct Region {
     pub(crate) frames: FrameRange,
     pub(crate) place: Place,
     pub(crate) protection: Protection,
+}
+
+impl Region {
+    /// Whether another one begins where this ends, and is the same otherwise.
+    fn continues_as(&self, next: &Self) -> bool {
+        (self.frames.end, self.place, self.protection) == (next.frames.start, next.place, next.protection)
+    }
 }
 
 /// The list has no room, or no memory, for more regions.
@@ -121,13 +128,20 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes a range of RAM the place of the page tables.
+    /// Makes a part of a region the place of the page tables.
     pub(crate) fn place_tables(&mut self, range: FrameRange) -> Result<(), TooManyRegions> {
-        let place = Place::PageTables;
-        let mut changed = Self::default();
-        let wanted = |region: Region| Region { place, protection: place.protection(), ..region };
-        replace(&self.0, range, wanted, |region| changed.0.push(region).map_err(|_| TooManyRegions))?;
-        *self = changed;
+        let index = self.0.partition_point(|region| region.frames.end < range.end);
+        let Some(region) = self.0.get_mut(index) else { return Ok(()) };
+        let (before, after) = (
+            Region { frames: FrameRange { start: region.frames.start, end: range.start }, ..*region },
+            Region { frames: FrameRange { start: range.end, end: region.frames.end }, ..*region },
+        );
+        *region = Region { frames: range, place: Place::PageTables, protection: Place::PageTables.protection() };
+        for (index, piece) in [(index + 1, after), (index, before)] {
+            if !piece.frames.is_empty() {
+                self.0.insert(index, piece).map_err(|_| TooManyRegions)?;
+            }
+        }
         Ok(())
     }
 
@@ -168,13 +182,15 @@ pub(super) fn place_in_image(image: &Image, frame: u64) -> Option<Place> {
     parts(image).into_iter().find(|(frames, _)| frames.contains(frame)).map(|(_, place)| place)
 }
 
-/// Hands out all regions in order, those in `range` changed; what lies across its ends is cut there.
+/// Hands out all regions in order, those in `range` changed: what lies across its ends is cut there, and neighbours that
+/// do not differ any more become one.
 pub(crate) fn replace(
     regions: &[Region],
     range: FrameRange,
     change: impl Fn(Region) -> Region,
-    mut put: impl FnMut(Region) -> Result<(), TooManyRegions>,
-) -> Result<(), TooManyRegions> {
+    mut put: impl FnMut(Region),
+) {
+    let mut last: Option<Region> = None;
     for region in regions {
         let FrameRange { start, end } = region.frames;
         let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
@@ -184,13 +200,17 @@ pub(crate) fn replace(
             if from < to { change(inside) } else { inside },
             Region { frames: FrameRange { start: to, end }, ..*region },
         ];
-        pieces.into_iter().filter(|piece| !piece.frames.is_empty()).try_for_each(&mut put)?;
+        for piece in pieces.into_iter().filter(|piece| !piece.frames.is_empty()) {
+            match &mut last {
+                Some(last) if last.continues_as(&piece) => last.frames.end = piece.frames.end,
+                _ => last.replace(piece).into_iter().for_each(&mut put),
+            }
+        }
     }
-    Ok(())
+    last.into_iter().for_each(put);
 }
 
 /// The region that a frame is in.
-#[cfg(any(target_os = "none", test))]
 pub(crate) fn find(regions: &[Region], frame: u64) -> Option<&Region> {
     let index = regions.partition_point(|region| region.frames.end <= frame);
     regions.get(index).filter(|region| region.frames.start <= frame)
@@ -258,7 +278,8 @@ mod tests {
         #[test]
         fn agrees_with_a_model(
             parts in proptest::collection::vec((0_u64..60, 0_u64..20, 0_usize..4), 0..12),
-            tables in (0_u64..60, 1_u64..9),
+            (change_start, change_length) in (0_u64..60, 1_u64..9),
+            (region, offset, length) in (any::<prop::sample::Index>(), 0_u64..20, 1_u64..9),
         ) {
             let places = [Place::Code, Place::Ram, Place::Data, Place::NullPage];
             let (mut layout, mut model) = (Layout::default(), BTreeMap::new());
@@ -268,12 +289,13 @@ mod tests {
                     model.entry(frame).or_insert(places[place]);
                 }
             }
-            let tables = range(tables.0, tables.0 + tables.1);
-            layout.place_tables(tables).unwrap();
-            for (frame, place) in &mut model {
-                if (tables.start..tables.end).contains(frame) {
-                    *place = Place::PageTables;
-                }
+            if !layout.regions().is_empty() {
+                // Tables are put into one region.
+                let inside = layout.regions()[region.index(layout.regions().len())].frames;
+                let start = (inside.start + offset).min(inside.end - 1);
+                let tables = range(start, inside.end.min(start + length));
+                layout.place_tables(tables).unwrap();
+                model.extend((tables.start..tables.end).map(|frame| (frame, Place::PageTables)));
             }
             for frame in 0..90 {
                 prop_assert_eq!(find(layout.regions(), frame).map(|region| region.place), model.get(&frame).copied());
@@ -287,6 +309,27 @@ mod tests {
             let expected = expected.filter(|(_, protection)| *protection != Protection::Absent).collect();
             prop_assert_eq!(mapped, expected);
             prop_assert!(found.windows(2).all(|w| w[0].0.end < w[1].0.start || w[0].1 != w[1].1));
+            // A change changes its range, and undoing it leaves no trace.
+            let changed = range(change_start, change_start + change_length);
+            let apply = |regions: &[Region], protection: Option<Protection>| {
+                let mut result = Vec::new();
+                let change = |region: Region| {
+                    Region { protection: protection.unwrap_or(region.place.protection()), ..region }
+                };
+                replace(regions, changed, change, |region| result.push(region));
+                result
+            };
+            let merged = apply(layout.regions(), None);
+            let after = apply(&merged, Some(Protection::Read));
+            for frame in 0..90 {
+                let now = find(&after, frame).map(|region| region.protection);
+                let expected = model.get(&frame).map(|place| {
+                    if changed.contains(frame) { Protection::Read } else { place.protection() }
+                });
+                prop_assert_eq!(now, expected);
+            }
+            prop_assert!(after.len() <= merged.len() + 2);
+            prop_assert_eq!(apply(&after, None), merged);
         }
     }
 }

@@ -29,14 +29,16 @@ pub(crate) use frames::{FrameRange, Frames};
 pub(crate) use heap::claim;
 pub(crate) use image::{Image, Stack};
 pub(crate) use layout::Layout;
-#[cfg(any(target_os = "none", test))]
+#[cfg(test)]
 pub(crate) use layout::Place;
 pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap};
 pub use paging::Protection;
 pub(crate) use stack::fit;
 pub use stack::{StackUsage, stack};
-pub(crate) use surplus::{Surplus, give_back};
+pub(crate) use surplus::give_back;
+#[cfg(any(target_os = "none", test))]
+pub(crate) use tables::Found;
 #[cfg(target_os = "none")]
-pub(crate) use tables::place;
+pub(crate) use tables::find;
 pub use tables::{Checked, Error, Violation, protect, self_check};
 pub(crate) use tables::{NoRoom, Tables};

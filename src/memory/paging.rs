@@ -5,6 +5,8 @@
 //!
 //! Every entry is made as the CPU would leave it after use, accessed and dirty, so that the CPU never writes to a table.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use x86_64::structures::paging::PageTableFlags as Flags;
 
 use super::frames::FrameRange;
@@ -16,7 +18,7 @@ pub enum Protection {
     /// Nothing: every access faults.
     Absent,
     /// Read and execute: code.
-    Execute,
+    ReadExecute,
     /// Read: constants.
     Read,
     /// Read and write: everything else.
@@ -60,6 +62,21 @@ const fn leaf_allowed(level: u32, cpu: &Cpu) -> bool {
     level <= 2 || level == 3 && cpu.gigabyte_pages()
 }
 
+/// The flags of a leaf with some protection; none for an absent one.
+fn leaf_flags(protection: Protection, cpu: &Cpu) -> u64 {
+    if protection == Protection::Absent {
+        return 0;
+    }
+    let mut flags = Flags::PRESENT | Flags::ACCESSED;
+    flags.set(Flags::WRITABLE | Flags::DIRTY, protection == Protection::ReadWrite);
+    flags.set(Flags::NO_EXECUTE, protection != Protection::ReadExecute && cpu.no_execute());
+    flags.set(Flags::GLOBAL, cpu.global_pages());
+    flags.bits()
+}
+
+/// The flags of an entry that is a table: upper levels allow everything, leaves decide.
+const TABLE_FLAGS: u64 = Flags::PRESENT.bits() | Flags::WRITABLE.bits() | Flags::ACCESSED.bits();
+
 /// A tree of tables.
 pub(crate) struct Mapper<'a, M> {
     memory: &'a mut M,
@@ -88,14 +105,7 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
     ///
     /// Takes at most [`MOST_SPLIT`] tables where what is mapped now covers the range and its neighbours.
     pub(crate) fn map(&mut self, frames: FrameRange, protection: Protection) -> Result<(), OutOfTables> {
-        let mut leaf = Flags::empty();
-        if protection != Protection::Absent {
-            leaf = Flags::PRESENT | Flags::ACCESSED;
-            leaf.set(Flags::WRITABLE | Flags::DIRTY, protection == Protection::ReadWrite);
-            leaf.set(Flags::NO_EXECUTE, protection != Protection::Execute && self.cpu.no_execute());
-            leaf.set(Flags::GLOBAL, self.cpu.global_pages());
-        }
-        self.fill(self.root, ROOT_LEVEL, frames, leaf.bits())
+        self.fill(self.root, ROOT_LEVEL, frames, leaf_flags(protection, &self.cpu))
     }
 
     /// Maps the part of a table of some level that `frames` covers.
@@ -123,8 +133,7 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
         Ok(())
     }
 
-    /// The table below an entry, made if there is none; a leaf becomes a table of smaller ones. Upper levels allow
-    /// everything, leaves decide.
+    /// The table below an entry, made if there is none; a leaf becomes a table of smaller ones.
     fn child(&mut self, table: u64, level: u32, index: usize) -> Result<u64, OutOfTables> {
         let entry = self.memory.table(table)[index];
         if entry != 0 && !is_leaf(level, entry) {
@@ -135,15 +144,21 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
             let flags = entry & !ADDRESS & !Flags::HUGE_PAGE.bits();
             fill_leaves(self.memory.table_mut(child), level - 1, (entry & ADDRESS) >> 12, flags);
         }
-        let upper = Flags::PRESENT | Flags::WRITABLE | Flags::ACCESSED;
-        self.memory.table_mut(table)[index] = child | upper.bits();
+        // The CPU may look as soon as the entry is there: the table below comes first.
+        compiler_fence(Ordering::Release);
+        self.memory.table_mut(table)[index] = child | TABLE_FLAGS;
         Ok(child)
     }
 
     /// Visits all that is mapped, in the order of addresses: pages that follow each other and differ in their addresses
-    /// alone are one run, with its first leaf and the number of pages.
-    pub(crate) fn visit<E>(&self, mut look: impl FnMut(FrameRange, Leaf, u64) -> Result<(), E>) -> Result<(), E> {
-        self.visit_table(self.root, ROOT_LEVEL, 0, &mut look)
+    /// alone are one run, with its first leaf and the number of pages. Tables are followed where `is_table` knows them;
+    /// others, and those with flags that no table here has, are given to `look` as they are.
+    pub(crate) fn visit<E>(
+        &self,
+        is_table: impl Fn(u64) -> bool,
+        mut look: impl FnMut(FrameRange, Entry, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.visit_table(self.root, ROOT_LEVEL, 0, &is_table, &mut look)
     }
 
     fn visit_table<E>(
@@ -151,28 +166,32 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
         table: u64,
         level: u32,
         first: u64,
-        look: &mut impl FnMut(FrameRange, Leaf, u64) -> Result<(), E>,
+        is_table: &impl Fn(u64) -> bool,
+        look: &mut impl FnMut(FrameRange, Entry, u64) -> Result<(), E>,
     ) -> Result<(), E> {
         let bits = span_bits(level);
-        let mut entries = self.memory.table(table).iter().copied().enumerate();
-        let mut rest = entries.next();
-        while let Some((index, entry)) = rest {
-            rest = entries.next();
-            if entry & Flags::PRESENT.bits() == 0 {
+        let entries = self.memory.table(table);
+        let mut index = 0;
+        while index < entries.len() {
+            let entry = entries[index];
+            let start = index;
+            index += 1;
+            if entry == 0 {
                 continue;
             }
-            let start = first + ((index as u64) << bits);
-            if !is_leaf(level, entry) {
-                self.visit_table(entry & ADDRESS, level - 1, start, look)?;
+            let frame = first + ((start as u64) << bits);
+            let step = 1 << (bits + 12);
+            if !is_leaf(level, entry) && entry & !ADDRESS == TABLE_FLAGS && is_table(entry & ADDRESS) {
+                self.visit_table(entry & ADDRESS, level - 1, frame, is_table, look)?;
                 continue;
             }
-            let mut pages = 1;
-            while let Some((_, next)) = rest.filter(|(_, next)| *next == entry + (pages << (bits + 12))) {
-                debug_assert!(is_leaf(level, next));
-                pages += 1;
-                rest = entries.next();
+            let mut next = entry.wrapping_add(step);
+            while index < entries.len() && entries[index] == next {
+                index += 1;
+                next = next.wrapping_add(step);
             }
-            look(FrameRange { start, end: start + (pages << bits) }, Leaf(entry), pages)?;
+            let pages = (index - start) as u64;
+            look(FrameRange { start: frame, end: frame + (pages << bits) }, Entry { entry, level }, pages)?;
         }
         Ok(())
     }
@@ -202,26 +221,36 @@ fn fill_leaves(entries: &mut [u64], level: u32, first: u64, flags: u64) -> usize
 /// to split.
 pub(crate) const MOST_SPLIT: u64 = 4;
 
-/// An entry that maps memory.
+/// An entry of a table of some level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Leaf(u64);
+pub(crate) struct Entry {
+    entry: u64,
+    level: u32,
+}
 
-impl Leaf {
+impl Entry {
     /// The first frame that it maps.
     pub(crate) const fn frame(self) -> u64 {
-        (self.0 & ADDRESS) >> 12
+        (self.entry & ADDRESS) >> 12
     }
 
     pub(crate) const fn writable(self) -> bool {
-        self.0 & Flags::WRITABLE.bits() != 0
+        self.entry & Flags::WRITABLE.bits() != 0
     }
 
     pub(crate) const fn executable(self) -> bool {
-        self.0 & Flags::NO_EXECUTE.bits() == 0
+        self.entry & Flags::NO_EXECUTE.bits() == 0
     }
 
-    pub(crate) const fn user(self) -> bool {
-        self.0 & Flags::USER_ACCESSIBLE.bits() != 0
+    /// Whether it is the leaf that a mapper makes for a frame: to the last bit.
+    pub(crate) fn is(self, frame: u64, protection: Protection, cpu: &Cpu) -> bool {
+        let huge = if self.level > 1 { Flags::HUGE_PAGE.bits() } else { 0 };
+        self.entry == frame << 12 | leaf_flags(protection, cpu) | huge
+    }
+
+    /// The entry as it stands in the table.
+    pub(crate) const fn bits(self) -> u64 {
+        self.entry
     }
 }
 
@@ -334,13 +363,13 @@ mod tests {
 
     /// What a walk finds, as a protection.
     fn protection(tables: &Tables, root: u64, frame: u64) -> Protection {
-        let Some((entry, _)) = walk(tables, root, frame) else { return Protection::Absent };
-        let leaf = Leaf(entry);
-        assert!(!leaf.user());
+        let Some((entry, level)) = walk(tables, root, frame) else { return Protection::Absent };
+        let leaf = Entry { entry, level };
+        assert_eq!(entry & Flags::USER_ACCESSIBLE.bits(), 0);
         match (leaf.writable(), leaf.executable()) {
             (true, true) => panic!("writable and executable"),
             (true, false) => Protection::ReadWrite,
-            (false, true) => Protection::Execute,
+            (false, true) => Protection::ReadExecute,
             (false, false) => Protection::Read,
         }
     }
@@ -363,7 +392,7 @@ mod tests {
 
     #[test]
     fn protections_become_bits() {
-        let protections = [Protection::Execute, Protection::Read, Protection::ReadWrite];
+        let protections = [Protection::ReadExecute, Protection::Read, Protection::ReadWrite];
         let ranges: Vec<_> = protections.iter().zip(1..).map(|(&p, frame)| (range(frame, frame + 1), p)).collect();
         let (tables, root) = map(&ranges, ALL);
         let bits = |frame| walk(&tables, root, frame).unwrap().0 & !ADDRESS;
@@ -404,7 +433,7 @@ mod tests {
     }
 
     const PROTECTIONS: [Protection; 4] =
-        [Protection::Absent, Protection::Execute, Protection::ReadWrite, Protection::Read];
+        [Protection::Absent, Protection::ReadExecute, Protection::ReadWrite, Protection::Read];
 
     proptest! {
         #![proptest_config(crate::sim::proptest_config())]
@@ -444,7 +473,7 @@ mod tests {
             // Visiting finds the same, in order and whole.
             let mut visited = Vec::new();
             let mapper = Mapper::at(&mut tables, cpu, root);
-            let _ = mapper.visit::<()>(|frames, leaf, pages| {
+            let _ = mapper.visit::<()>(|_| true, |frames, leaf, pages| {
                 assert!(leaf.frame() == frames.start && frames.len() % pages == 0);
                 visited.push((frames, leaf));
                 Ok(())
@@ -453,7 +482,10 @@ mod tests {
             for frame in cuts.iter().flat_map(|&cut| [cut.saturating_sub(1), cut]) {
                 let run = visited.iter().find(|(frames, _)| frames.contains(frame));
                 let found = run.map(|(_, leaf)| (leaf.writable(), leaf.executable()));
-                let walked = walk(&tables, root, frame).map(|(entry, _)| (Leaf(entry).writable(), Leaf(entry).executable()));
+                let walked = walk(&tables, root, frame).map(|(entry, level)| {
+                    let leaf = Entry { entry, level };
+                    (leaf.writable(), leaf.executable())
+                });
                 prop_assert_eq!(found, walked, "frame {:#x}", frame);
             }
         }

@@ -17,7 +17,8 @@ pub struct StackUsage {
 /// How large the main stack is, and how deep it has been.
 ///
 /// The depth is where the stack is no longer zero, as the domain builder made it: what was reserved there and not
-/// written to, or written to with zeroes only, does not count. The cost follows what was never used, 8 bytes a step, and
+/// written to, or written to with zeroes only, does not count, and under a loader that does not clear memory all of it
+/// does. The cost follows what was never used, 8 bytes a step, and
 /// is for diagnostics, not for hot paths.
 #[must_use]
 pub fn stack() -> StackUsage {
@@ -32,11 +33,14 @@ pub fn stack() -> StackUsage {
     StackUsage { size: words * 8, deepest: (words - unused) * 8 }
 }
 
-/// Decides about the main stack's size, while it is at its beginning.
+/// Decides about the main stack's size for a domain with so much RAM.
 pub(crate) fn fit(image: &mut Image, ram_frames: u64) {
     /// Below 4 MiB a quarter of a mebibyte is too much of all memory.
     const SMALL: u64 = 4 << (20 - 12);
-    if ram_frames < SMALL {
+    /// Frames that boot may yet use of the stack before the new guard page is in force.
+    const MARGIN: u64 = 4;
+    let in_use = image.main_stack.frames.end - (arch::frame_pointer() >> 12);
+    if ram_frames < SMALL && in_use + MARGIN < image.small_stack_pages {
         image.shrink_stack();
     }
 }

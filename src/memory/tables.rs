@@ -5,7 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use super::layout::{self, Layout, Place, Region, TooManyRegions};
-use super::paging::{Leaf, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
+use super::paging::{Entry, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
 use super::{FrameRange, Frames};
 use crate::arch::{self, Cpu};
 use crate::state;
@@ -125,32 +125,30 @@ impl Tables {
         Ok(())
     }
 
-    /// Holds the tables in force against what they are to say.
+    /// Holds the tables against what they are to say.
     pub(crate) fn check(&mut self, regions: Option<&Layout>) -> Result<Checked, Violation> {
         let Self { arena, cpu, root, bytes, regions: kept } = self;
         let regions = regions.map_or(&**kept, Layout::regions);
+        let is_table =
+            |address: u64| layout::find(regions, address >> 12).is_some_and(|region| region.place == Place::PageTables);
         let mut expected = layout::mappings(regions);
         // What is still to come of the mapping that the walk is in.
         let mut rest: Option<(FrameRange, Protection)> = None;
         let mut pages = 0;
-        Mapper::at(arena, *cpu, *root).visit(|mut frames, leaf, run| {
-            let wrong = |frame: u64| Violation { address: frame << 12, kind: Wrong::Mapped(leaf) };
-            if leaf.frame() != frames.start || leaf.user() {
-                return Err(wrong(frames.start));
-            }
-            if leaf.writable() && leaf.executable() && cpu.no_execute() {
-                return Err(Violation { address: frames.start << 12, kind: Wrong::WritableCode });
-            }
+        Mapper::at(arena, *cpu, *root).visit(is_table, |mut frames, leaf, run| {
             pages += run;
+            if leaf.frame() != frames.start {
+                return Err(Violation { address: frames.start << 12, kind: Wrong::Mapped(leaf) });
+            }
             while !frames.is_empty() {
-                let (range, protection) = rest.or_else(|| expected.next()).ok_or(wrong(frames.start))?;
+                let wrong = Violation { address: frames.start << 12, kind: Wrong::Mapped(leaf) };
+                let (range, protection) = rest.or_else(|| expected.next()).ok_or(wrong)?;
                 if range.start < frames.start {
                     return Err(Violation { address: range.start << 12, kind: Wrong::Missing });
                 }
-                let right = leaf.writable() == (protection == Protection::ReadWrite)
-                    && (leaf.executable() == (protection == Protection::Execute) || !cpu.no_execute());
-                if range.start > frames.start || !right {
-                    return Err(wrong(frames.start));
+                // All leaves of a run are as the first.
+                if range.start > frames.start || !leaf.is(leaf.frame(), protection, cpu) {
+                    return Err(wrong);
                 }
                 let end = frames.end.min(range.end);
                 frames.start = end;
@@ -182,51 +180,92 @@ impl Tables {
         if self.arena.spare() < MOST_SPLIT + REFILL_SPLIT {
             self.refill()?;
         }
-        self.change(frames, protection, None)
+        let list = self.list()?;
+        self.change(list, frames, protection, None)
     }
 
     /// Takes a chunk for more tables from the heap, for good.
     fn refill(&mut self) -> Result<(), Error> {
+        let list = self.list()?;
         let start = super::heap::take(REFILL).ok_or(Error::OutOfMemory)?;
         let frames = FrameRange { start, end: start + REFILL };
-        // Should this fail, the chunk is lost: it fails only for want of memory for a list.
-        self.change(frames, Protection::Read, Some(Place::PageTables))?;
+        self.change(list, frames, Protection::Read, Some(Place::PageTables))?;
         self.arena.rest = self.arena.fresh;
         self.arena.fresh = frames;
         Ok(())
     }
 
-    /// Changes the tables and the list.
-    fn change(&mut self, frames: FrameRange, protection: Protection, place: Option<Place>) -> Result<(), Error> {
-        let mut regions = Vec::new();
-        // A range cuts at most two regions in two.
-        regions.try_reserve_exact(self.regions.len() + 2).map_err(|_| Error::OutOfMemory)?;
+    /// An empty list with room for what a change makes of this one: a range cuts at most two regions in two.
+    fn list(&self) -> Result<Vec<Region>, Error> {
+        let mut list = Vec::new();
+        list.try_reserve_exact(self.regions.len() + 2).map_err(|_| Error::OutOfMemory)?;
+        Ok(list)
+    }
+
+    /// Changes the tables and the list. There are enough spare tables for it.
+    fn change(
+        &mut self,
+        mut list: Vec<Region>,
+        frames: FrameRange,
+        protection: Protection,
+        place: Option<Place>,
+    ) -> Result<(), Error> {
         let changed = |region: Region| Region { protection, place: place.unwrap_or(region.place), ..region };
-        let put = |region| {
-            regions.push(region);
-            Ok(())
-        };
-        layout::replace(&self.regions, frames, changed, put).map_err(|_| Error::OutOfMemory)?;
+        layout::replace(&self.regions, frames, changed, |region| list.push(region));
         let Self { arena, cpu, root, .. } = self;
         let before = arena.spare();
-        // SAFETY: the range is RAM or data of the program's own, as the callers have checked, mapped at its own address
-        // before and after; what is mapped elsewhere stays as it is.
+        // SAFETY: the edit writes to pages of the arena alone. The range is RAM or data of the program's own, as the
+        // callers have checked, mapped at its own address before and after; what is mapped elsewhere stays as it is.
         unsafe {
             arch::edit_tables(frames.start..frames.end, || Mapper::at(arena, *cpu, *root).map(frames, protection))
         }
         .map_err(|OutOfTables| Error::OutOfMemory)?;
         self.bytes += (before - self.arena.spare()) << 12;
-        self.regions = regions;
+        self.regions = list;
         Ok(())
     }
 }
 
-/// What lies at an address: as the tables know it, or, while boot makes them or a change is under way, the image alone.
+/// What lies at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg(any(target_os = "none", test))]
-pub(crate) fn place(address: u64) -> Option<Place> {
+pub(crate) enum Found {
+    /// This, which [`protect`] may have protected otherwise than boot did.
+    Place(Place, Option<Protection>),
+    /// Nothing: no page is mapped there.
+    Nothing,
+    /// It is not in the image, and that is all that can be known: boot makes the tables, or a change is under way.
+    Unknown,
+}
+
+#[cfg(any(target_os = "none", test))]
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Place(place, changed) => {
+                place.fmt(f)?;
+                changed.map_or(Ok(()), |protection| write!(f, ", protected as {protection:?} after boot"))
+            }
+            Self::Nothing => f.write_str("not mapped"),
+            Self::Unknown => f.write_str("outside of the image"),
+        }
+    }
+}
+
+/// What lies at an address: as the list of regions has it, or, while that is being made or changed, the image alone.
+#[cfg(any(target_os = "none", test))]
+pub(crate) fn find(address: u64) -> Found {
     match state::get().and_then(|state| state.tables.try_lock()) {
-        Some(tables) => layout::find(&tables.regions, address >> 12).map(|region| region.place),
-        None => layout::place_in_image(&super::Image::get(), address >> 12),
+        Some(tables) => match layout::find(&tables.regions, address >> 12) {
+            Some(&Region { place, protection, .. }) => {
+                Found::Place(place, (protection != place.protection()).then_some(protection))
+            }
+            None => Found::Nothing,
+        },
+        None => match layout::place_in_image(&super::Image::get(), address >> 12) {
+            Some(place) => Found::Place(place, None),
+            None => Found::Unknown,
+        },
     }
 }
 
@@ -235,7 +274,7 @@ pub(crate) fn place(address: u64) -> Option<Place> {
 #[non_exhaustive]
 pub enum Error {
     /// The range is empty, or does not begin and end at multiples of 4096.
-    Misaligned,
+    NotPages,
     /// Not all of the range is the program's heap or its data.
     Reserved,
     /// There is no memory for more page tables.
@@ -245,7 +284,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Misaligned => "the memory is not whole pages",
+            Self::NotPages => "the memory is not whole pages",
             Self::Reserved => "the memory is not the program's own heap or data",
             Self::OutOfMemory => "no memory for page tables",
         })
@@ -257,13 +296,13 @@ impl core::error::Error for Error {}
 /// Changes what may be done with pages of the heap, or of static data.
 ///
 /// For the few changes that come after boot: data that is written once, guard pages, generated code. There is no
-/// [`Protection`] that is writable and executable, so no sequence of calls makes a page both at once. A change costs two
-/// exits and, where it splits a larger page, a page for the new table; these come from the heap in chunks of 64 KiB and
-/// are not given back.
+/// [`Protection`] that is writable and executable, so no sequence of calls makes a page both at once; on a CPU without
+/// NX, of which boot warns, whatever can be read can be executed. A change costs a few exits and, where it splits a
+/// larger page, a page for the new table; these come from the heap in chunks of 64 KiB and are not given back.
 ///
 /// # Errors
 ///
-/// [`Error::Misaligned`] unless the memory is one or more whole pages, [`Error::Reserved`] if not all of it is heap or
+/// [`Error::NotPages`] unless the memory is one or more whole pages, [`Error::Reserved`] if not all of it is heap or
 /// static data (code, constants, stacks, page tables and what others share are not to be changed), and
 /// [`Error::OutOfMemory`]. After an error everything is as before.
 ///
@@ -271,15 +310,17 @@ impl core::error::Error for Error {}
 ///
 /// The memory is the caller's. Nobody accesses it in a way that the protection forbids, until another call allows it
 /// again: that is a fault, and the end of the domain. Before memory goes back to the heap it is made
-/// [`ReadWrite`](Protection::ReadWrite). What is made [`Execute`](Protection::Execute) holds code if anybody calls it.
+/// [`ReadWrite`](Protection::ReadWrite). What is made [`ReadExecute`](Protection::ReadExecute) holds code if anybody
+/// calls it.
 pub unsafe fn protect(memory: NonNull<[u8]>, protection: Protection) -> Result<(), Error> {
     let whole = |number: usize| number.is_multiple_of(4096);
     if memory.is_empty() || !whole(memory.len()) || !whole(memory.cast::<u8>().addr().get()) {
-        return Err(Error::Misaligned);
+        return Err(Error::NotPages);
     }
-    let start = arch::frame_of(memory.cast::<u8>().as_ptr());
+    let state = state::get().ok_or(Error::Reserved)?;
+    let start = arch::frame_of(memory.cast::<u8>().as_ptr()).ok_or(Error::Reserved)?;
     let frames = FrameRange { start, end: start + (memory.len() >> 12) as u64 };
-    state::get().ok_or(Error::Reserved)?.tables.lock().protect(frames, protection)
+    state.tables.lock().protect(frames, protection)
 }
 
 /// What a self-check found.
@@ -301,13 +342,15 @@ pub struct Violation {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wrong {
-    WritableCode,
-    Mapped(Leaf),
+    /// By an entry that should not be there.
+    Mapped(Entry),
     Missing,
+    /// All of it, by a control register.
+    Unprotected(&'static str),
 }
 
 impl Violation {
-    /// Where the page is.
+    /// Where the page is; zero where it is all of them.
     #[must_use]
     pub const fn address(&self) -> u64 {
         self.address
@@ -316,39 +359,57 @@ impl Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the page at {:#x} ", self.address)?;
         match self.kind {
-            Wrong::WritableCode => f.write_str("is writable and executable"),
-            Wrong::Mapped(leaf) => {
-                write!(f, "is mapped to {:#x}, as it should not be:", leaf.frame() << 12)?;
-                let allowed = [(true, "read"), (leaf.writable(), "write"), (leaf.executable(), "execute")];
-                allowed.iter().filter(|(allowed, _)| *allowed).try_for_each(|(_, what)| write!(f, " {what}"))?;
-                f.write_str(if leaf.user() { ", by user code too" } else { "" })
+            Wrong::Mapped(entry) => {
+                write!(f, "the page at {:#x} is mapped as it should not be: ", self.address)?;
+                match (entry.writable(), entry.executable()) {
+                    (true, true) => f.write_str("writable and executable")?,
+                    (true, false) => f.write_str("writable")?,
+                    (false, true) => f.write_str("executable")?,
+                    (false, false) => f.write_str("read-only")?,
+                }
+                write!(f, ", entry {:#x}", entry.bits())
             }
-            Wrong::Missing => f.write_str("is not mapped"),
+            Wrong::Missing => write!(f, "the page at {:#x} is not mapped", self.address),
+            Wrong::Unprotected(what) => f.write_str(what),
         }
     }
 }
 
 impl core::error::Error for Violation {}
 
-/// Walks the page tables in force, and holds each page against what it should be.
+/// Looks whether memory is protected as it should be: that the page tables in force are this crate's, that the CPU heeds
+/// them (CR0.WP and what else is on in CR4), and that each entry of them is what it should be, to the last bit.
 ///
-/// Boot does this before main, and ends the domain if it fails; an appliance may ask again at any time. The cost follows
-/// the number of page tables: some thousand instructions for each.
+/// Boot walks the tables before main, and ends the domain if one is wrong; an appliance may ask again at any time. The
+/// cost follows the number of page tables: some thousand instructions for each, and a few exits.
 ///
-/// On a CPU without NX nothing can be kept from being executed, and only the rest is checked; boot has warned of it then.
+/// On a CPU without NX nothing can be kept from being executed; boot has warned of it then.
 ///
 /// # Errors
 ///
-/// The first page that is writable and executable, mapped elsewhere or otherwise than it should be, or missing.
+/// The first page that is mapped elsewhere or otherwise than it should be, or missing, or the control register that is
+/// not as boot set it.
 pub fn self_check() -> Result<Checked, Violation> {
-    match state::get() {
-        Some(state) => state.tables.lock().check(None),
-        // No domain runs here, so nothing is mapped.
-        None => Ok(Checked { pages: 0, table_bytes: 0 }),
+    // Where no domain runs nothing is mapped.
+    let Some(state) = state::get() else { return Ok(Checked { pages: 0, table_bytes: 0 }) };
+    let mut tables = state.tables.lock();
+    let control = arch::control_registers();
+    let unprotected = |what| Err(Violation { address: 0, kind: Wrong::Unprotected(what) });
+    if control.cr3 & !0xfff != tables.root {
+        return unprotected("other page tables are in force than those of boot");
     }
+    if control.cr0 & CR0_WP == 0 {
+        return unprotected("the kernel may write to read-only pages: CR0.WP is off");
+    }
+    if control.cr4 != tables.cpu.cr4() {
+        return unprotected("CR4 is not as boot set it");
+    }
+    tables.check(None)
 }
+
+/// Write protection also for the kernel.
+const CR0_WP: u64 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
@@ -389,10 +450,10 @@ mod tests {
                 assert_eq!(protect(frame, 1), Err(Error::Reserved), "{frame:#x}");
             }
             assert_eq!(protect(0x113, 2), Err(Error::Reserved), "data and what is sealed");
-            assert_eq!(protect(HEAP, 0), Err(Error::Misaligned));
+            assert_eq!(protect(HEAP, 0), Err(Error::NotPages));
             let odd = NonNull::slice_from_raw_parts(pages(HEAP, 1).cast(), 4095);
             // SAFETY: as before.
-            assert_eq!(unsafe { super::protect(odd, Protection::Read) }, Err(Error::Misaligned));
+            assert_eq!(unsafe { super::protect(odd, Protection::Read) }, Err(Error::NotPages));
             assert!(self_check().is_ok());
         });
     }
@@ -401,12 +462,14 @@ mod tests {
     fn changes_are_known_to_the_check_and_to_reports() {
         run(Guest::new().poor_cpu(), || {
             let before = self_check().unwrap();
-            for protection in [Protection::Read, Protection::Execute, Protection::Absent, Protection::ReadWrite] {
+            for protection in [Protection::Read, Protection::ReadExecute, Protection::Absent, Protection::ReadWrite] {
                 // SAFETY: nothing uses this memory of the guest's.
                 unsafe { protect(pages(HEAP, 3), protection) }.unwrap();
                 let absent = if protection == Protection::Absent { 3 } else { 0 };
                 assert_eq!(self_check().unwrap().pages, before.pages - absent);
-                assert_eq!(place(HEAP << 12), Some(Place::Ram));
+                let changed = (protection != Protection::ReadWrite).then_some(protection);
+                assert_eq!(find(HEAP << 12), Found::Place(Place::Ram, changed));
+                assert_eq!(find(0x7fff_0000_0000), Found::Nothing);
             }
         });
     }
@@ -449,24 +512,51 @@ mod tests {
         };
         let code = Image::get().code.start;
         let text = |violation: Violation| std::format!("{violation}");
-        assert_eq!(text(broken(code, |entry| entry | 2)), "the page at 0x100000 is writable and executable");
+        assert_eq!(
+            text(broken(code, |entry| entry | 2)),
+            "the page at 0x100000 is mapped as it should not be: writable and executable, entry 0x100123"
+        );
         assert_eq!(broken(code, |entry| entry | 2).address(), code << 12);
         assert_eq!(text(broken(code + 1, |_| 0)), "the page at 0x101000 is not mapped");
-        assert_eq!(
-            text(broken(HEAP, |entry| entry | 4)),
-            "the page at 0x180000 is mapped to 0x180000, as it should not be: read write, by user code too"
-        );
-        assert_eq!(
-            text(broken(HEAP, |entry| entry + 0x1000)),
-            "the page at 0x180000 is mapped to 0x181000, as it should not be: read write"
-        );
-        assert_eq!(
-            text(broken(HEAP, |entry| entry & !(1 << 63 | 2))),
-            "the page at 0x180000 is mapped to 0x180000, as it should not be: read execute"
-        );
+        // For user code too, elsewhere, executable, not cached: any bit counts.
+        for change in [|entry| entry | 4, |entry| entry + 0x1000, |entry| entry & !(1 << 63 | 2), |entry| entry | 0x10]
+        {
+            let violation = broken(HEAP, change);
+            assert_eq!(violation.address(), HEAP << 12);
+            assert!(text(violation).starts_with("the page at 0x180000 is mapped as it should not be: "));
+        }
         assert_eq!(
             text(broken(0, |_| 0x8000_0000_0000_0021)),
-            "the page at 0x0 is mapped to 0x0, as it should not be: read"
+            "the page at 0x0 is mapped as it should not be: read-only, entry 0x8000000000000021"
         );
+    }
+
+    #[test]
+    fn a_table_from_elsewhere_is_not_followed() {
+        run(Guest::new(), || {
+            let mut tables = state::get().unwrap().tables.lock();
+            let root = tables.root;
+            for entry in [HEAP << 12 | 0x23, 0xdead_beef_0000_0023] {
+                let before = core::mem::replace(&mut tables.arena.table_mut(root)[5], entry);
+                assert_eq!(tables.check(None).unwrap_err().address(), 5 << 39);
+                tables.arena.table_mut(root)[5] = before;
+            }
+            assert!(tables.check(None).is_ok());
+        });
+    }
+
+    #[test]
+    fn the_hosts_own_memory_is_not_the_guests() {
+        run(Guest::new(), || {
+            let page = std::alloc::Layout::from_size_align(4096, 4096).unwrap();
+            // SAFETY: the size is not zero; the call below is refused and changes nothing.
+            let result = unsafe {
+                let memory = NonNull::new(std::alloc::alloc_zeroed(page)).unwrap();
+                let result = super::protect(NonNull::slice_from_raw_parts(memory, 4096), Protection::Read);
+                std::alloc::dealloc(memory.as_ptr(), page);
+                result
+            };
+            assert_eq!(result, Err(Error::Reserved));
+        });
     }
 }

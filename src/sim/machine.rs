@@ -11,7 +11,7 @@ use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
 use crate::abi::xen::Hypercall;
-use crate::arch::{Cpu, DEBUG_PORT};
+use crate::arch::{ControlRegisters, Cpu, DEBUG_PORT};
 use crate::memory::{FrameRange, HIGHEST_FRAME, Image, Stack};
 use crate::shared::SharedPage;
 use crate::{MAX_COMMAND_LINE, XenVersion};
@@ -297,14 +297,19 @@ pub(crate) fn phys(address: u64) -> *mut u8 {
     })
 }
 
-/// The frame that a pointer into the simulated memory points into.
-///
-/// # Panics
-///
-/// If it points elsewhere: to the host's own memory, which no table maps.
-pub(crate) fn frame_of(pointer: *const u8) -> u64 {
-    let address = with(|machine| machine.memory.address_of(pointer));
-    address.expect("a pointer to memory that the simulated machine does not have") >> 12
+/// The frame that a pointer points into; none for the host's own memory, where a program's heap is here.
+pub(crate) fn frame_of(pointer: *const u8) -> Option<u64> {
+    with(|machine| machine.memory.address_of(pointer)).map(|address| address >> 12)
+}
+
+/// The control registers as boot has to leave them.
+pub(crate) fn control_registers() -> ControlRegisters {
+    with(|machine| ControlRegisters { cr0: 0x8001_0033, cr3: machine.root, cr4: machine.cpu.cr4() })
+}
+
+/// The frame pointer: here as if the stack had just begun.
+pub(crate) fn frame_pointer() -> u64 {
+    Image::get().main_stack.frames.end << 12
 }
 
 /// What CPUID says of the CPU.

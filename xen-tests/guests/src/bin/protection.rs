@@ -53,13 +53,13 @@ fn control_registers() -> Result<(), String> {
     let (cr0, cr4): (u64, u64);
     // SAFETY: reading control registers changes nothing.
     unsafe { asm!("mov {}, cr0", "mov {}, cr4", out(reg) cr0, out(reg) cr4, options(nomem, nostack)) };
-    let leaf7 = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0) } else { __cpuid_count(u32::MAX, 0) };
+    let (ebx, ecx) = if __cpuid(0).eax >= 7 { (__cpuid_count(7, 0).ebx, __cpuid_count(7, 0).ecx) } else { (0, 0) };
     let shown = |word: u32, bit: u32| u64::from(word >> bit & 1);
     for (name, bit, expected) in [
         ("PGE", 7, shown(__cpuid(1).edx, 13)),
-        ("SMEP", 20, shown(leaf7.ebx, 7)),
-        ("SMAP", 21, shown(leaf7.ebx, 20)),
-        ("UMIP", 11, shown(leaf7.ecx, 2)),
+        ("SMEP", 20, shown(ebx, 7)),
+        ("SMAP", 21, shown(ebx, 20)),
+        ("UMIP", 11, shown(ecx, 2)),
     ] {
         if cr4 >> bit & 1 != expected {
             return Err(format!("CPUID shows {expected} for {name}, and CR4 is {cr4:#x}"));
@@ -79,7 +79,7 @@ fn change() -> Result<(), String> {
     let memory = NonNull::from(&mut page.0);
     let before = memory::self_check().map_err(|violation| format!("{violation}"))?;
     // SAFETY: the page is this function's own; while it is code it is called and read only.
-    unsafe { memory::protect(memory, Protection::Execute) }.map_err(said)?;
+    unsafe { memory::protect(memory, Protection::ReadExecute) }.map_err(said)?;
     // SAFETY: the bytes are a function of this kind.
     let function = unsafe { core::mem::transmute::<*const u8, extern "C" fn() -> u32>(page.0.as_ptr()) };
     let result = function();
