@@ -3,9 +3,11 @@
 //! Pure logic over a [`TableMemory`], so that the host tests it against a model. There is no way to ask for a page that
 //! is writable and executable: [`Protection`] has no such value.
 //!
-//! Every entry is made as the CPU would leave it after use, accessed and dirty, so that the CPU never writes to a table.
+//! Every entry is made as the CPU would leave it after use: accessed, and dirty if it can be written to. So the CPU has
+//! nothing to mark there, but for tables that it sees written to while they are read-only. Entries are atomic for its
+//! sake.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::structures::paging::PageTableFlags as Flags;
 
@@ -31,10 +33,7 @@ pub(crate) trait TableMemory {
     fn allocate(&mut self) -> Option<u64>;
 
     /// The table at an address that [`allocate`](Self::allocate) returned.
-    fn table(&self, address: u64) -> &[u64; 512];
-
-    /// The same, to be changed.
-    fn table_mut(&mut self, address: u64) -> &mut [u64; 512];
+    fn table(&self, address: u64) -> &[AtomicU64; 512];
 }
 
 /// There was no page left for another table.
@@ -117,14 +116,14 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
             let whole = if start.is_multiple_of(1 << bits) { (frames.end - start) >> bits } else { 0 };
             if leaf_allowed(level, &self.cpu) && whole > 0 {
                 let last = 512.min(index + whole as usize);
-                let done = fill_leaves(&mut self.memory.table_mut(table)[index..last], level, start, flags);
+                let done = fill_leaves(&self.memory.table(table)[index..last], level, start, flags);
                 start += (done as u64) << bits;
                 if done > 0 {
                     continue;
                 }
             }
             let end = frames.end.min(((start >> bits) + 1) << bits);
-            if flags != 0 || self.memory.table(table)[index] != 0 {
+            if flags != 0 || self.memory.table(table)[index].load(Ordering::Relaxed) != 0 {
                 let child = self.child(table, level, index)?;
                 self.fill(child, level - 1, FrameRange { start, end }, flags)?;
             }
@@ -135,18 +134,17 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
 
     /// The table below an entry, made if there is none; a leaf becomes a table of smaller ones.
     fn child(&mut self, table: u64, level: u32, index: usize) -> Result<u64, OutOfTables> {
-        let entry = self.memory.table(table)[index];
+        let entry = self.memory.table(table)[index].load(Ordering::Relaxed);
         if entry != 0 && !is_leaf(level, entry) {
             return Ok(entry & ADDRESS);
         }
         let child = self.memory.allocate().ok_or(OutOfTables)?;
         if entry != 0 {
             let flags = entry & !ADDRESS & !Flags::HUGE_PAGE.bits();
-            fill_leaves(self.memory.table_mut(child), level - 1, (entry & ADDRESS) >> 12, flags);
+            fill_leaves(self.memory.table(child), level - 1, (entry & ADDRESS) >> 12, flags);
         }
         // The CPU may look as soon as the entry is there: the table below comes first.
-        compiler_fence(Ordering::Release);
-        self.memory.table_mut(table)[index] = child | TABLE_FLAGS;
+        self.memory.table(table)[index].store(child | TABLE_FLAGS, Ordering::Release);
         Ok(child)
     }
 
@@ -173,7 +171,7 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
         let entries = self.memory.table(table);
         let mut index = 0;
         while index < entries.len() {
-            let entry = entries[index];
+            let entry = entries[index].load(Ordering::Relaxed);
             let start = index;
             index += 1;
             if entry == 0 {
@@ -186,7 +184,7 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
                 continue;
             }
             let mut next = entry.wrapping_add(step);
-            while index < entries.len() && entries[index] == next {
+            while index < entries.len() && entries[index].load(Ordering::Relaxed) == next {
                 index += 1;
                 next = next.wrapping_add(step);
             }
@@ -199,7 +197,7 @@ impl<'a, M: TableMemory> Mapper<'a, M> {
 
 /// Makes entries of a table of some level leaves, the first for the frame given, and returns how many: up to the first
 /// that is a table. Without flags they become absent.
-fn fill_leaves(entries: &mut [u64], level: u32, first: u64, flags: u64) -> usize {
+fn fill_leaves(entries: &[AtomicU64], level: u32, first: u64, flags: u64) -> usize {
     let huge = if level > 1 && flags != 0 { Flags::HUGE_PAGE.bits() } else { 0 };
     let (mut leaf, step) = match flags {
         0 => (0, 0),
@@ -207,10 +205,11 @@ fn fill_leaves(entries: &mut [u64], level: u32, first: u64, flags: u64) -> usize
     };
     let mut done = 0;
     for entry in entries {
-        if *entry != 0 && !is_leaf(level, *entry) {
+        let before = entry.load(Ordering::Relaxed);
+        if before != 0 && !is_leaf(level, before) {
             break;
         }
-        *entry = leaf;
+        entry.store(leaf, Ordering::Relaxed);
         leaf += step;
         done += 1;
     }
@@ -242,10 +241,12 @@ impl Entry {
         self.entry & Flags::NO_EXECUTE.bits() == 0
     }
 
-    /// Whether it is the leaf that a mapper makes for a frame: to the last bit.
+    /// Whether it is the leaf that a mapper makes for a frame: to the last bit, but for the mark that a change of tables
+    /// leaves on the read-only pages that they are in.
     pub(crate) fn is(self, frame: u64, protection: Protection, cpu: &Cpu) -> bool {
         let huge = if self.level > 1 { Flags::HUGE_PAGE.bits() } else { 0 };
-        self.entry == frame << 12 | leaf_flags(protection, cpu) | huge
+        let mark = if protection == Protection::Read { Flags::DIRTY.bits() } else { 0 };
+        self.entry & !mark == frame << 12 | leaf_flags(protection, cpu) | huge
     }
 
     /// The entry as it stands in the table.
@@ -290,23 +291,19 @@ mod tests {
     use super::*;
 
     /// Tables in a vector; the address of a table is its index in pages, counted from 1.
-    struct Tables(Vec<[u64; 512]>, usize);
+    struct Tables(Vec<[AtomicU64; 512]>, usize);
 
     impl TableMemory for Tables {
         fn allocate(&mut self) -> Option<u64> {
             if self.0.len() == self.1 {
                 return None;
             }
-            self.0.push([0; 512]);
+            self.0.push([const { AtomicU64::new(0) }; 512]);
             Some((self.0.len() as u64) << 12)
         }
 
-        fn table(&self, address: u64) -> &[u64; 512] {
+        fn table(&self, address: u64) -> &[AtomicU64; 512] {
             &self.0[(address >> 12) as usize - 1]
-        }
-
-        fn table_mut(&mut self, address: u64) -> &mut [u64; 512] {
-            &mut self.0[(address >> 12) as usize - 1]
         }
     }
 
@@ -332,7 +329,7 @@ mod tests {
         let mut table = root;
         for level in (1..=ROOT_LEVEL).rev() {
             let bits = span_bits(level);
-            let entry = tables.table(table)[(frame >> bits) as usize % 512];
+            let entry = tables.table(table)[(frame >> bits) as usize % 512].load(Ordering::Relaxed);
             if entry & 1 == 0 {
                 assert_eq!(entry, 0);
                 return None;

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
 
 use super::layout::{self, Layout, Place, Region, TooManyRegions};
 use super::paging::{Entry, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
@@ -39,16 +40,10 @@ impl TableMemory for Arena {
         Some(table)
     }
 
-    fn table(&self, address: u64) -> &[u64; 512] {
-        // SAFETY: the trait says that `address` comes from `allocate`: a page of the arena, aligned and initialised, for
-        // which this borrow of the arena stands. The CPU only reads there, as all entries are accessed and dirty already.
+    fn table(&self, address: u64) -> &[AtomicU64; 512] {
+        // SAFETY: the trait says that `address` comes from `allocate`: a page of the arena, aligned and initialised, which
+        // is only ever seen as these atomics, by this type and by the CPU. Stores have the same ground as in `allocate`.
         unsafe { &*arch::phys(address).cast() }
-    }
-
-    fn table_mut(&mut self, address: u64) -> &mut [u64; 512] {
-        // SAFETY: as for `table`, with the arena borrowed exclusively, and for writing as for `allocate`. The CPU reads
-        // what is written after the change of CR3 or the edit, each of which the compiler takes for a use of memory.
-        unsafe { &mut *arch::phys(address).cast() }
     }
 }
 
@@ -413,6 +408,8 @@ const CR0_WP: u64 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::Ordering;
+
     use super::*;
     use crate::lifecycle::Reason;
     use crate::memory::Image;
@@ -498,9 +495,10 @@ mod tests {
                 let mut tables = state::get().unwrap().tables.lock();
                 let table = (1..5).try_fold(tables.root, |table, level: u32| {
                     let index = (frame >> (9 * (4 - level))) as usize % 512;
-                    let entry = tables.arena.table(table)[index];
+                    let place = &tables.arena.table(table)[index];
+                    let entry = place.load(Ordering::Relaxed);
                     if level == 4 || entry & 0x80 != 0 {
-                        tables.arena.table_mut(table)[index] = change(entry);
+                        place.store(change(entry), Ordering::Relaxed);
                         return Err(());
                     }
                     Ok(entry & 0x000f_ffff_ffff_f000)
@@ -537,9 +535,9 @@ mod tests {
             let mut tables = state::get().unwrap().tables.lock();
             let root = tables.root;
             for entry in [HEAP << 12 | 0x23, 0xdead_beef_0000_0023] {
-                let before = core::mem::replace(&mut tables.arena.table_mut(root)[5], entry);
+                let before = tables.arena.table(root)[5].swap(entry, Ordering::Relaxed);
                 assert_eq!(tables.check(None).unwrap_err().address(), 5 << 39);
-                tables.arena.table_mut(root)[5] = before;
+                tables.arena.table(root)[5].store(before, Ordering::Relaxed);
             }
             assert!(tables.check(None).is_ok());
         });

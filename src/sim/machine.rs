@@ -1,6 +1,7 @@
 //! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::cell::RefCell;
 use std::vec::Vec;
 
@@ -229,8 +230,7 @@ impl Machine {
     fn raise(&self, port: u32) {
         use crate::abi::xen::shared_info::PENDING;
         if let Some(info) = &self.info {
-            info.u64(PENDING + 8 * (port as usize / 64))
-                .fetch_or(1 << (port % 64), core::sync::atomic::Ordering::SeqCst);
+            info.u64(PENDING + 8 * (port as usize / 64)).fetch_or(1 << (port % 64), Ordering::SeqCst);
         }
     }
 }
@@ -406,7 +406,8 @@ pub(crate) unsafe fn activate(root: u64) {
     });
 }
 
-/// Lets a function write to the tables in force, and looks at what came of it.
+/// Lets a function write to the tables in force, and looks at what came of it. The CPU marks the tables' own pages dirty,
+/// as some of them have been written to.
 ///
 /// # Safety
 ///
@@ -414,6 +415,20 @@ pub(crate) unsafe fn activate(root: u64) {
 pub(crate) unsafe fn edit_tables<T>(_: Range<u64>, edit: impl FnOnce() -> T) -> T {
     let result = edit();
     let leaves = look_at_tables();
+    let (root, tables) = with(|machine| (machine.root, machine.tables.clone()));
+    for frame in tables {
+        let mut table = root;
+        for level in (1..=4).rev() {
+            let index = (frame >> (9 * (level - 1))) % 512;
+            // SAFETY: an entry of a table in force, which others too see as an atomic only.
+            let entry = unsafe { AtomicU64::from_ptr(phys(table + 8 * index).cast()) };
+            if level == 1 || entry.load(Ordering::Relaxed) & 0x80 != 0 {
+                entry.fetch_or(0x40, Ordering::Relaxed);
+                break;
+            }
+            table = entry.load(Ordering::Relaxed) & 0x000f_ffff_ffff_f000;
+        }
+    }
     with(|machine| {
         for &frame in &machine.tables {
             let leaf = leaves.iter().find(|leaf| leaf.frames.contains(&frame));
