@@ -253,16 +253,16 @@ pub fn cases(cases: &mut Vec<Case>) {
         NMI.judge(&outcome)?;
         stage.destroy()
     }));
-    let overflow = CRASHES.iter().find(|crash| crash.how == "overflow");
-    cases.extend(overflow.map(|crash| {
-        let case = Case::new("crash::overflow_small", GUEST, |outcome| crash.judge(outcome));
-        case.cmdline(crash.how).memory(2).on(Where::VERSIONS)
-    }));
-    let plain = CRASHES.iter().find(|crash| crash.how == "panic");
-    cases.extend(plain.map(|crash| {
-        let case = Case::new("crash::plain", GUEST, |outcome| crash.judge(outcome));
-        case.cmdline(crash.how).flavour(Flavour::Plain)
-    }));
+    let mut more = |name: &str, how: &str, change: fn(Case) -> Case| {
+        let crash = CRASHES.iter().find(|crash| crash.how == how);
+        cases.extend(crash.map(|crash| {
+            change(Case::new(format!("crash::{name}"), GUEST, |outcome| crash.judge(outcome)).cmdline(crash.how))
+        }));
+    };
+    more("overflow_small", "overflow", |case| case.memory(2).on(Where::VERSIONS));
+    more("plain", "panic", |case| case.flavour(Flavour::Plain));
+    // Nothing silences a report.
+    more("log_off", "divide", |case| case.cmdline("divide domu.log=off"));
 }
 
 /// Has dom0 send it as soon as the guest says that it waits.

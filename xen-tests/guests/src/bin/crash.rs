@@ -1,4 +1,4 @@
-//! Crashes in the way that its command line names: each of them is to end with the crash reason and a report.
+//! Crashes in the way that the first word of its command line names: each of them is to end with the crash reason and a report.
 
 #![no_std]
 #![no_main]
@@ -23,7 +23,7 @@ unsafe extern "C" {
 }
 
 async fn main(domain: Domain) -> Result<(), &'static str> {
-    match domain.command_line() {
+    match domain.words().next().map_or(b"".as_slice(), |word| word.raw()) {
         b"write_code" => write(code()),
         b"write_constant" => write(CONSTANT.as_ptr().addr()),
         b"write_idt" => write(idt()),
