@@ -22,10 +22,9 @@ use crate::paths;
 use crate::say;
 
 /// Functions without a check, and why LLVM is right: part of the name, without hashes. Each entry must be needed.
-const EXPLAINED: [(&str, &str); 3] = [
+const EXPLAINED: [(&str, &str); 2] = [
     ("<alloc::raw_vec::RawVecInner>::finish_grow", CURRENT_MEMORY),
     ("<alloc::raw_vec::RawVecInner>::deallocate", CURRENT_MEMORY),
-    ("<alloc::raw_vec::RawVec<u8> as core::ops::drop::Drop>::drop", CURRENT_MEMORY),
 ];
 
 /// It was read in the disassembly: `lea rax, [rbp-16]` on one path, `lea rax, [rbp-8]` on the other, then a single

@@ -115,7 +115,7 @@ fn console(cases: &mut Vec<Case>) {
             let expected: Vec<u8> = (0..size).map(byte).collect();
             cases.push(
                 Case::new(name.clone(), "console_sizes", |_| Ok(()))
-                    .cmdline(format!("{mode}{size}"))
+                    .cmdline(format!("{mode}{size} domu.log=off"))
                     .file(&format!("{}.expected", name.replace("::", "-")), expected)
                     .seconds(120)
                     .on(place)
@@ -126,7 +126,7 @@ fn console(cases: &mut Vec<Case>) {
     cases.push(Case::new("console::dead", "hello", |_| Ok(())).seconds(30).steps(dead_console));
     cases.push(
         Case::new("console::dead_and_full", "console_sizes", |_| Ok(()))
-            .cmdline("65536")
+            .cmdline("65536 domu.log=off")
             .seconds(60)
             .steps(dead_and_full_console),
     );

@@ -1,6 +1,7 @@
 //! Writes a pattern to the console in one piece, and nothing else.
 //!
-//! Its command line is `SIZE`, or `lf SIZE` for a pattern with line feeds around every boundary of the ring. The tool
+//! The first words of its command line are `SIZE`, or `lf SIZE` for a pattern with line feeds around every boundary of the
+//! ring; `domu.log=off` keeps the log out of it. The tool
 //! computes the same pattern and compares byte for byte.
 
 #![no_std]
@@ -18,9 +19,10 @@ domu::main!(main);
 
 async fn main(domain: domu::Domain) -> Result<(), &'static str> {
     let line = core::str::from_utf8(domain.command_line()).map_err(|_| "the command line is not text")?;
-    let (line_feeds, size) = match line.strip_prefix("lf ") {
-        Some(size) => (true, size),
-        None => (false, line),
+    let mut words = line.split(' ');
+    let (line_feeds, size) = match words.next() {
+        Some("lf") => (true, words.next().unwrap_or_default()),
+        size => (false, size.unwrap_or_default()),
     };
     let size: usize = size.parse().map_err(|_| "the command line is not a size")?;
     let byte = if line_feeds { pattern::console_byte_lf } else { pattern::console_byte };
