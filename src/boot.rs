@@ -27,7 +27,7 @@ use crate::options::{Options, Word};
 use crate::random;
 use crate::shared::{SharedInfo, SharedPage};
 use crate::state::{self, State};
-use crate::{arch, executor};
+use crate::{arch, eventchn, executor, time};
 
 /// Why the domain could not start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,6 +175,10 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         console: Mutex::new(output),
         log: LogState::new(options.log_level),
         random: random::Memory::default(),
+        executor: executor::Executor::default(),
+        timers: time::Timers::default(),
+        events: eventchn::Table::default(),
+        last_instant: time::Last::default(),
     });
     log::install(options.log_level);
 
@@ -221,7 +225,8 @@ fn warn_of_unknown_option(word: Word<'_>) {
 
 /// Runs main and ends the domain as it says.
 pub(crate) fn run<O: Outcome>(main: impl Future<Output = O>) -> ! {
-    match executor::block_on(main) {
+    let Some(state) = state::get() else { lifecycle::fail(format_args!("domu: main without a domain")) };
+    match executor::run(state, main) {
         Ok(outcome) => outcome.end(),
         Err(executor::Deadlock) => {
             lifecycle::fail(format_args!("domu: main waits, and nothing is left that could wake it"))

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{console, memory, random};
+use crate::{console, eventchn, memory, random};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +14,8 @@ pub enum Error {
     Memory(memory::Error),
     /// Memory is not protected as it should be.
     SelfCheck(memory::Violation),
+    /// An operation on an event channel failed.
+    EventChannel(eventchn::Error),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Error {
             Self::Console(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
             Self::SelfCheck(violation) => violation.fmt(f),
+            Self::EventChannel(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -55,5 +58,11 @@ impl From<memory::Violation> for Error {
 impl From<random::Error> for Error {
     fn from(error: random::Error) -> Self {
         Self::Random(error)
+    }
+}
+
+impl From<eventchn::Error> for Error {
+    fn from(error: eventchn::Error) -> Self {
+        Self::EventChannel(error)
     }
 }

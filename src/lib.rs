@@ -13,9 +13,9 @@ mod arch;
 pub mod memory;
 mod shared;
 
-mod eventchn;
-mod executor;
-mod time;
+pub mod eventchn;
+pub mod executor;
+pub mod time;
 
 pub mod console;
 

@@ -12,10 +12,11 @@ use crate::abi::xen::DomainId;
 use crate::console::Output;
 use crate::console::log::LogState;
 use crate::domain::Module;
+use crate::executor::Executor;
 use crate::hypercall::XenVersion;
 use crate::memory::{Stack, Tables};
-use crate::random;
 use crate::shared::SharedInfo;
+use crate::{eventchn, random, time};
 
 /// Modules that are kept; `xl` passes one, its `ramdisk`.
 pub(crate) const MAX_MODULES: usize = 16;
@@ -33,6 +34,10 @@ pub(crate) struct State {
     pub(crate) console: Mutex<Output>,
     pub(crate) log: LogState,
     pub(crate) random: random::Memory,
+    pub(crate) executor: Executor,
+    pub(crate) timers: time::Timers,
+    pub(crate) events: eventchn::Table,
+    pub(crate) last_instant: time::Last,
 }
 
 #[cfg(target_os = "none")]

@@ -1,11 +1,29 @@
 //! Event channels (`event_channel.h`).
 
+/// `EVTCHNOP_bind_interdomain`.
+#[doc(alias = "EVTCHNOP_bind_interdomain")]
+pub const BIND_INTERDOMAIN: u64 = 0;
+/// `EVTCHNOP_bind_virq`.
+#[doc(alias = "EVTCHNOP_bind_virq")]
+pub const BIND_VIRQ: u64 = 1;
+/// `EVTCHNOP_close`.
+#[doc(alias = "EVTCHNOP_close")]
+pub const CLOSE: u64 = 3;
 /// `EVTCHNOP_send`.
 #[doc(alias = "EVTCHNOP_send")]
 pub const SEND: u64 = 4;
+/// `EVTCHNOP_status`.
+#[doc(alias = "EVTCHNOP_status")]
+pub const STATUS: u64 = 5;
+/// `EVTCHNOP_alloc_unbound`.
+#[doc(alias = "EVTCHNOP_alloc_unbound")]
+pub const ALLOC_UNBOUND: u64 = 6;
+/// `EVTCHNOP_bind_ipi`.
+#[doc(alias = "EVTCHNOP_bind_ipi")]
+pub const BIND_IPI: u64 = 7;
 
-/// `struct evtchn_send`.
-#[doc(alias = "evtchn_send")]
+/// `struct evtchn_send`, and `struct evtchn_close`: a port of the own domain.
+#[doc(alias("evtchn_send", "evtchn_close"))]
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Send {
@@ -13,8 +31,104 @@ pub struct Send {
     pub port: u32,
 }
 
+/// `struct evtchn_alloc_unbound`.
+#[doc(alias = "evtchn_alloc_unbound")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct AllocUnbound {
+    /// The domain that the port belongs to.
+    pub dom: u16,
+    /// The domain that may bind to it.
+    pub remote_dom: u16,
+    /// The port, out.
+    pub port: u32,
+}
+
+/// `struct evtchn_bind_interdomain`.
+#[doc(alias = "evtchn_bind_interdomain")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindInterdomain {
+    /// The peer.
+    pub remote_dom: u16,
+    /// Padding of the C structure.
+    pub pad: u16,
+    /// Its port.
+    pub remote_port: u32,
+    /// The port here, out.
+    pub local_port: u32,
+}
+
+/// `struct evtchn_bind_virq`.
+#[doc(alias = "evtchn_bind_virq")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindVirq {
+    /// A number of [`virq`].
+    pub virq: u32,
+    /// The virtual CPU.
+    pub vcpu: u32,
+    /// The port, out.
+    pub port: u32,
+}
+
+/// `struct evtchn_bind_ipi`.
+#[doc(alias = "evtchn_bind_ipi")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindIpi {
+    /// The virtual CPU.
+    pub vcpu: u32,
+    /// The port, out.
+    pub port: u32,
+}
+
+/// `struct evtchn_status`.
+#[doc(alias = "evtchn_status")]
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Status {
+    /// The domain.
+    pub dom: u16,
+    /// Padding of the C structure.
+    pub pad: u16,
+    /// Its port.
+    pub port: u32,
+    /// A number of [`status`], out.
+    pub status: u32,
+    /// The virtual CPU that it notifies, out.
+    pub vcpu: u32,
+    /// What it is bound to, out: a domain and its port, a domain alone, or a VIRQ.
+    pub bound: [u32; 2],
+}
+
+/// States of a port (`EVTCHNSTAT_*`).
+#[doc(alias = "EVTCHNSTAT_")]
+pub mod status {
+    /// It is not in use.
+    pub const CLOSED: u32 = 0;
+    /// It waits for a peer.
+    pub const UNBOUND: u32 = 1;
+    /// It has a peer.
+    pub const INTERDOMAIN: u32 = 2;
+    /// It has a VIRQ.
+    pub const VIRQ: u32 = 4;
+    /// It is this domain's own.
+    pub const IPI: u32 = 5;
+}
+
+/// Virtual interrupts (`VIRQ_*`, `xen.h`).
+#[doc(alias = "VIRQ_")]
+pub mod virq {
+    /// The timer of a virtual CPU.
+    pub const TIMER: u32 = 0;
+    /// Asked for with `xl debug-keys` or `xl sysrq`.
+    pub const DEBUG: u32 = 1;
+}
+
 /// Ports of the two-level interface; port 0 is never valid.
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
 pub const TWO_LEVEL_PORTS: u32 = 4096;
 
-const _: () = assert!(size_of::<Send>() == 4);
+const _: () = assert!(size_of::<Send>() == 4 && size_of::<AllocUnbound>() == 8 && size_of::<BindInterdomain>() == 12);
+const _: () = assert!(size_of::<BindVirq>() == 12 && size_of::<BindIpi>() == 8 && size_of::<Status>() == 24);

@@ -1,9 +1,18 @@
 //! Parameters of an HVM or PVH domain (`hvm/hvm_op.h`, `hvm/params.h`).
 
+/// `HVMOP_set_param`.
+#[doc(alias = "HVMOP_set_param")]
+pub const SET_PARAM: u64 = 0;
 /// `HVMOP_get_param`.
 #[doc(alias = "HVMOP_get_param")]
 pub const GET_PARAM: u64 = 1;
 
+/// `HVM_PARAM_CALLBACK_IRQ`: how pending events interrupt a virtual CPU.
+#[doc(alias = "HVM_PARAM_CALLBACK_IRQ")]
+pub const CALLBACK_IRQ: u32 = 0;
+/// The value of that parameter for a vector: type 2 in the highest byte, the vector in the lowest.
+#[doc(alias = "HVM_PARAM_CALLBACK_TYPE_VECTOR")]
+pub const CALLBACK_VECTOR: u64 = 2 << 56;
 /// `HVM_PARAM_CONSOLE_PFN`: the frame of the console ring.
 #[doc(alias = "HVM_PARAM_CONSOLE_PFN")]
 pub const CONSOLE_PFN: u32 = 17;

@@ -10,6 +10,9 @@ pub enum Hypercall {
     /// Memory reservation and the guest-physical address space.
     #[doc(alias = "__HYPERVISOR_memory_op")]
     Memory = 12,
+    /// The timer of a virtual CPU.
+    #[doc(alias = "__HYPERVISOR_set_timer_op")]
+    SetTimer = 15,
     /// Text to the hypervisor's own console.
     #[doc(alias = "__HYPERVISOR_console_io")]
     ConsoleIo = 18,
@@ -66,6 +69,14 @@ pub mod shared_info {
     pub const PENDING: usize = 2048;
     /// `evtchn_mask`, 64 words of eight bytes.
     pub const MASK: usize = 2560;
+    /// `wc_version`, four bytes; odd while Xen writes the wall clock.
+    pub const WALL_CLOCK_VERSION: usize = 3072;
+    /// `wc_sec`, four bytes: the low half of the seconds since 1970 at system time zero.
+    pub const WALL_CLOCK_SECONDS: usize = 3076;
+    /// `wc_nsec`, four bytes.
+    pub const WALL_CLOCK_NANOSECONDS: usize = 3080;
+    /// `wc_sec_hi`, four bytes: the high half of the seconds.
+    pub const WALL_CLOCK_SECONDS_HIGH: usize = 3084;
     /// Words in each of the two bitmaps.
     pub const WORDS: usize = 64;
 }

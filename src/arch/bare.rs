@@ -53,6 +53,15 @@ pub(crate) fn input(port: u16) -> u8 {
     unsafe { Port::new(port).read() }
 }
 
+/// Halts until an event is pending; returns at once if one is. Interrupts are on during the halt alone.
+pub(crate) fn idle() {
+    unsafe extern "C" {
+        /// In `boot/trap.S`, beside the handler that ends it.
+        safe fn domu_idle();
+    }
+    domu_idle();
+}
+
 /// Stops for good.
 pub(crate) fn stop() -> ! {
     loop {

@@ -10,7 +10,11 @@ use x86_64::structures::gdt::{Descriptor, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
+use super::CALLBACK_VECTOR;
 use super::trap::{gate, stack};
+
+/// Entries of the IDT: the exceptions, and the callback for events.
+const VECTORS: usize = CALLBACK_VECTOR as usize + 1;
 
 /// Bytes of a stub in `boot/trap.S`.
 const STUB_SIZE: usize = 16;
@@ -20,6 +24,7 @@ unsafe extern "C" {
     safe static domu_tss: u8;
     safe static domu_gdt: u8;
     safe static domu_trap_stubs: u8;
+    safe static domu_callback: u8;
 }
 
 /// Fills the tables and loads them: from here on every exception is reported.
@@ -34,11 +39,13 @@ pub(crate) unsafe fn load(stacks: [u64; 3]) {
     entries[..3].copy_from_slice(&stacks.map(VirtAddr::new_truncate));
     tss.interrupt_stack_table = entries;
     let stubs = (&raw const domu_trap_stubs).addr();
-    let idt: [[u64; 2]; 32] =
+    let mut idt: [[u64; 2]; VECTORS] =
         core::array::from_fn(|vector| gate((stubs + STUB_SIZE * vector) as u64, stack(vector as u64)));
+    // On the stack of the halt that it interrupts.
+    idt[usize::from(CALLBACK_VECTOR)] = gate((&raw const domu_callback).addr() as u64, 0);
     let place = |symbol: *const u8| super::phys(symbol.addr() as u64);
     let tss_at = place(&raw const domu_tss).cast::<TaskStateSegment>();
-    let idt_at = place(&raw const domu_idt).cast::<[[u64; 2]; 32]>();
+    let idt_at = place(&raw const domu_idt).cast::<[[u64; 2]; VECTORS]>();
     let gdt_at = place(&raw const domu_gdt).cast::<[u64; 5]>();
     // SAFETY: only the address is used, of memory that is there for the life of the program.
     let tss_descriptor = unsafe { Descriptor::tss_segment_unchecked(tss_at) };

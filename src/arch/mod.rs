@@ -19,5 +19,8 @@ pub(crate) use cpu::{ControlRegisters, Cpu};
 #[cfg(not(target_os = "none"))]
 pub(crate) use crate::sim::machine::*;
 
+/// The vector by which pending events interrupt a halt: the first behind those of exceptions.
+pub(crate) const CALLBACK_VECTOR: u8 = 32;
+
 /// The port that Xen and QEMU print bytes from: visible with `guest_loglvl=all`, and with QEMU's `isa-debugcon`.
 pub(crate) const DEBUG_PORT: u16 = 0xe9;

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::Error;
 use crate::abi::console::{OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::abi::hvm::{CONSOLE_EVTCHN, CONSOLE_PFN};
-use crate::eventchn::Port;
+use crate::eventchn::PolledPort;
 use crate::shared::{Corrupt, Layout, Producer, SharedInfo, SharedPage};
 use crate::{arch, hypercall, time};
 
@@ -44,7 +44,7 @@ pub(crate) enum Output {
 #[derive(Debug)]
 pub(crate) struct Ring {
     producer: Producer,
-    port: Port,
+    port: PolledPort,
     /// How long the backend will yet be waited for.
     credit_ns: u64,
     /// Its index when credit was last restored.
@@ -59,14 +59,14 @@ pub(crate) struct Ring {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Location {
     pub(crate) frame: u64,
-    port: Port,
+    port: PolledPort,
 }
 
 impl Location {
     /// Asks Xen. Zero and all ones mean that there is none, and so does a refusal.
     pub(crate) fn read() -> Option<Self> {
         let frame = hypercall::hvm_get_param(CONSOLE_PFN).ok().filter(|&frame| frame != 0 && frame < 1 << 40)?;
-        let port = Port::from_param(hypercall::hvm_get_param(CONSOLE_EVTCHN).ok()?)?;
+        let port = PolledPort::from_param(hypercall::hvm_get_param(CONSOLE_EVTCHN).ok()?)?;
         Some(Self { frame, port })
     }
 }

@@ -1,64 +1,29 @@
-//! Running main to its end.
+//! Tasks, and the main loop that runs them.
 //!
-//! There is no source of events yet that could wake a task later: what main awaits is either ready, or wakes itself
-//! while it is polled. A main that waits for anything else would wait for ever, and is told so.
+//! Main is the first task; [`spawn`] starts more. All run on the one virtual CPU, one at a time, until each waits: for a
+//! port, a moment, another task. A turn of the main loop gives every kind of work a bounded share:
+//!
+//! 1. tasks that were ready when the turn began, each once;
+//! 2. timers that are due;
+//! 3. ports that fired: the cost follows those, not the ports that exist;
+//! 4. if nothing is ready then: the domain halts until the next event.
+//!
+//! So a task that is always ready delays a timer or an event by one turn, and an idle domain costs nothing. Interrupts are
+//! on in step 4 alone, inside of `arch::idle`, and what they interrupt is the halt:
+//!
+//! | Xen, for an event | main loop, interrupts off |
+//! |---|---|
+//! | 1. sets upcall_pending | 1. finds nothing ready |
+//! | 2. injects the callback as soon as interrupts are on | 2. reads upcall_pending: if set, next turn |
+//! | | 3. `sti; hlt`: interrupts are on from the second instruction's beginning |
+//!
+//! An event before our second step is seen there. One after it is injected at the latest when the halt begins, and ends it;
+//! between `sti` and `hlt` the CPU holds it back. (Where an emulator does not, the callback returns behind the halt all the
+//! same.) The callback turns interrupts off again in the flags that it returns to, so it runs once for each halt.
 
-use alloc::sync::Arc;
-use alloc::task::Wake;
-use core::future::Future;
-use core::pin::pin;
-use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Context, Poll, Waker};
+mod main_loop;
+mod task;
 
-/// Nothing is left that could wake the future.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Deadlock;
-
-/// Set by a waker of the future.
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// Polls a future until it is ready.
-pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, Deadlock> {
-    let mut future = pin!(future);
-    let woken = Arc::new(Woken(AtomicBool::new(false)));
-    let waker = Waker::from(Arc::clone(&woken));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return Ok(output);
-        }
-        if !woken.0.swap(false, Ordering::Acquire) {
-            return Err(Deadlock);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use core::future::{pending, poll_fn, ready};
-
-    use super::*;
-
-    #[test]
-    fn ready_self_waking_and_hopeless_futures() {
-        assert_eq!(block_on(ready(7)), Ok(7));
-        let mut polls = 0;
-        let countdown = poll_fn(|context| {
-            polls += 1;
-            context.waker().wake_by_ref();
-            if polls == 1000 { Poll::Ready(polls) } else { Poll::Pending }
-        });
-        assert_eq!(block_on(countdown), Ok(1000));
-        assert_eq!(block_on(pending::<()>()), Err(Deadlock));
-    }
-}
+pub use main_loop::{Activity, activity};
+pub(crate) use main_loop::{Deadlock, Executor, enable_interrupts, run};
+pub use task::{Task, spawn, yield_now};

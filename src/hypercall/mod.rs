@@ -4,17 +4,19 @@
 //! pages over it, is `unsafe` and says what the caller owes.
 
 mod detect;
+mod events;
 mod raw;
 
 pub use detect::XenVersion;
 pub(crate) use detect::{detect, present};
+pub(crate) use events::*;
 pub(crate) use raw::{Arg, call, count};
 
 use crate::abi::errno::Errno;
 use crate::abi::memory::{AddToPhysmap, E820Entry, MAP_SPACE_SHARED_INFO, MemoryMap, Reservation};
 use crate::abi::sched::{Poll, Reason, Shutdown};
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall};
-use crate::abi::{event_channel, hvm, memory, sched};
+use crate::abi::{hvm, memory, sched};
 
 /// Splits what a hypercall returned into a count and an error.
 fn check(result: i64) -> Result<u64, Errno> {
@@ -30,19 +32,6 @@ pub(crate) fn hvm_get_param(index: u32) -> Result<u64, Errno> {
         call(Hypercall::Hvm, [Arg::int(hvm::GET_PARAM), Arg::inout(&mut param), Arg::NONE, Arg::NONE, Arg::NONE])
     };
     check(result).map(|_| param.value)
-}
-
-/// Raises an event on a local port. An unbound port swallows it; a closed one is an error.
-pub(crate) fn event_send(port: u32) -> Result<(), Errno> {
-    let send = event_channel::Send { port };
-    // SAFETY: Xen reads the structure, which is live for the call.
-    let result = unsafe {
-        call(
-            Hypercall::EventChannel,
-            [Arg::int(event_channel::SEND), Arg::input(&send), Arg::NONE, Arg::NONE, Arg::NONE],
-        )
-    };
-    check(result).map(|_| ())
 }
 
 /// Sleeps until the port is pending or the system time is reached; other causes may end the sleep early.

@@ -34,7 +34,9 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
     let result = unsafe {
         match (number, operation) {
             (Hypercall::Hvm, hvm::GET_PARAM) => get_param(&mut *args[1].as_ptr()),
-            (Hypercall::EventChannel, event_channel::SEND) => send(&*args[1].as_ptr()),
+            (Hypercall::EventChannel, _) => event_channel_op(operation, args[1]),
+            (Hypercall::SetTimer, deadline) => set_timer(deadline),
+            (Hypercall::Hvm, hvm::SET_PARAM) => set_param(&*args[1].as_ptr()),
             (Hypercall::Sched, sched::SHUTDOWN) => shutdown(&*args[1].as_ptr()),
             (Hypercall::Sched, sched::POLL) => poll(&*args[1].as_ptr()),
             (Hypercall::Memory, memory::CURRENT_RESERVATION) => with(|machine| Ok(machine.reservation)),
@@ -65,13 +67,48 @@ fn get_param(param: &mut hvm::Param) -> Result<u64, Errno> {
     })
 }
 
-fn send(send: &event_channel::Send) -> Result<u64, Errno> {
-    with(|machine| match send.port {
-        CONSOLE_PORT => {
-            machine.backend_turn();
+/// Answers an operation on event channels.
+///
+/// # Safety
+///
+/// The argument points to the structure of the operation.
+unsafe fn event_channel_op(operation: u64, argument: Arg) -> Result<u64, Errno> {
+    // SAFETY: the caller vouches for the structure; each operation has one of its own.
+    with(|machine| unsafe {
+        match operation {
+            event_channel::SEND => machine.send_event((*argument.as_ptr::<event_channel::Send>()).port),
+            event_channel::CLOSE => machine.close_port((*argument.as_ptr::<event_channel::Send>()).port),
+            event_channel::ALLOC_UNBOUND => machine.alloc_unbound(&mut *argument.as_ptr()),
+            event_channel::BIND_INTERDOMAIN => machine.bind_interdomain(&mut *argument.as_ptr()),
+            event_channel::BIND_VIRQ => machine.bind_virq(&mut *argument.as_ptr()),
+            event_channel::BIND_IPI => machine.bind_ipi(&mut *argument.as_ptr()),
+            event_channel::STATUS => machine.port_status(&mut *argument.as_ptr()),
+            _ => Err(Errno::ENOSYS),
+        }
+    })
+}
+
+/// Sets the timer, as Xen does: deadlines too far ahead come after 100 ms.
+fn set_timer(deadline_ns: u64) -> Result<u64, Errno> {
+    with(|machine| {
+        let ahead = deadline_ns.saturating_sub(machine.clock_ns);
+        machine.events.timer_ns = match deadline_ns {
+            0 => None,
+            _ if ahead > 1 << 50 => Some(machine.clock_ns + 100_000_000),
+            _ => Some(deadline_ns),
+        };
+        Ok(0)
+    })
+}
+
+fn set_param(param: &hvm::Param) -> Result<u64, Errno> {
+    with(|machine| match param.index {
+        hvm::CALLBACK_IRQ => {
+            machine.events.callback = Some(param.value);
+            machine.show_wall_clock();
             Ok(0)
         }
-        _ => Err(Errno::EINVAL),
+        _ => Err(Errno::EPERM),
     })
 }
 

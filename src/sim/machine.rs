@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::vec::Vec;
 
 use super::backend::{Backend, Reader};
+use super::events::Events;
 use super::memory::{CONSOLE_FRAME, Memory};
 use super::{End, Fault, Guest, Random, Report, state};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
@@ -34,6 +35,9 @@ const TSC_READ_NS: u64 = 1_000;
 /// The system time when the domain, and with it its time stamp counter, starts.
 pub(crate) const START_NS: u64 = 1_000_000_000;
 
+/// The wall clock when the host booted: some day in 2026.
+pub(crate) const WALL_CLOCK_NS: u64 = 1_790_000_000_123_456_789;
+
 /// Everything below the domain.
 pub(crate) struct Machine {
     pub(crate) memory: Memory,
@@ -45,6 +49,9 @@ pub(crate) struct Machine {
     pub(crate) fault: Option<Fault>,
     pub(crate) info: Option<SharedPage>,
     pub(crate) clock_ns: u64,
+    /// The wall clock at system time zero.
+    wall_clock_ns: u64,
+    pub(crate) events: Events,
     pub(crate) hypercalls: Vec<(Hypercall, u64)>,
     pub(crate) given_back: Vec<Range<u64>>,
     /// Frames that the heap was given.
@@ -119,6 +126,8 @@ impl Machine {
             fault: guest.fault,
             info: None,
             clock_ns: START_NS,
+            wall_clock_ns: WALL_CLOCK_NS,
+            events: Events::new(guest.port_limit, guest.offered, guest.actions),
             hypercalls: Vec::new(),
             given_back: Vec::new(),
             heap: Vec::new(),
@@ -153,6 +162,8 @@ impl Machine {
             serial: machine.serial,
             hypervisor: machine.hypervisor,
             hypercalls: machine.hypercalls,
+            halts: machine.events.halts,
+            sent: machine.events.sent,
             given_back: machine.given_back,
             heap: machine.heap,
             elapsed_ns: machine.clock_ns - START_NS,
@@ -226,13 +237,30 @@ impl Machine {
         }
     }
 
-    /// Marks a port pending, as Xen does.
-    fn raise(&self, port: u32) {
-        use crate::abi::xen::shared_info::PENDING;
-        if let Some(info) = &self.info {
-            info.u64(PENDING + 8 * (port as usize / 64)).fetch_or(1 << (port % 64), Ordering::SeqCst);
-        }
+    /// Sets the wall clock as dom0 does, for domains that are shown it.
+    pub(crate) fn set_wall_clock(&mut self, now_ns: u64) {
+        self.wall_clock_ns = now_ns.wrapping_sub(self.clock_ns);
+        self.show_wall_clock();
     }
+
+    /// Writes the wall clock into the shared page, once the domain has said how it is interrupted.
+    pub(crate) fn show_wall_clock(&self) {
+        use crate::abi::xen::shared_info::{
+            WALL_CLOCK_NANOSECONDS, WALL_CLOCK_SECONDS, WALL_CLOCK_SECONDS_HIGH, WALL_CLOCK_VERSION,
+        };
+        let Some(info) = self.info.as_ref().filter(|_| self.events.callback.is_some()) else { return };
+        let seconds = self.wall_clock_ns / 1_000_000_000;
+        info.u32(WALL_CLOCK_VERSION).fetch_add(1, Ordering::SeqCst);
+        info.u32(WALL_CLOCK_SECONDS).store(seconds as u32, Ordering::SeqCst);
+        info.u32(WALL_CLOCK_SECONDS_HIGH).store((seconds >> 32) as u32, Ordering::SeqCst);
+        info.u32(WALL_CLOCK_NANOSECONDS).store((self.wall_clock_ns % 1_000_000_000) as u32, Ordering::SeqCst);
+        info.u32(WALL_CLOCK_VERSION).fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Halts until an event is pending.
+pub(crate) fn idle() {
+    with(Machine::halt);
 }
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf.

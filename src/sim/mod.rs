@@ -20,6 +20,7 @@
 //! process ends, since what it hands out is `'static` in a unikernel.
 
 mod backend;
+mod events;
 pub(crate) mod hypercalls;
 pub(crate) mod machine;
 mod memory;
@@ -34,6 +35,8 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 pub use backend::Backend;
+use events::Action;
+pub use events::Outside;
 pub(crate) use hypercalls::hypercall;
 use machine::Machine;
 #[cfg(test)]
@@ -70,6 +73,10 @@ pub struct Report {
     pub hypervisor: Vec<u8>,
     /// Each hypercall with its operation, in order.
     pub hypercalls: Vec<(Hypercall, u64)>,
+    /// How often the domain has halted.
+    pub halts: u64,
+    /// Events that were sent to ports of peers: domain and port.
+    pub sent: Vec<(u16, u32)>,
     /// Frames given back to Xen.
     pub given_back: Vec<Range<u64>>,
     /// Frames that the heap was given.
@@ -116,6 +123,9 @@ pub struct Guest {
     pub(crate) start_info: Option<fn(&mut StartInfo)>,
     pub(crate) random: Random,
     pub(crate) rich: bool,
+    pub(crate) port_limit: u32,
+    pub(crate) offered: Vec<(u16, u32)>,
+    pub(crate) actions: Vec<(u64, Action)>,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -183,7 +193,31 @@ impl Guest {
             start_info: None,
             random: Random::Works,
             rich: true,
+            port_limit: 1024,
+            offered: Vec::new(),
+            actions: Vec::new(),
         }
+    }
+
+    /// Lets the domain have ports below a number, as `max_event_channels` does.
+    #[must_use]
+    pub const fn port_limit(mut self, limit: u32) -> Self {
+        self.port_limit = limit;
+        self
+    }
+
+    /// Offers a port of another domain, whose end the test plays, to be bound.
+    #[must_use]
+    pub fn offer_port(mut self, domain: u16, port: u32) -> Self {
+        self.offered.push((domain, port));
+        self
+    }
+
+    /// Lets something happen around the domain, so long after its start.
+    #[must_use]
+    pub fn after(mut self, delay: core::time::Duration, action: impl FnOnce(&mut Outside<'_>) + 'static) -> Self {
+        self.actions.push((machine::START_NS + delay.as_nanos() as u64, Box::new(action)));
+        self
     }
 
     /// Chooses what RDRAND and RDSEED give.

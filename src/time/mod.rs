@@ -1,74 +1,112 @@
-//! Time: the monotonic clock of the host, as Xen's time record and the time stamp counter give it.
+//! Time: a clock that never goes back, the wall clock, and waiting.
+//!
+//! [`Instant`]s count from the boot of the host. What waits for one waits in the executor's main loop, which looks at the
+//! timers in each turn, also when other tasks are always ready; the timer of the virtual CPU is set only when the domain
+//! goes idle and its earliest deadline has changed. Xen may fire it up to 50 µs late, and an idle domain needs some time to
+//! wake up; a sleep is never too short.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use core::time::Duration;
+//! use domu::time;
+//!
+//! time::sleep(Duration::from_millis(10)).await;
+//! match time::timeout(Duration::from_secs(1), core::future::pending::<()>()).await {
+//!     Ok(()) => unreachable!(),
+//!     Err(time::Elapsed) => log::info!("a second has passed"),
+//! }
+//! # }
+//! ```
 
-use crate::arch;
-use crate::shared::{SharedInfo, TimeRecord};
+mod clock;
+mod sleep;
+mod timers;
 
-/// Nanoseconds of Xen's system time, which counts from the boot of the host. Deadlines of hypercalls are given in it.
-pub(crate) fn system_time_ns(info: &SharedInfo) -> u64 {
-    let (record, tsc) = info.read_time(arch::read_tsc);
-    at(&record, tsc)
-}
+use core::fmt;
+use core::ops::{Add, Sub};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
-/// The system time at a value of the time stamp counter.
-fn at(record: &TimeRecord, tsc: u64) -> u64 {
-    // The difference is signed and wraps: a domain's counter starts at zero, and the record may be older than that. A
-    // counter behind its record was read on another CPU: no time has passed.
-    let ticks = tsc.wrapping_sub(record.tsc_timestamp).cast_signed().max(0).cast_unsigned();
-    record.system_time_ns.saturating_add(scale(ticks, record.tsc_to_system_mul, record.tsc_shift))
-}
+pub(crate) use clock::system_time_ns;
+pub use sleep::{Elapsed, Interval, Sleep, interval, sleep, sleep_until, timeout};
+pub(crate) use timers::Timers;
 
-/// Ticks to nanoseconds: shifted, then multiplied by a 32-bit fraction, in 128 bits so that nothing is lost.
-fn scale(ticks: u64, mul: u32, shift: i8) -> u64 {
-    let distance = u32::from(shift.unsigned_abs());
-    let shifted = match shift {
-        0.. => u128::from(ticks).checked_shl(distance.min(64)),
-        _ => u128::from(ticks).checked_shr(distance),
-    };
-    let product = shifted.unwrap_or(0).saturating_mul(u128::from(mul)) >> 32;
-    u64::try_from(product).unwrap_or(u64::MAX)
-}
+use crate::state::{self, State};
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// A moment on the monotonic clock, in nanoseconds since the host booted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Instant(u64);
 
-    use super::*;
-
-    #[test]
-    fn known_scales() {
-        // 2.6 GHz: 2600 ticks are 1000 ns, with the fraction that Xen computes.
-        let mul = ((1_000_000_000_u128 << 32) / 2_600_000_000) as u32;
-        assert!((999..=1000).contains(&scale(2600, mul, 0)));
-        // 1 GHz is the fraction one half, shifted by one.
-        assert_eq!(scale(123_456_789, 1 << 31, 1), 123_456_789);
-        assert_eq!(scale(8, u32::MAX, -1), 3);
-        assert_eq!(scale(u64::MAX, u32::MAX, 127), u64::MAX);
-        assert_eq!(scale(u64::MAX, u32::MAX, -128), 0);
+impl Instant {
+    /// Nanoseconds since the host booted.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
     }
 
-    /// Seen on Xen 4.17 with native TSC: the record was taken before the counter of the domain began.
-    #[test]
-    fn a_record_older_than_the_counter() {
-        let record = TimeRecord {
-            tsc_timestamp: 18_446_744_072_994_919_515,
-            system_time_ns: 8_760_206_961,
-            tsc_to_system_mul: 4_294_967_269,
-            tsc_shift: 0,
-        };
-        let (first, later) = (at(&record, 128_510_424), at(&record, 130_490_194));
-        assert_eq!(first, 8_760_206_961 + 843_142_519);
-        assert!((1_979_769..=1_979_770).contains(&(later - first)));
-        // Read on a CPU whose counter is behind.
-        assert_eq!(at(&record, record.tsc_timestamp - 5), record.system_time_ns);
+    /// What has passed since an earlier moment; zero if it is not earlier.
+    #[must_use]
+    pub const fn duration_since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    proptest! {
-        #![proptest_config(crate::sim::proptest_config())]
-
-        #[test]
-        fn never_overflows_and_never_goes_backwards(a: u64, b: u64, mul: u32, shift: i8) {
-            let (low, high) = (a.min(b), a.max(b));
-            prop_assert!(scale(low, mul, shift) <= scale(high, mul, shift));
-        }
+    /// What has passed since this moment.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        now().duration_since(self)
     }
+}
+
+/// A moment too far ahead to be counted is the last one: some 584 years after the boot of the host.
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.duration_since(earlier)
+    }
+}
+
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+    }
+}
+
+/// Now, on a clock that never goes back. Zero outside of a domain.
+///
+/// Costs no exit, unless the host's time stamp counter is not reliable and Xen emulates it.
+#[must_use]
+pub fn now() -> Instant {
+    state::get().map_or(Instant(0), now_in)
+}
+
+/// The last moment that a domain was told.
+#[derive(Debug, Default)]
+pub(crate) struct Last(AtomicU64);
+
+/// Now, in a domain.
+pub(crate) fn now_in(state: &State) -> Instant {
+    let now = system_time_ns(&state.info);
+    Instant(state.last_instant.0.fetch_max(now, Ordering::Relaxed).max(now))
+}
+
+/// The wall clock: what has passed since the beginning of 1970 in UTC, as dom0 has set it; zero outside of a domain.
+///
+/// It is read anew each time and goes wherever dom0 puts it, back too.
+#[must_use]
+pub fn wall_clock() -> Duration {
+    let Some(state) = state::get() else { return Duration::ZERO };
+    // Xen gives the wall clock to domains that have said how they are interrupted.
+    crate::executor::enable_interrupts(state);
+    let nanoseconds = clock::wall_clock_ns(&state.info);
+    let seconds = u64::try_from(nanoseconds / 1_000_000_000).unwrap_or(u64::MAX);
+    Duration::new(seconds, (nanoseconds % 1_000_000_000) as u32)
 }

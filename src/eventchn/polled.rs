@@ -1,0 +1,33 @@
+//! A port that is waited for by polling Xen: the console's, until it is one of the executor's.
+
+use crate::abi::errno::Errno;
+use crate::abi::event_channel::TWO_LEVEL_PORTS;
+use crate::hypercall;
+use crate::shared::SharedInfo;
+use crate::time;
+
+/// A port that the toolstack made for this domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PolledPort(u32);
+
+impl PolledPort {
+    /// The port behind a parameter; zero and what is no port at all mean that there is none.
+    pub(crate) fn from_param(value: u64) -> Option<Self> {
+        u32::try_from(value).ok().filter(|&port| port != 0 && port < TWO_LEVEL_PORTS).map(Self)
+    }
+
+    /// Tells the peer. If it is gone, that is an error or goes unnoticed.
+    pub(crate) fn notify(self) -> Result<(), Errno> {
+        hypercall::event_send(self.0)
+    }
+
+    /// Forgets past events, before the state that they announce is looked at.
+    pub(crate) fn clear(self, info: &SharedInfo) {
+        info.clear_pending(self.0);
+    }
+
+    /// Sleeps until an event on this port since [`clear`](Self::clear), or until `limit_ns` have passed.
+    pub(crate) fn wait(self, info: &SharedInfo, limit_ns: u64) -> Result<(), Errno> {
+        hypercall::sched_poll(self.0, time::system_time_ns(info).saturating_add(limit_ns))
+    }
+}

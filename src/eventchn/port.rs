@@ -1,0 +1,195 @@
+//! A port of this domain, and waiting for its events.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use super::Error;
+use super::table::Seen;
+use crate::abi::errno::Errno;
+use crate::abi::event_channel::status;
+use crate::abi::xen::DomainId;
+use crate::hypercall;
+use crate::state::{self, State};
+
+/// A port of this domain. Dropping it closes it.
+///
+/// A peer that is bound to it then finds its own end unbound: what it sends is swallowed.
+#[doc(alias = "evtchn_port_t")]
+#[derive(Debug)]
+pub struct Port {
+    number: u32,
+    state: &'static State,
+}
+
+/// What a port is bound to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Binding {
+    /// Nothing yet, or nothing any more: this domain may bind to it.
+    Unbound(DomainId),
+    /// A port of a domain.
+    Interdomain(DomainId, u32),
+    /// A virtual interrupt, by number.
+    Virq(u32),
+    /// This domain itself.
+    Ipi,
+    /// Something else.
+    Other(u32),
+}
+
+/// Makes a port that `remote` may bind to, and tells its number to nobody: see [`Port::number`].
+///
+/// # Errors
+///
+/// [`Error::NoPort`], [`Error::OutOfMemory`], [`Error::Refused`].
+#[doc(alias = "EVTCHNOP_alloc_unbound")]
+pub fn alloc_unbound(remote: DomainId) -> Result<Port, Error> {
+    Port::new(hypercall::event_alloc_unbound(remote), Error::Refused(Errno::ESRCH))
+}
+
+/// Binds a new port to a port of `remote`'s that was made for this domain. The first event comes with the binding.
+///
+/// # Errors
+///
+/// [`Error::NoPeer`] if there is no such port, or it is not for this domain; [`Error::NoPort`], [`Error::OutOfMemory`],
+/// [`Error::Refused`].
+#[doc(alias = "EVTCHNOP_bind_interdomain")]
+pub fn bind_interdomain(remote: DomainId, port: u32) -> Result<Port, Error> {
+    Port::new(hypercall::event_bind_interdomain(remote, port), Error::NoPeer)
+}
+
+/// Binds a new port to a virtual interrupt, by its number in [`abi`](crate::abi::event_channel::virq).
+///
+/// # Errors
+///
+/// [`Error::NoInterrupt`] if it is bound already or not for this domain; [`Error::NoPort`], [`Error::OutOfMemory`],
+/// [`Error::Refused`].
+#[doc(alias = "EVTCHNOP_bind_virq")]
+pub fn bind_virq(virq: u32) -> Result<Port, Error> {
+    Port::new(hypercall::event_bind_virq(virq), Error::NoInterrupt)
+}
+
+/// Makes a port on which this domain notifies itself.
+///
+/// # Errors
+///
+/// [`Error::NoPort`], [`Error::OutOfMemory`], [`Error::Refused`].
+#[doc(alias = "EVTCHNOP_bind_ipi")]
+pub fn bind_ipi() -> Result<Port, Error> {
+    Port::new(hypercall::event_bind_ipi(), Error::Refused(Errno::EINVAL))
+}
+
+impl Port {
+    /// Keeps a port that Xen has bound, or says why there is none; `absent` is what an absent peer means.
+    fn new(bound: Result<u32, Errno>, absent: Error) -> Result<Self, Error> {
+        let number = bound.map_err(|errno| match errno {
+            Errno::ENOSPC => Error::NoPort,
+            Errno::ENOMEM => Error::OutOfMemory,
+            Errno::EINVAL | Errno::ESRCH | Errno::EEXIST | Errno::ENOENT | Errno::EPERM | Errno::EBUSY => absent,
+            errno => Error::Refused(errno),
+        })?;
+        // A port is bound by a running domain only.
+        let Some(state) = state::get() else { return Err(Error::Refused(Errno::ESRCH)) };
+        if let Err(error) = state.events.reserve(number) {
+            // Closing what was just bound fails for no reason that could be acted on.
+            let _ = hypercall::event_close(number);
+            return Err(error);
+        }
+        state.events.add(number, &state.info);
+        Ok(Self { number, state })
+    }
+
+    /// The number, by which a peer binds to it.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Raises an event at the other end. Nobody need be there: what is sent on an unbound port is swallowed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`].
+    #[doc(alias = "EVTCHNOP_send")]
+    pub fn notify(&self) -> Result<(), Error> {
+        hypercall::event_send(self.number).map_err(Error::Refused)
+    }
+
+    /// What the port is bound to now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`].
+    #[doc(alias = "EVTCHNOP_status")]
+    pub fn binding(&self) -> Result<Binding, Error> {
+        let found = hypercall::event_status(self.number).map_err(Error::Refused)?;
+        let domain = DomainId(found.bound[0] as u16);
+        Ok(match found.status {
+            status::UNBOUND => Binding::Unbound(domain),
+            status::INTERDOMAIN => Binding::Interdomain(domain, found.bound[1]),
+            status::VIRQ => Binding::Virq(found.bound[0]),
+            status::IPI => Binding::Ipi,
+            other => Binding::Other(other),
+        })
+    }
+
+    /// How many events were delivered so far. Those that a peer sends before the domain looks are delivered as one.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.state.events.count(self.number)
+    }
+
+    /// Waits until more than `seen` events were delivered, and returns how many there are. Several may wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future takes nothing away: the events are still counted.
+    #[must_use = "futures do nothing unless polled"]
+    pub const fn after(&self, seen: u64) -> After<'_> {
+        After { port: self, seen, id: None }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.state.events.remove(self.number, &self.state.info);
+        // Xen closes what is this domain's; there is nobody to tell if it does not.
+        let _ = hypercall::event_close(self.number);
+    }
+}
+
+/// Waits for events, as [`Port::after`] says.
+#[derive(Debug)]
+pub struct After<'a> {
+    port: &'a Port,
+    seen: u64,
+    /// The number under which the table knows this future.
+    id: Option<u64>,
+}
+
+impl Future for After<'_> {
+    type Output = u64;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u64> {
+        let State { events, info, .. } = self.port.state;
+        match events.look(info, self.port.number, self.seen, self.id, context.waker()) {
+            Seen::Events(count) => {
+                self.id = None;
+                Poll::Ready(count)
+            }
+            Seen::Waiting(id) => {
+                self.id = Some(id);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for After<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.port.state.events.forget(self.port.number, id);
+        }
+    }
+}

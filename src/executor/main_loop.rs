@@ -1,0 +1,137 @@
+//! The main loop: ready tasks, due timers, ports that fired, and the halt.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use core::fmt;
+use core::future::Future;
+use core::pin::pin;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::task::{Context, Poll, Waker};
+
+use async_task::Runnable;
+use spin::Mutex;
+
+use crate::state::{self, State};
+use crate::{arch, hypercall, time};
+
+/// Nothing is left that could wake main.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Deadlock;
+
+/// What the executor of a domain keeps.
+#[derive(Default)]
+pub(crate) struct Executor {
+    ready: Mutex<VecDeque<Runnable>>,
+    /// Pending events interrupt the virtual CPU while it halts.
+    interrupts: AtomicBool,
+    /// Turns of the main loop, and halts.
+    turns: AtomicU64,
+    halts: AtomicU64,
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor").field("turns", &self.turns).field("halts", &self.halts).finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    /// Puts a task behind those that are ready.
+    pub(super) fn schedule(&self, runnable: Runnable) {
+        self.ready.lock().push_back(runnable);
+    }
+
+    /// Runs the tasks that are ready now, each once: what becomes ready meanwhile has the next turn.
+    fn run_ready(&self) {
+        let ready = self.ready.lock().len();
+        for _ in 0..ready {
+            let Some(runnable) = self.ready.lock().pop_front() else { break };
+            runnable.run();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ready.lock().is_empty()
+    }
+}
+
+/// Set by the wakers of main.
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Runs the main loop until main is ready. Its parts, and why none starves another, are described in [`super`].
+pub(crate) fn run<F: Future>(state: &State, main: F) -> Result<F::Output, Deadlock> {
+    let mut main = pin!(main);
+    let woken = Arc::new(Woken(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    let State { executor, timers, events, info, .. } = state;
+    loop {
+        executor.turns.fetch_add(1, Ordering::Relaxed);
+        if woken.0.swap(false, Ordering::Acquire)
+            && let Poll::Ready(output) = main.as_mut().poll(&mut context)
+        {
+            return Ok(output);
+        }
+        executor.run_ready();
+        // The clock is read only for somebody who waits for it.
+        let mut now = timers.any().then(|| time::now_in(state));
+        if let Some(now) = now {
+            timers.fire(now);
+        }
+        if info.upcall_pending() {
+            events.deliver(info, |port| timers.owns(port));
+        }
+        if !executor.is_idle() || woken.0.load(Ordering::Acquire) {
+            continue;
+        }
+        if !timers.any() && !events.anybody_waits() {
+            return Err(Deadlock);
+        }
+        let now = *now.get_or_insert_with(|| time::now_in(state));
+        enable_interrupts(state);
+        if timers.program(state, now) && !info.upcall_pending() {
+            executor.halts.fetch_add(1, Ordering::Relaxed);
+            arch::idle();
+        }
+    }
+}
+
+/// What the main loop has done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Activity {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Halts: how often the domain was idle.
+    pub halts: u64,
+}
+
+/// What the main loop has done so far; nothing outside of a domain.
+#[must_use]
+pub fn activity() -> Activity {
+    state::get().map_or_else(Activity::default, |state| Activity {
+        turns: state.executor.turns.load(Ordering::Relaxed),
+        halts: state.executor.halts.load(Ordering::Relaxed),
+    })
+}
+
+/// Has pending events end a halt: done when it is first needed, as a domain that never waits has no use for it.
+pub(crate) fn enable_interrupts(state: &State) {
+    if !state.executor.interrupts.swap(true, Ordering::Relaxed)
+        && let Err(errno) = hypercall::set_callback_vector(arch::CALLBACK_VECTOR)
+    {
+        // No Xen that this crate runs on refuses it; without it a halt would last for ever.
+        crate::lifecycle::fail(format_args!("domu: Xen refused the callback for events: {errno}"));
+    }
+}

@@ -1,0 +1,232 @@
+//! Event channels, virtual interrupts and the timer of the simulated Xen.
+//!
+//! Events are delivered as Xen does: the pending bit, then, unless the port is masked, its word in the selector, then
+//! upcall_pending. A peer is a function of the test's, called at a moment of the virtual clock.
+
+use core::sync::atomic::Ordering;
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use super::machine::{CONSOLE_PORT, Machine};
+use crate::abi::errno::Errno;
+use crate::abi::event_channel::{AllocUnbound, BindInterdomain, BindIpi, BindVirq, Status, status, virq};
+use crate::abi::xen::{DomainId, shared_info};
+
+/// What a test does to the domain from outside, at a moment.
+pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>)>;
+
+/// The other end of what a port is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nothing yet: a domain may bind.
+    Unbound(u16),
+    /// A port of this domain's own.
+    Own(u32),
+    /// A port of another domain's, whose end the test plays.
+    Peer(u16, u32),
+    Virq(u32),
+    Ipi,
+}
+
+/// What Xen knows of the domain's ports and timer.
+pub(crate) struct Events {
+    ports: BTreeMap<u32, End>,
+    /// Ports from here on are not to be had.
+    pub(crate) limit: u32,
+    /// Ports of others that this domain may bind to.
+    pub(crate) offered: Vec<(u16, u32)>,
+    /// When the timer's interrupt comes.
+    pub(crate) timer_ns: Option<u64>,
+    /// The vector by which events interrupt a halt.
+    pub(crate) callback: Option<u64>,
+    /// What happens when, in order.
+    pub(crate) actions: Vec<(u64, Action)>,
+    /// Ports of peers that were notified, in order.
+    pub(crate) sent: Vec<(u16, u32)>,
+    /// How often the domain has halted.
+    pub(crate) halts: u64,
+}
+
+impl Events {
+    pub(crate) fn new(limit: u32, offered: Vec<(u16, u32)>, actions: Vec<(u64, Action)>) -> Self {
+        Self {
+            ports: BTreeMap::new(),
+            limit,
+            offered,
+            timer_ns: None,
+            callback: None,
+            actions,
+            sent: Vec::new(),
+            halts: 0,
+        }
+    }
+
+    /// Takes the lowest free port.
+    fn take(&mut self, end: End) -> Result<u32, Errno> {
+        let reserved = [0, 1, CONSOLE_PORT];
+        let port = (0..self.limit)
+            .find(|port| !reserved.contains(port) && !self.ports.contains_key(port))
+            .ok_or(Errno::ENOSPC)?;
+        self.ports.insert(port, end);
+        Ok(port)
+    }
+}
+
+/// The surroundings of a domain, in the hands of a test.
+pub struct Outside<'a>(pub(super) &'a mut Machine);
+
+impl Outside<'_> {
+    /// Raises an event on a port of the domain's, as a peer does.
+    pub fn notify(&mut self, port: u32) {
+        self.0.raise(port);
+    }
+
+    /// Sets dom0's clock: nanoseconds since 1970, now.
+    pub fn set_wall_clock(&mut self, now_ns: u64) {
+        self.0.set_wall_clock(now_ns);
+    }
+
+    /// What was sent to ports of peers so far: domain and port.
+    #[must_use]
+    pub fn sent(&self) -> &[(u16, u32)] {
+        &self.0.events.sent
+    }
+}
+
+impl Machine {
+    pub(crate) fn alloc_unbound(&mut self, request: &mut AllocUnbound) -> Result<u64, Errno> {
+        if request.dom != DomainId::SELF.0 {
+            return Err(Errno::EPERM);
+        }
+        request.port = self.events.take(End::Unbound(request.remote_dom))?;
+        Ok(0)
+    }
+
+    pub(crate) fn bind_interdomain(&mut self, request: &mut BindInterdomain) -> Result<u64, Errno> {
+        let remote = request.remote_port;
+        if request.remote_dom == DomainId::SELF.0 {
+            if self.events.ports.get(&remote) != Some(&End::Unbound(DomainId::SELF.0)) {
+                return Err(Errno::EINVAL);
+            }
+            let local = self.events.take(End::Own(remote))?;
+            self.events.ports.insert(remote, End::Own(local));
+            request.local_port = local;
+        } else {
+            let offered = self.events.offered.contains(&(request.remote_dom, remote));
+            if !offered {
+                return Err(Errno::EINVAL);
+            }
+            request.local_port = self.events.take(End::Peer(request.remote_dom, remote))?;
+        }
+        // The first event comes with the binding.
+        self.raise(request.local_port);
+        Ok(0)
+    }
+
+    pub(crate) fn bind_virq(&mut self, request: &mut BindVirq) -> Result<u64, Errno> {
+        if request.vcpu != 0 || request.virq > 23 {
+            return Err(Errno::EINVAL);
+        }
+        if self.events.ports.values().any(|end| *end == End::Virq(request.virq)) {
+            return Err(Errno::EEXIST);
+        }
+        request.port = self.events.take(End::Virq(request.virq))?;
+        Ok(0)
+    }
+
+    pub(crate) fn bind_ipi(&mut self, request: &mut BindIpi) -> Result<u64, Errno> {
+        request.port = self.events.take(End::Ipi)?;
+        Ok(0)
+    }
+
+    pub(crate) fn close_port(&mut self, port: u32) -> Result<u64, Errno> {
+        let end = self.events.ports.remove(&port).ok_or(Errno::EINVAL)?;
+        self.clear_pending(port);
+        if let End::Own(other) = end {
+            self.events.ports.insert(other, End::Unbound(DomainId::SELF.0));
+        }
+        Ok(0)
+    }
+
+    pub(crate) fn send_event(&mut self, port: u32) -> Result<u64, Errno> {
+        match self.events.ports.get(&port) {
+            _ if port == CONSOLE_PORT => self.backend_turn(),
+            Some(End::Unbound(_)) => {}
+            Some(&End::Own(other)) => self.raise(other),
+            Some(End::Ipi) => self.raise(port),
+            Some(&End::Peer(domain, remote)) => self.events.sent.push((domain, remote)),
+            Some(End::Virq(_)) | None => return Err(Errno::EINVAL),
+        }
+        Ok(0)
+    }
+
+    pub(crate) fn port_status(&self, request: &mut Status) -> Result<u64, Errno> {
+        (request.status, request.bound) = match self.events.ports.get(&request.port) {
+            None => (status::CLOSED, [0; 2]),
+            Some(&End::Unbound(domain)) => (status::UNBOUND, [u32::from(domain), 0]),
+            Some(&End::Own(other)) => (status::INTERDOMAIN, [u32::from(DomainId::SELF.0), other]),
+            Some(&End::Peer(domain, port)) => (status::INTERDOMAIN, [u32::from(domain), port]),
+            Some(&End::Virq(number)) => (status::VIRQ, [number, 0]),
+            Some(End::Ipi) => (status::IPI, [0; 2]),
+        };
+        Ok(0)
+    }
+
+    /// Marks a port pending, as Xen does.
+    pub(crate) fn raise(&self, port: u32) {
+        let Some(info) = &self.info else { return };
+        let (word, bit) = (port as usize / 64, 1_u64 << (port % 64));
+        let before = info.u64(shared_info::PENDING + 8 * word).fetch_or(bit, Ordering::SeqCst);
+        let masked = info.u64(shared_info::MASK + 8 * word).load(Ordering::SeqCst) & bit != 0;
+        if before & bit != 0 || masked {
+            return;
+        }
+        let selector = info.u64(shared_info::PENDING_SELECTOR).fetch_or(1 << word, Ordering::SeqCst);
+        if selector & 1 << word == 0 {
+            info.u8(shared_info::UPCALL_PENDING).store(1, Ordering::SeqCst);
+        }
+    }
+
+    fn clear_pending(&self, port: u32) {
+        if let Some(info) = &self.info {
+            info.u64(shared_info::PENDING + 8 * (port as usize / 64)).fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
+        }
+    }
+
+    fn upcall_pending(&self) -> bool {
+        self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
+    }
+
+    /// Lets everything happen that is due by now: actions of the test's, and the timer.
+    fn catch_up(&mut self) {
+        while let Some(index) = self.events.actions.iter().position(|(when, _)| *when <= self.clock_ns) {
+            let (_, action) = self.events.actions.remove(index);
+            action(&mut Outside(self));
+        }
+        if self.events.timer_ns.is_some_and(|when| when <= self.clock_ns) {
+            self.events.timer_ns = None;
+            let timer = self.events.ports.iter().find(|(_, end)| **end == End::Virq(virq::TIMER));
+            if let Some((&port, _)) = timer {
+                self.raise(port);
+            }
+        }
+    }
+
+    /// Halts until an event is pending: time passes up to the next thing that happens.
+    ///
+    /// # Panics
+    ///
+    /// If nothing will happen any more, or no interrupt would end the halt: the domain would sleep for ever.
+    pub(crate) fn halt(&mut self) {
+        self.events.halts += 1;
+        assert!(self.events.callback.is_some(), "no interrupt ends this halt");
+        self.catch_up();
+        while !self.upcall_pending() {
+            let next = self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).min();
+            let next = next.expect("the domain sleeps for ever");
+            self.clock_ns = self.clock_ns.max(next);
+            self.catch_up();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Waiting for a moment.
+
+use core::fmt;
+use core::future::{Future, poll_fn};
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll};
+use core::time::Duration;
+
+use super::timers::Key;
+use super::{Instant, now};
+use crate::state;
+
+/// Waits for so long.
+///
+/// # Cancel safety
+///
+/// Dropping the future forgets the deadline.
+pub fn sleep(duration: Duration) -> Sleep {
+    sleep_until(now() + duration)
+}
+
+/// Waits until a moment; one that has passed is over at once.
+///
+/// # Cancel safety
+///
+/// Dropping the future forgets the deadline.
+pub const fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep { deadline, key: None }
+}
+
+/// Waits for a moment: see [`sleep_until`].
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub struct Sleep {
+    deadline: Instant,
+    key: Option<Key>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        // Outside of a domain no time passes, and nobody would be woken.
+        let Some(state) = state::get() else { return Poll::Ready(()) };
+        if super::now_in(state) >= self.deadline {
+            self.cancel();
+            return Poll::Ready(());
+        }
+        self.key = Some(state.timers.set(self.deadline, self.key, context.waker()));
+        Poll::Pending
+    }
+}
+
+impl Sleep {
+    fn cancel(&mut self) {
+        if let (Some(key), Some(state)) = (self.key.take(), state::get()) {
+            state.timers.cancel(key);
+        }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// The time was over before the future was ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time is over")
+    }
+}
+
+impl core::error::Error for Elapsed {}
+
+/// Waits for a future, but no longer than so long.
+///
+/// # Errors
+///
+/// [`Elapsed`], after which the future is dropped. One that is ready in time, or at the last moment, wins.
+///
+/// # Cancel safety
+///
+/// As the future's own.
+pub fn timeout<F: Future>(duration: Duration, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    // Counted from the call, not from the first poll.
+    let sleep = sleep(duration);
+    async move {
+        let (mut future, mut sleep) = (pin!(future), pin!(sleep));
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => sleep.as_mut().poll(context).map(|()| Err(Elapsed)),
+        })
+        .await
+    }
+}
+
+/// Ticks in equal distances, the first after one of them. A period of zero is one of a nanosecond.
+#[must_use]
+pub fn interval(period: Duration) -> Interval {
+    let period = period.max(Duration::from_nanos(1));
+    Interval { next: now() + period, period }
+}
+
+/// A clock that ticks: see [`interval`].
+#[derive(Clone, Copy, Debug)]
+pub struct Interval {
+    next: Instant,
+    period: Duration,
+}
+
+impl Interval {
+    /// Waits for the next tick and returns its moment. Ticks that nobody waited for in time come at once, one after the
+    /// other, so that none is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// A tick whose future was dropped before it was ready is the next one's.
+    pub async fn tick(&mut self) -> Instant {
+        let tick = self.next;
+        sleep_until(tick).await;
+        self.next = tick + self.period;
+        tick
+    }
+}

@@ -1,0 +1,105 @@
+//! The deadlines that somebody waits for, earliest first.
+
+use alloc::collections::BTreeMap;
+use core::task::Waker;
+
+use spin::Mutex;
+
+use super::Instant;
+use crate::abi::event_channel::virq;
+use crate::hypercall;
+use crate::state::State;
+
+/// A deadline with a number, so that two may be for the same moment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Key(Instant, u64);
+
+/// The timers of a domain.
+#[derive(Debug, Default)]
+pub(crate) struct Timers(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    deadlines: BTreeMap<Key, Waker>,
+    next_id: u64,
+    /// What the timer of the virtual CPU is set to.
+    programmed: Option<Instant>,
+    /// The port of its interrupt, once it was needed.
+    port: Option<u32>,
+}
+
+/// No deadline further ahead is given to Xen, which fires those beyond 2^50 ns after 100 ms: half of that.
+const FARTHEST_NS: u64 = 1 << 49;
+
+impl Timers {
+    /// Has a waker called at a moment; `key` is an earlier registration of the same waiter.
+    pub(super) fn set(&self, deadline: Instant, key: Option<Key>, waker: &Waker) -> Key {
+        let mut inner = self.0.lock();
+        let key = key.unwrap_or_else(|| {
+            inner.next_id += 1;
+            Key(deadline, inner.next_id)
+        });
+        inner.deadlines.insert(key, waker.clone());
+        key
+    }
+
+    /// Forgets a registration.
+    pub(super) fn cancel(&self, key: Key) {
+        // Dropped when the timers are free again: a waker may be the last of its task.
+        let waker = self.0.lock().deadlines.remove(&key);
+        drop(waker);
+    }
+
+    /// Whether anybody waits.
+    pub(crate) fn any(&self) -> bool {
+        !self.0.lock().deadlines.is_empty()
+    }
+
+    /// Wakes whoever waits for a moment that has come: at most those that are due now.
+    pub(crate) fn fire(&self, now: Instant) {
+        while let Some(waker) = self.next_due(now) {
+            waker.wake();
+        }
+    }
+
+    fn next_due(&self, now: Instant) -> Option<Waker> {
+        let mut inner = self.0.lock();
+        let earliest = inner.deadlines.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(earliest.remove())
+    }
+
+    /// Sets the timer of the virtual CPU to the earliest deadline, if that has changed. Says whether the domain may sleep:
+    /// not if that deadline has come already, or if Xen refuses.
+    pub(crate) fn program(&self, state: &State, now: Instant) -> bool {
+        let mut inner = self.0.lock();
+        let earliest = inner.deadlines.first_key_value().map(|(key, _)| key.0);
+        if earliest.is_some_and(|earliest| earliest <= now) {
+            return false;
+        }
+        let wanted = earliest.map(|earliest| earliest.min(Instant(now.0.saturating_add(FARTHEST_NS))));
+        // A far deadline is approached in steps: the one that is set stays until it has come.
+        let is_step = wanted != earliest && inner.programmed.is_some();
+        if wanted == inner.programmed || is_step {
+            return true;
+        }
+        if inner.port.is_none() {
+            let Ok(port) = hypercall::event_bind_virq(virq::TIMER) else { return false };
+            state.info.unmask(port);
+            inner.port = Some(port);
+        }
+        // Xen of some ages refuses a deadline that has passed meanwhile; then there is no reason to sleep.
+        let set = hypercall::set_timer(wanted.map_or(0, Instant::as_nanos));
+        inner.programmed = wanted.filter(|_| set.is_ok());
+        set.is_ok()
+    }
+
+    /// Whether a port is that of the timer, which then has fired.
+    pub(crate) fn owns(&self, port: u32) -> bool {
+        let mut inner = self.0.lock();
+        let fired = inner.port == Some(port);
+        if fired {
+            inner.programmed = None;
+        }
+        fired
+    }
+}

@@ -1,0 +1,415 @@
+//! Tasks, timers and event channels on the simulated Xen: whole domains, with peers that the tests play.
+
+use std::cell::{Cell, RefCell};
+use std::future::{pending, poll_fn};
+use std::rc::Rc;
+use std::time::Duration;
+
+use domu::eventchn::{self, Binding, Error};
+use domu::executor::{activity, spawn, yield_now};
+use domu::lifecycle::Reason;
+use domu::sim::{End, Guest, Report};
+use domu::time::{self, Elapsed, Instant};
+use domu::{Domain, DomainId};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Runs a guest whose main must come to its end.
+fn run<F: Future<Output = domu::Result>>(guest: Guest, main: impl FnOnce(Domain) -> F) -> Report {
+    let report = guest.run(main);
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    report
+}
+
+#[test]
+fn tasks_run_and_give_their_output() {
+    run(Guest::new(), async |_| {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let tasks: Vec<_> = (0..3)
+            .map(|number| {
+                let order = Rc::clone(&order);
+                spawn(async move {
+                    order.borrow_mut().push(number);
+                    yield_now().await;
+                    order.borrow_mut().push(number + 10);
+                    number * 2
+                })
+            })
+            .collect();
+        let mut outputs = Vec::new();
+        for task in tasks {
+            outputs.push(task.await);
+        }
+        assert_eq!(outputs, [0, 2, 4]);
+        assert_eq!(*order.borrow(), [0, 1, 2, 10, 11, 12]);
+        Ok(())
+    });
+}
+
+/// Tells when it is dropped.
+struct Guard(Rc<Cell<bool>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+#[test]
+fn a_task_whose_handle_is_dropped_is_stopped_and_a_detached_one_is_not() {
+    run(Guest::new(), async |_| {
+        let (dropped, ran) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+        let guard = Guard(Rc::clone(&dropped));
+        let task = spawn(async move {
+            let _guard = guard;
+            pending::<()>().await;
+        });
+        yield_now().await;
+        assert!(!dropped.get());
+        drop(task);
+        yield_now().await;
+        assert!(dropped.get());
+
+        let flag = Rc::clone(&ran);
+        spawn(async move { flag.set(true) }).detach();
+        yield_now().await;
+        assert!(ran.get());
+
+        let late = spawn(async { 7 });
+        yield_now().await;
+        assert!(late.is_finished());
+        assert_eq!(late.abort().await, Some(7));
+        assert_eq!(spawn(pending::<()>()).abort().await, None);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_panic_in_a_task_is_the_domains() {
+    let report = Guest::new().run(async |_| {
+        spawn(async { panic!("from a task") }).await;
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Crash));
+    assert!(report.debug_text().contains("from a task"));
+}
+
+#[test]
+fn a_main_that_nothing_can_wake_is_told() {
+    let report = Guest::new().run(async |_| pending::<()>().await);
+    assert_eq!(report.end, End::Shutdown(Reason::Crash));
+    assert!(report.debug_text().contains("nothing is left that could wake it"));
+}
+
+#[test]
+fn sleeps_end_in_the_order_of_their_deadlines_and_not_before() {
+    let report = run(Guest::new(), async |_| {
+        let start = time::now();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let tasks: Vec<_> = [5_u32, 1, 3, 1]
+            .into_iter()
+            .map(|delay| {
+                let order = Rc::clone(&order);
+                spawn(async move {
+                    time::sleep(delay * MS).await;
+                    assert!(start.elapsed() >= delay * MS);
+                    order.borrow_mut().push(delay);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(*order.borrow(), [1, 1, 3, 5]);
+        Ok(())
+    });
+    // Three deadlines: each is one halt, and sets the timer once.
+    assert_eq!(report.halts, 3);
+    let set = report.hypercalls.iter().filter(|(call, _)| *call as u32 == 15).count();
+    assert_eq!(set, 3);
+}
+
+#[test]
+fn deadlines_past_now_and_far_ahead() {
+    let report = run(Guest::new(), async |_| {
+        time::sleep(Duration::ZERO).await;
+        time::sleep_until(time::now()).await;
+        assert_eq!(activity().halts, 0);
+        // Xen does not take deadlines so far ahead: they are approached in steps.
+        let far = Duration::from_secs(3_000_000);
+        let start = time::now();
+        time::sleep(far).await;
+        assert!(start.elapsed() >= far);
+        assert_eq!(time::timeout(Duration::MAX, async { 1 }).await, Ok(1));
+        Ok(())
+    });
+    assert!((2..20).contains(&report.halts), "{} halts", report.halts);
+}
+
+#[test]
+fn a_timeout_drops_what_is_late_and_its_timer_when_it_is_not() {
+    let report = run(Guest::new(), async |_| {
+        let dropped = Rc::new(Cell::new(false));
+        let guard = Guard(Rc::clone(&dropped));
+        let late = async move {
+            let _guard = guard;
+            pending::<()>().await;
+        };
+        assert_eq!(time::timeout(MS, late).await, Err(Elapsed));
+        assert!(dropped.get());
+        for _ in 0..100 {
+            assert_eq!(time::timeout(1000 * MS, async { 1 }).await, Ok(1));
+        }
+        time::sleep(MS).await;
+        Ok(())
+    });
+    // The hundred cost no timer, no halt and no second.
+    assert_eq!(report.halts, 2);
+    assert!(report.elapsed_ns < 100_000_000);
+}
+
+#[test]
+fn an_interval_loses_no_tick() {
+    run(Guest::new(), async |_| {
+        let start = time::now();
+        let mut interval = time::interval(10 * MS);
+        for number in 1..=5 {
+            let tick = interval.tick().await;
+            assert_eq!(tick, start_of(start, tick) + 10 * number * MS);
+            if number == 2 {
+                // Two ticks are missed, and come at once.
+                time::sleep(25 * MS).await;
+            }
+        }
+        assert!(start.elapsed() < 60 * MS);
+        Ok(())
+    });
+}
+
+/// The interval began some reads of the clock after the test.
+fn start_of(start: Instant, tick: Instant) -> Instant {
+    let offset = tick.duration_since(start).as_nanos() % 10_000_000;
+    start + Duration::from_nanos(offset as u64)
+}
+
+#[test]
+fn a_task_that_yields_for_ever_delays_nothing_by_more_than_a_turn() {
+    run(Guest::new(), async |_| {
+        spawn(async {
+            loop {
+                yield_now().await;
+            }
+        })
+        .detach();
+        let deadline = time::now() + MS;
+        let (turns, mut late) = (activity().turns, 0);
+        let mut sleep = Box::pin(time::sleep_until(deadline));
+        poll_fn(|context| {
+            late += u32::from(time::now() >= deadline);
+            sleep.as_mut().poll(context)
+        })
+        .await;
+        assert!(activity().turns - turns > 10, "the other task has run meanwhile");
+        assert!(late <= 1, "{late} turns late");
+        assert_eq!(activity().halts, 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn yielding_takes_no_timer_and_no_hypercall() {
+    let report = run(Guest::new(), async |_| {
+        for _ in 0..1000 {
+            yield_now().await;
+        }
+        Ok(())
+    });
+    assert_eq!((report.halts, report.hypercalls.len()), (0, 5));
+}
+
+#[test]
+fn events_are_counted_whenever_they_come() {
+    let report = run(Guest::new().offer_port(3, 17), async |_| {
+        let port = eventchn::bind_interdomain(DomainId(3), 17)?;
+        assert_eq!(port.binding(), Ok(Binding::Interdomain(DomainId(3), 17)));
+        // The one that comes with the binding.
+        assert_eq!(port.after(0).await, 1);
+        port.notify()?;
+        Ok(())
+    });
+    assert_eq!(report.sent, [(3, 17)]);
+}
+
+#[test]
+fn an_event_wakes_an_idle_domain_once_and_costs_no_hypercall() {
+    let guest = Guest::new().after(5 * MS, |outside| outside.notify(3)).after(9 * MS, |outside| outside.notify(3));
+    let report = run(guest, async |_| {
+        let port = eventchn::alloc_unbound(DomainId(5))?;
+        assert_eq!((port.number(), port.binding()), (3, Ok(Binding::Unbound(DomainId(5)))));
+        assert_eq!(port.after(0).await, 1);
+        let before = activity();
+        assert_eq!(port.after(1).await, 2);
+        let after = activity();
+        assert_eq!((after.halts - before.halts, after.turns - before.turns), (1, 2));
+        Ok(())
+    });
+    assert_eq!(report.halts, 2);
+    // Boot's four, the port, its status, the callback, closing the port, and the end.
+    assert_eq!(report.hypercalls.len(), 9, "{:?}", report.hypercalls);
+}
+
+#[test]
+fn an_event_between_two_waits_is_not_lost() {
+    run(Guest::new(), async |_| {
+        let port = eventchn::bind_ipi()?;
+        let mut seen = 0;
+        for _ in 0..100 {
+            port.notify()?;
+            yield_now().await;
+            seen = port.after(seen).await;
+        }
+        assert_eq!((seen, port.count()), (100, 100));
+        // A wait that was given up takes nothing away.
+        assert_eq!(time::timeout(MS, port.after(seen)).await, Err(Elapsed));
+        port.notify()?;
+        assert_eq!(port.after(seen).await, 101);
+        Ok(())
+    });
+}
+
+#[test]
+fn several_wait_for_one_port() {
+    run(Guest::new().after(MS, |outside| outside.notify(3)), async |_| {
+        let port = Rc::new(eventchn::alloc_unbound(DomainId(1))?);
+        let tasks: Vec<_> = (0..3)
+            .map(|_| {
+                let port = Rc::clone(&port);
+                spawn(async move { port.after(0).await })
+            })
+            .collect();
+        for task in tasks {
+            assert_eq!(task.await, 1);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_storm_from_one_port_starves_nobody() {
+    run(Guest::new(), async |_| {
+        let storm = Rc::new(eventchn::bind_ipi()?);
+        let quiet = eventchn::bind_ipi()?;
+        // Whoever handles it sends the next one: it is pending in every turn.
+        let again = Rc::clone(&storm);
+        spawn(async move {
+            let mut seen = 0;
+            loop {
+                let _ = again.notify();
+                seen = again.after(seen).await;
+            }
+        })
+        .detach();
+        for round in 0..50 {
+            quiet.notify()?;
+            let turns = activity().turns;
+            assert_eq!(quiet.after(round).await, round + 1);
+            assert!(activity().turns - turns <= 3);
+        }
+        time::sleep(MS).await;
+        // One that nobody takes note of is delivered once, however often it is sent.
+        let ignored = eventchn::bind_ipi()?;
+        for _ in 0..10 {
+            ignored.notify()?;
+            yield_now().await;
+            yield_now().await;
+        }
+        assert_eq!(ignored.count(), 1);
+        assert_eq!(ignored.after(1).await, 2, "what came meanwhile");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_domain_talks_to_itself() {
+    run(Guest::new(), async |_| {
+        let one = eventchn::alloc_unbound(DomainId::SELF)?;
+        let other = eventchn::bind_interdomain(DomainId::SELF, one.number())?;
+        assert_eq!(other.after(0).await, 1);
+        let (mut seen, mut answered) = (0, 1);
+        for _ in 0..200 {
+            other.notify()?;
+            seen = one.after(seen).await;
+            one.notify()?;
+            answered = other.after(answered).await;
+        }
+        assert_eq!((seen, answered), (200, 201));
+        drop(one);
+        // The peer is gone: its end is unbound, and what is sent is swallowed.
+        assert_eq!(other.binding(), Ok(Binding::Unbound(DomainId::SELF)));
+        other.notify()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn what_xen_refuses_is_an_error() {
+    run(Guest::new().port_limit(6), async |_| {
+        assert_eq!(eventchn::bind_interdomain(DomainId(9), 1).unwrap_err(), Error::NoPeer);
+        let ports = [eventchn::bind_ipi()?, eventchn::bind_ipi()?, eventchn::bind_virq(1)?];
+        assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
+        assert_eq!(ports[2].notify().unwrap_err(), Error::Refused(domu::abi::errno::Errno::EINVAL));
+        drop(ports);
+        let debug = eventchn::bind_virq(1)?;
+        assert_eq!(eventchn::bind_virq(1).unwrap_err(), Error::NoInterrupt);
+        assert_eq!(debug.binding(), Ok(Binding::Virq(1)));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_number_that_is_used_again_has_no_past() {
+    run(Guest::new(), async |_| {
+        let first = eventchn::bind_ipi()?;
+        let number = first.number();
+        first.notify()?;
+        yield_now().await;
+        first.notify()?;
+        drop(first);
+        let second = eventchn::bind_ipi()?;
+        assert_eq!((second.number(), second.count()), (number, 0));
+        assert_eq!(time::timeout(MS, second.after(0)).await, Err(Elapsed));
+        Ok(())
+    });
+}
+
+#[test]
+fn many_ports_work() {
+    run(Guest::new().port_limit(4096), async |_| {
+        let mut ports = Vec::new();
+        while let Ok(port) = eventchn::bind_ipi() {
+            ports.push(port);
+        }
+        assert_eq!(ports.len(), 4093);
+        for port in &ports {
+            port.notify()?;
+        }
+        for port in &ports {
+            assert_eq!(port.after(0).await, 1);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_wall_clock_goes_where_dom0_puts_it_and_sleeps_do_not_mind() {
+    let stepped = 2_000_000_000_000_000_000;
+    let guest = Guest::new().after(5 * MS, move |outside| outside.set_wall_clock(stepped));
+    run(guest, async move |_| {
+        let (before, start) = (time::wall_clock(), time::now());
+        assert_eq!(before.as_secs(), 1_790_000_001);
+        time::sleep(10 * MS).await;
+        assert!((10 * MS..11 * MS).contains(&start.elapsed()));
+        let ahead = time::wall_clock().as_nanos() - u128::from(stepped);
+        assert!((4_900_000..6_000_000).contains(&ahead), "{ahead} ns after the step");
+        Ok(())
+    });
+}
