@@ -55,11 +55,14 @@ impl SharedInfo {
 
     /// Takes the ports of a word that are pending and not masked: they are masked and no longer pending.
     pub(crate) fn take_ports(&self, word: usize) -> u64 {
-        let (pending, mask) = (self.0.u64(offset::PENDING + 8 * word), self.0.u64(offset::MASK + 8 * word));
-        let ready = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);
+        // Looked up for each access, since the simulated Xen may act before each look-up.
+        let pending = || self.0.u64(offset::PENDING + 8 * word);
+        let mask = || self.0.u64(offset::MASK + 8 * word);
+        let unmasked = !mask().load(Ordering::SeqCst);
+        let ready = pending().load(Ordering::SeqCst) & unmasked;
         if ready != 0 {
-            mask.fetch_or(ready, Ordering::SeqCst);
-            pending.fetch_and(!ready, Ordering::SeqCst);
+            mask().fetch_or(ready, Ordering::SeqCst);
+            pending().fetch_and(!ready, Ordering::SeqCst);
         }
         ready
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::machine::{CONSOLE_PORT, Machine};
+use super::race;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{AllocUnbound, BindInterdomain, BindIpi, BindVirq, Status, status, virq};
 use crate::abi::xen::{DomainId, shared_info};
@@ -220,6 +221,7 @@ impl Machine {
     /// If nothing will happen any more, or no interrupt would end the halt: the domain would sleep for ever.
     pub(crate) fn halt(&mut self) {
         self.events.halts += 1;
+        race::finish();
         assert!(self.events.callback.is_some(), "no interrupt ends this halt");
         self.catch_up();
         while !self.upcall_pending() {

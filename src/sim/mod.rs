@@ -24,6 +24,7 @@ mod events;
 pub(crate) mod hypercalls;
 pub(crate) mod machine;
 mod memory;
+pub mod race;
 pub(crate) mod state;
 
 use core::ops::Range;

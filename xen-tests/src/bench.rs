@@ -38,6 +38,35 @@ struct Row {
 static ROWS: [Row; 1] =
     [Row { what: "hello, unpause to shutdown", guest: "hello", predecessor: 934_061, aim: 450_000 }];
 
+/// Something that a guest does many times: what one of them costs is the difference of two runs.
+struct Operation {
+    what: &'static str,
+    /// Its name for the guest.
+    name: &'static str,
+    times: u64,
+    /// What the predecessor needs, and the aim, where there are such.
+    predecessor: Option<u64>,
+    aim: Option<u64>,
+}
+
+const fn operation(what: &'static str, name: &'static str, times: u64) -> Operation {
+    Operation { what, name, times, predecessor: None, aim: None }
+}
+
+/// The guest of these.
+const OPERATION: &str = "op";
+
+static OPERATIONS: [Operation; 8] = [
+    operation("a yield, with its turn", "yield", 10_000),
+    operation("spawn and join", "spawn", 10_000),
+    operation("a look at the clock", "clock", 10_000),
+    operation("a notification", "notify", 1_000),
+    operation("an event, sent to delivered", "event", 1_000),
+    operation("the same with 10 ports", "event_10", 1_000),
+    operation("the same with 1000 ports", "event_1000", 1_000),
+    Operation { predecessor: Some(45_301), aim: Some(20_000), ..operation("a sleep of 1 ms, halted", "sleep", 200) },
+];
+
 /// The guest that tells what its boot has cost, and the memory in MiB that it is given: the cost is not to follow that.
 const BOOT: &str = "boot_cost";
 const BOOT_MEMORY: [u32; 2] = [16, 6144];
@@ -45,7 +74,7 @@ const BOOT_MEMORY: [u32; 2] = [16, 6144];
 /// `cargo xen bench`.
 pub fn run() -> Result<()> {
     let workspace = paths::workspace();
-    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).chain([BOOT]).collect();
+    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).chain([BOOT, OPERATION]).collect();
     let images = build::named(&workspace, &guests, Flavour::Hardened)?;
     let mut archive = Archive::default();
     archive.file("usr/bin/cputime", 0o755, &helper()?);
@@ -61,8 +90,20 @@ pub fn run() -> Result<()> {
             domain::add(&mut archive, &domain_of(row, round), row.guest, &config);
         }
     }
-    if let Some(image) = images.last() {
-        archive.file(&format!("guests/{BOOT}"), 0o644, &image.read()?);
+    for (name, image) in [BOOT, OPERATION].iter().zip(&images[ROWS.len()..]) {
+        archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
+    }
+    for operation in &OPERATIONS {
+        for times in [0, operation.times] {
+            let config = Config {
+                base: base_config(&workspace, OPERATION)?,
+                memory: Some(16),
+                cmdline: Some(format!("{} {times}", operation.name)),
+                more: vec!["tsc_mode = \"native\"".into()],
+                ..Config::default()
+            };
+            domain::add(&mut archive, &operation_domain(operation, times), OPERATION, &config);
+        }
     }
     for memory in BOOT_MEMORY {
         let config = Config {
@@ -92,6 +133,17 @@ pub fn run() -> Result<()> {
         let cost = boot_cost(&mut session, &boot_domain(memory));
         boots.push((memory, cost.with_context(|| format!("measuring a boot with {memory} MiB"))?));
     }
+    let mut prices = Vec::new();
+    for operation in &OPERATIONS {
+        let mut measured = |times| {
+            measure(&mut session, &operation_domain(operation, times))
+                .with_context(|| format!("measuring: {}", operation.what))
+        };
+        let (none, all) = (measured(0)?, measured(operation.times)?);
+        let price = all.saturating_sub(none) / operation.times;
+        say!("{}: {} ns", operation.what, grouped(price));
+        prices.push(price);
+    }
     println!("{:<28} {:>12}  {:>12}  {:>12}", "entry to main", "instructions", "hypercalls", "table bytes");
     for (memory, [instructions, hypercalls, tables]) in boots {
         let what = format!("{memory} MiB");
@@ -102,7 +154,23 @@ pub fn run() -> Result<()> {
     for line in lines {
         println!("{line}");
     }
+    println!();
+    println!("{:<28} {:>12}  {:>12}  {:>12}", "vCPU time in ns, of one", "measured", "predecessor", "aim");
+    for (operation, price) in OPERATIONS.iter().zip(prices) {
+        let shown = |figure: Option<u64>| figure.map_or_else(|| "-".into(), grouped);
+        let verdict = match operation.aim {
+            Some(aim) if price <= aim => "  reached",
+            Some(_) => "  missed",
+            None => "",
+        };
+        let (predecessor, aim) = (shown(operation.predecessor), shown(operation.aim));
+        println!("{:<28} {:>12}  {predecessor:>12}  {aim:>12}{verdict}", operation.what, grouped(price));
+    }
     Ok(())
+}
+
+fn operation_domain(operation: &Operation, times: u64) -> String {
+    format!("{}-{times}", operation.name.replace('_', "-"))
 }
 
 fn boot_domain(memory: u32) -> String {

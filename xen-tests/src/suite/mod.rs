@@ -8,6 +8,7 @@ mod case;
 mod conformance;
 mod crash;
 mod domu;
+mod events;
 mod float;
 mod host;
 mod protection;

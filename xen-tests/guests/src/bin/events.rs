@@ -1,0 +1,195 @@
+//! Event channels, timers and tasks on real Xen, within one domain.
+//!
+//! * `events.self`: the number of events that the command line names go between two ports of this domain, none is lost.
+//! * `events.bind`: bindings, their states and errors are as documented.
+//! * `events.many`: as many ports as there are to be had, each with an event.
+//! * `time.sleep`: sleeps of several lengths are not too short; how late they are is logged.
+//! * `time.order`: sleeps end in the order of their deadlines, and a far one can be given up.
+//! * `time.busy`: a task that always yields delays a timer by no more than a turn.
+//! * `time.wall`: the wall clock is plausible, and moves with the monotonic one.
+//! * `idle.halts`: an idle domain does not turn.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::time::Duration;
+
+use domu::eventchn::{self, Binding};
+use domu::executor::{activity, spawn, yield_now};
+use domu::{Domain, DomainId, time};
+use domu_guests::verdict;
+
+domu::main!(main);
+
+const MS: Duration = Duration::from_millis(1);
+
+async fn main(domain: Domain) -> domu::Result {
+    let events: u64 =
+        domain.words().next().and_then(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(1000);
+    verdict(&domain, "events.self", to_itself(events).await);
+    verdict(&domain, "events.bind", bindings().await);
+    verdict(&domain, "events.many", many().await);
+    verdict(&domain, "time.sleep", sleeps().await);
+    verdict(&domain, "time.order", order().await);
+    verdict(&domain, "time.busy", busy().await);
+    verdict(&domain, "time.wall", wall().await);
+    verdict(&domain, "idle.halts", idle().await);
+    Ok(())
+}
+
+fn said(error: eventchn::Error) -> String {
+    format!("{error}")
+}
+
+async fn to_itself(events: u64) -> Result<(), String> {
+    let one = Rc::new(eventchn::alloc_unbound(DomainId::SELF).map_err(said)?);
+    let other = eventchn::bind_interdomain(DomainId::SELF, one.number()).map_err(said)?;
+    let answering = Rc::clone(&one);
+    let answers = spawn(async move {
+        let mut seen = 0;
+        while seen < events {
+            seen = answering.after(seen).await;
+            answering.notify().map_err(said)?;
+        }
+        Ok::<u64, String>(seen)
+    });
+    // The first comes with the binding.
+    let mut seen = other.after(0).await;
+    for _ in 0..events {
+        other.notify().map_err(said)?;
+        seen = other.after(seen).await;
+    }
+    let received = answers.await?;
+    if (seen, received) == (events + 1, events) { Ok(()) } else { Err(format!("{seen} and {received} of {events}")) }
+}
+
+async fn bindings() -> Result<(), String> {
+    let ipi = eventchn::bind_ipi().map_err(said)?;
+    if ipi.binding() != Ok(Binding::Ipi) {
+        return Err(format!("{:?}", ipi.binding()));
+    }
+    let number = ipi.number();
+    drop(ipi);
+    let one = eventchn::alloc_unbound(DomainId::SELF).map_err(said)?;
+    if one.number() != number {
+        return Err(format!("port {} instead of {number}, which was closed", one.number()));
+    }
+    let other = eventchn::bind_interdomain(DomainId::SELF, one.number()).map_err(said)?;
+    drop(one);
+    match other.binding() {
+        Ok(Binding::Unbound(_)) => {}
+        binding => return Err(format!("the peer is gone, and there is {binding:?}")),
+    }
+    other.notify().map_err(said)?;
+    match eventchn::bind_interdomain(DomainId::SELF, 1000) {
+        Err(eventchn::Error::NoPeer) => Ok(()),
+        result => Err(format!("{result:?}")),
+    }
+}
+
+async fn many() -> Result<(), String> {
+    let mut ports = Vec::new();
+    let error = loop {
+        match eventchn::bind_ipi() {
+            Ok(port) => ports.push(port),
+            Err(error) => break error,
+        }
+    };
+    if error != eventchn::Error::NoPort || ports.len() < 900 {
+        return Err(format!("{error} after {} ports", ports.len()));
+    }
+    for port in &ports {
+        port.notify().map_err(said)?;
+    }
+    for port in &ports {
+        if port.after(0).await != 1 {
+            return Err(format!("port {} has {} events", port.number(), port.count()));
+        }
+    }
+    log::info!("{} ports, the last is {}", ports.len(), ports[ports.len() - 1].number());
+    Ok(())
+}
+
+async fn sleeps() -> Result<(), String> {
+    for (length, times) in [(Duration::from_micros(100), 20), (MS, 20), (20 * MS, 5)] {
+        let (mut least, mut most) = (Duration::MAX, Duration::ZERO);
+        for _ in 0..times {
+            let deadline = time::now() + length;
+            time::sleep_until(deadline).await;
+            let now = time::now();
+            if now < deadline {
+                return Err(format!("{:?} too early", deadline - now));
+            }
+            (least, most) = (least.min(now - deadline), most.max(now - deadline));
+        }
+        log::info!("sleeps of {length:?} were {least:?} to {most:?} late");
+    }
+    // A deadline in the past, and one that Xen refuses for being too far ahead.
+    time::sleep(Duration::ZERO).await;
+    let far = time::timeout(10 * MS, time::sleep(Duration::from_secs(1 << 40))).await;
+    if far.is_err() { Ok(()) } else { Err("a sleep of millennia is over".into()) }
+}
+
+async fn order() -> Result<(), String> {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let tasks: Vec<_> = [30_u32, 10, 20, 5]
+        .into_iter()
+        .map(|delay| {
+            let order = Rc::clone(&order);
+            spawn(async move {
+                time::sleep(delay * MS).await;
+                order.borrow_mut().push(delay);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await;
+    }
+    let order = order.borrow();
+    if *order == [5, 10, 20, 30] { Ok(()) } else { Err(format!("{order:?}")) }
+}
+
+async fn busy() -> Result<(), String> {
+    let task = spawn(async {
+        loop {
+            yield_now().await;
+        }
+    });
+    let (start, before) = (time::now(), activity());
+    time::sleep(5 * MS).await;
+    let (late, after) = (start.elapsed() - 5 * MS, activity());
+    drop(task);
+    log::info!("{late:?} late after {} turns of a busy task", after.turns - before.turns);
+    match (after.turns - before.turns, after.halts - before.halts) {
+        (turns, 0) if turns > 20 => Ok(()),
+        (turns, halts) => Err(format!("{turns} turns, {halts} halts")),
+    }
+}
+
+async fn wall() -> Result<(), String> {
+    let (wall, start) = (time::wall_clock(), time::now());
+    time::sleep(20 * MS).await;
+    let (moved, passed) = (time::wall_clock().saturating_sub(wall), start.elapsed());
+    let close = moved.abs_diff(passed) < 5 * MS;
+    // Some year of this century, in seconds.
+    let plausible = (946_684_800..4_102_444_800).contains(&wall.as_secs());
+    if close && plausible { Ok(()) } else { Err(format!("{wall:?}, moved {moved:?} in {passed:?}")) }
+}
+
+async fn idle() -> Result<(), String> {
+    let before = activity();
+    time::sleep(500 * MS).await;
+    let after = activity();
+    // To sleep, and the end of it; a little more if the timer was early.
+    match (after.turns - before.turns, after.halts - before.halts) {
+        (..=4, 1..=3) => Ok(()),
+        (turns, halts) => Err(format!("{turns} turns, {halts} halts in an idle half second")),
+    }
+}
