@@ -40,6 +40,7 @@ fn cost(guest: Guest) -> Cost {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "64 GiB in pages of 2 MiB take minutes; the same code runs in the other tests")]
 fn mapping_costs_what_the_tables_take() {
     let bytes = |guest: Guest| cost(guest).page_table_bytes;
     let (small, large) = (bytes(Guest::new()), bytes(Guest::new().memory_mib(64 << 10, 64 << 10)));
