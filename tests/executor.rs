@@ -241,10 +241,10 @@ fn events_are_counted_whenever_they_come() {
 
 #[test]
 fn an_event_wakes_an_idle_domain_once_and_costs_no_hypercall() {
-    let guest = Guest::new().after(5 * MS, |outside| outside.notify(3)).after(9 * MS, |outside| outside.notify(3));
+    let guest = Guest::new().after(5 * MS, |outside| outside.notify(4)).after(9 * MS, |outside| outside.notify(4));
     let report = run(guest, async |_| {
         let port = eventchn::alloc_unbound(DomainId(5))?;
-        assert_eq!((port.number(), port.binding()), (3, Ok(Binding::Unbound(DomainId(5)))));
+        assert_eq!((port.number(), port.binding()), (4, Ok(Binding::Unbound(DomainId(5)))));
         assert_eq!(port.after(0).await, 1);
         let before = activity();
         assert_eq!(port.after(1).await, 2);
@@ -253,8 +253,8 @@ fn an_event_wakes_an_idle_domain_once_and_costs_no_hypercall() {
         Ok(())
     });
     assert_eq!(report.halts, 2);
-    // Boot's four, the port, its status, the callback, closing the port, and the end.
-    assert_eq!(report.hypercalls.len(), 9, "{:?}", report.hypercalls);
+    // Boot's four, the timer's port, the port, its status, the callback, closing the port, and the end.
+    assert_eq!(report.hypercalls.len(), 10, "{:?}", report.hypercalls);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn an_event_between_two_waits_is_not_lost() {
 
 #[test]
 fn several_wait_for_one_port() {
-    run(Guest::new().after(MS, |outside| outside.notify(3)), async |_| {
+    run(Guest::new().after(MS, |outside| outside.notify(4)), async |_| {
         let port = Rc::new(eventchn::alloc_unbound(DomainId(1))?);
         let tasks: Vec<_> = (0..3)
             .map(|_| {
@@ -324,13 +324,18 @@ fn a_storm_from_one_port_starves_nobody() {
         }
         assert_eq!(ignored.count(), 1);
         assert_eq!(ignored.after(1).await, 2, "what came meanwhile");
+        // Whoever asks for the count has taken note, too.
+        ignored.notify()?;
+        yield_now().await;
+        yield_now().await;
+        assert_eq!(ignored.count(), 3);
         Ok(())
     });
 }
 
 #[test]
 fn a_domain_talks_to_itself() {
-    run(Guest::new(), async |_| {
+    run(Guest::new(), async |domain| {
         let one = eventchn::alloc_unbound(DomainId::SELF)?;
         let other = eventchn::bind_interdomain(DomainId::SELF, one.number())?;
         assert_eq!(other.after(0).await, 1);
@@ -344,7 +349,7 @@ fn a_domain_talks_to_itself() {
         assert_eq!((seen, answered), (200, 201));
         drop(one);
         // The peer is gone: its end is unbound, and what is sent is swallowed.
-        assert_eq!(other.binding(), Ok(Binding::Unbound(DomainId::SELF)));
+        assert_eq!(other.binding(), Ok(Binding::Unbound(domain.id())));
         other.notify()?;
         Ok(())
     });
@@ -352,7 +357,7 @@ fn a_domain_talks_to_itself() {
 
 #[test]
 fn what_xen_refuses_is_an_error() {
-    run(Guest::new().port_limit(6), async |_| {
+    run(Guest::new().port_limit(7), async |_| {
         assert_eq!(eventchn::bind_interdomain(DomainId(9), 1).unwrap_err(), Error::NoPeer);
         let ports = [eventchn::bind_ipi()?, eventchn::bind_ipi()?, eventchn::bind_virq(1)?];
         assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
@@ -468,7 +473,7 @@ fn many_ports_work() {
         while let Ok(port) = eventchn::bind_ipi() {
             ports.push(port);
         }
-        assert_eq!(ports.len(), limit as usize - 3);
+        assert_eq!(ports.len(), limit as usize - 4);
         for port in &ports {
             port.notify()?;
         }
@@ -490,6 +495,88 @@ fn the_wall_clock_goes_where_dom0_puts_it_and_sleeps_do_not_mind() {
         assert!((10 * MS..11 * MS).contains(&start.elapsed()));
         let ahead = time::wall_clock().as_nanos() - u128::from(stepped);
         assert!((4_900_000..6_000_000).contains(&ahead), "{ahead} ns after the step");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_interval_that_is_behind_keeps_nobody_waiting() {
+    run(Guest::new(), async |_| {
+        // A look at the simulated clock takes twice as long as the period.
+        let mut interval = time::interval(Duration::from_nanos(500));
+        spawn(async move {
+            loop {
+                interval.tick().await;
+            }
+        })
+        .detach();
+        time::sleep(MS).await;
+        Ok(())
+    });
+}
+
+#[test]
+fn the_timer_is_not_for_others_and_has_its_port_when_none_is_left() {
+    let report = run(Guest::new().port_limit(6), async |_| {
+        assert_eq!(eventchn::bind_virq(0).unwrap_err(), Error::NoInterrupt);
+        let mut ports = Vec::new();
+        while let Ok(port) = eventchn::bind_ipi() {
+            ports.push(port);
+        }
+        assert_eq!(ports.len(), 2);
+        time::sleep(20 * MS).await;
+        Ok(())
+    });
+    assert_eq!(report.halts, 1);
+}
+
+#[test]
+fn events_and_timers_come_to_a_busy_domain_in_their_order() {
+    let guest = Guest::new().after(9 * MS, |outside| outside.notify(4)).after(5 * MS, |outside| outside.notify(5));
+    run(guest, async |_| {
+        let (late, early) = (eventchn::alloc_unbound(DomainId(1))?, eventchn::alloc_unbound(DomainId(1))?);
+        let busy = spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        let start = time::now();
+        assert_eq!(early.after(0).await, 1);
+        assert!((4 * MS..6 * MS).contains(&start.elapsed()) && late.count() == 0);
+        assert_eq!(late.after(0).await, 1);
+        time::sleep(MS).await;
+        assert_eq!(activity().halts, 0);
+        drop(busy);
+        Ok(())
+    });
+}
+
+/// A waker that owns what waits with it: dropping the waker drops a sleep and a port.
+struct Owner(std::sync::Mutex<Option<Box<dyn std::any::Any + Send>>>);
+
+impl std::task::Wake for Owner {
+    fn wake(self: std::sync::Arc<Self>) {}
+}
+
+#[test]
+fn a_waker_may_own_what_waits() {
+    run(Guest::new(), async |_| {
+        let port = eventchn::bind_ipi()?;
+        let (mut sleep, mut after) = (Box::pin(time::sleep(MS)), Box::pin(port.after(0)));
+        let owner = std::sync::Arc::new(Owner(std::sync::Mutex::new(None)));
+        let waker = std::task::Waker::from(std::sync::Arc::clone(&owner));
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut owned = Box::pin(time::sleep(1000 * MS));
+        assert!(owned.as_mut().poll(&mut context).is_pending());
+        assert!(sleep.as_mut().poll(&mut context).is_pending() && after.as_mut().poll(&mut context).is_pending());
+        *owner.0.lock().unwrap() = Some(Box::new(owned));
+        drop((waker, owner));
+        // The last waker, and with it the sleep that it owns, goes where another takes its place.
+        poll_fn(|context| {
+            assert!(after.as_mut().poll(context).is_pending());
+            sleep.as_mut().poll(context)
+        })
+        .await;
         Ok(())
     });
 }

@@ -7,7 +7,7 @@ use core::task::{Context, Poll};
 use super::Error;
 use super::table::Seen;
 use crate::abi::errno::Errno;
-use crate::abi::event_channel::status;
+use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
 use crate::hypercall;
 use crate::state::{self, State};
@@ -45,7 +45,7 @@ pub enum Binding {
 /// [`Error::NoPort`], [`Error::OutOfMemory`], [`Error::Refused`].
 #[doc(alias = "EVTCHNOP_alloc_unbound")]
 pub fn alloc_unbound(remote: DomainId) -> Result<Port, Error> {
-    Port::new(hypercall::event_alloc_unbound(remote), Error::Refused(Errno::ESRCH))
+    Port::bind(|| hypercall::event_alloc_unbound(remote), None)
 }
 
 /// Binds a new port to a port of `remote`'s that was made for this domain. The first event comes with the binding.
@@ -56,10 +56,11 @@ pub fn alloc_unbound(remote: DomainId) -> Result<Port, Error> {
 /// [`Error::Refused`].
 #[doc(alias = "EVTCHNOP_bind_interdomain")]
 pub fn bind_interdomain(remote: DomainId, port: u32) -> Result<Port, Error> {
-    Port::new(hypercall::event_bind_interdomain(remote, port), Error::NoPeer)
+    Port::bind(|| hypercall::event_bind_interdomain(remote, port), Some(Error::NoPeer))
 }
 
-/// Binds a new port to a virtual interrupt, by its number in [`abi`](crate::abi::event_channel::virq).
+/// Binds a new port to a virtual interrupt, by its number in [`abi`](crate::abi::event_channel::virq); that of the timer
+/// is taken by [`time`](crate::time).
 ///
 /// # Errors
 ///
@@ -67,7 +68,10 @@ pub fn bind_interdomain(remote: DomainId, port: u32) -> Result<Port, Error> {
 /// [`Error::Refused`].
 #[doc(alias = "EVTCHNOP_bind_virq")]
 pub fn bind_virq(virq: u32) -> Result<Port, Error> {
-    Port::new(hypercall::event_bind_virq(virq), Error::NoInterrupt)
+    if virq == virq::TIMER {
+        return Err(Error::NoInterrupt);
+    }
+    Port::bind(|| hypercall::event_bind_virq(virq), Some(Error::NoInterrupt))
 }
 
 /// Makes a port on which this domain notifies itself.
@@ -77,20 +81,25 @@ pub fn bind_virq(virq: u32) -> Result<Port, Error> {
 /// [`Error::NoPort`], [`Error::OutOfMemory`], [`Error::Refused`].
 #[doc(alias = "EVTCHNOP_bind_ipi")]
 pub fn bind_ipi() -> Result<Port, Error> {
-    Port::new(hypercall::event_bind_ipi(), Error::Refused(Errno::EINVAL))
+    Port::bind(hypercall::event_bind_ipi, None)
 }
 
 impl Port {
-    /// Keeps a port that Xen has bound, or says why there is none; `absent` is what an absent peer means.
-    fn new(bound: Result<u32, Errno>, absent: Error) -> Result<Self, Error> {
-        let number = bound.map_err(|errno| match errno {
-            Errno::ENOSPC => Error::NoPort,
-            Errno::ENOMEM => Error::OutOfMemory,
-            Errno::EINVAL | Errno::ESRCH | Errno::EEXIST | Errno::ENOENT | Errno::EPERM | Errno::EBUSY => absent,
-            errno => Error::Refused(errno),
-        })?;
+    /// Has Xen bind a port and keeps it, or says why there is none; `absent` is what an absent peer means.
+    fn bind(bound: impl FnOnce() -> Result<u32, Errno>, absent: Option<Error>) -> Result<Self, Error> {
         // A port is bound by a running domain only.
-        let Some(state) = state::get() else { return Err(Error::Refused(Errno::ESRCH)) };
+        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
+        // The timer must not be without one when all are taken.
+        state.timers.bind(&state.info).map_err(|_| Error::NoPort)?;
+        let number = bound().map_err(|errno| match (errno, absent) {
+            (Errno::ENOSPC, _) => Error::NoPort,
+            (Errno::ENOMEM, _) => Error::OutOfMemory,
+            (
+                Errno::EINVAL | Errno::ESRCH | Errno::EEXIST | Errno::ENOENT | Errno::EPERM | Errno::EBUSY,
+                Some(absent),
+            ) => absent,
+            (errno, _) => Error::Refused(errno),
+        })?;
         if let Err(error) = state.events.reserve(number) {
             // Closing what was just bound fails for no reason that could be acted on.
             let _ = hypercall::event_close(number);
@@ -134,10 +143,11 @@ impl Port {
         })
     }
 
-    /// How many events were delivered so far. Those that a peer sends before the domain looks are delivered as one.
+    /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in
+    /// [`after`](Self::after), are delivered as one.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.state.events.count(self.number)
+        self.state.events.count(&self.state.info, self.number)
     }
 
     /// Waits until more than `seen` events were delivered, and returns how many there are. Several may wait.

@@ -18,15 +18,16 @@ struct Entry {
     waiters: Vec<Waiter>,
 }
 
-/// A future that waits for a port.
+/// A future that waits for a port: until it is woken, or goes away.
 #[derive(Debug)]
 struct Waiter {
     id: u64,
-    /// Absent once it has been woken.
-    waker: Option<Waker>,
+    waker: Waker,
 }
 
 /// All ports of a domain, by number.
+///
+/// Wakers are the application's code: they are cloned, woken and dropped while the table is free.
 #[derive(Debug, Default)]
 pub(crate) struct Table(Mutex<Inner>);
 
@@ -34,13 +35,22 @@ pub(crate) struct Table(Mutex<Inner>);
 struct Inner {
     ports: Vec<Option<Entry>>,
     next_id: u64,
-    /// Futures that wait.
+    /// Futures that wait, for whichever port.
     waiting: usize,
 }
 
 impl Inner {
     fn entry(&mut self, port: u32) -> Option<&mut Entry> {
         self.ports.get_mut(port as usize)?.as_mut()
+    }
+
+    /// Takes a waiter out of the list of a port.
+    fn take_waiter(&mut self, port: u32, id: Option<u64>) -> Option<Waiter> {
+        let entry = self.entry(port)?;
+        let index = entry.waiters.iter().position(|waiter| Some(waiter.id) == id)?;
+        let waiter = entry.waiters.swap_remove(index);
+        self.waiting -= 1;
+        Some(waiter)
     }
 }
 
@@ -53,7 +63,7 @@ pub(super) enum Seen {
 }
 
 impl Table {
-    /// Makes room for a port before it is bound, so that a bound one can always be kept.
+    /// Makes room for a port.
     pub(super) fn reserve(&self, port: u32) -> Result<(), Error> {
         let mut inner = self.0.lock();
         let needed = (port as usize + 1).saturating_sub(inner.ports.len());
@@ -75,57 +85,50 @@ impl Table {
         info.mask(port);
         info.clear_pending(port);
         let mut inner = self.0.lock();
-        if let Some(entry) = inner.ports.get_mut(port as usize).and_then(Option::take) {
-            inner.waiting -= entry.waiters.iter().filter(|waiter| waiter.waker.is_some()).count();
-        }
+        let entry = inner.ports.get_mut(port as usize).and_then(Option::take);
+        inner.waiting -= entry.as_ref().map_or(0, |entry| entry.waiters.len());
+        drop(inner);
+        drop(entry);
     }
 
-    /// Events that were delivered on a port.
-    pub(super) fn count(&self, port: u32) -> u64 {
-        self.0.lock().entry(port).map_or(0, |entry| entry.count)
-    }
-
-    /// Looks for events beyond a number that was seen, or registers a waker for the next one.
-    pub(super) fn look(&self, info: &SharedInfo, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
+    /// Events that were delivered on a port. Whoever asks has taken note: the next event may come.
+    pub(super) fn count(&self, info: &SharedInfo, port: u32) -> u64 {
         let mut inner = self.0.lock();
-        let new_id = inner.next_id;
-        let Some(entry) = inner.entry(port) else { return Seen::Events(seen) };
-        // Whoever looks has taken note: the next event may come.
-        let unmask = core::mem::take(&mut entry.masked);
-        let count = entry.count;
-        let mut newly_waiting = false;
-        let seen = if count > seen {
-            entry.waiters.retain(|waiter| Some(waiter.id) != id);
-            Seen::Events(count)
-        } else {
-            match entry.waiters.iter_mut().find(|waiter| Some(waiter.id) == id) {
-                Some(waiter) => {
-                    newly_waiting = waiter.waker.replace(waker.clone()).is_none();
-                    Seen::Waiting(waiter.id)
-                }
-                None => {
-                    entry.waiters.push(Waiter { id: new_id, waker: Some(waker.clone()) });
-                    newly_waiting = true;
-                    Seen::Waiting(new_id)
-                }
-            }
-        };
-        inner.next_id += 1;
-        inner.waiting += usize::from(newly_waiting);
+        let (count, unmask) =
+            inner.entry(port).map_or((0, false), |entry| (entry.count, core::mem::take(&mut entry.masked)));
         drop(inner);
         if unmask {
             info.unmask(port);
         }
-        seen
+        count
+    }
+
+    /// Looks for events beyond a number that was seen, or registers a waker for the next one.
+    pub(super) fn look(&self, info: &SharedInfo, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
+        let waker = waker.clone();
+        let count = self.count(info, port);
+        let mut inner = self.0.lock();
+        let before = inner.take_waiter(port, id);
+        let result = if count > seen {
+            Seen::Events(count)
+        } else {
+            let id = inner.next_id;
+            inner.next_id += 1;
+            if let Some(entry) = inner.entry(port) {
+                entry.waiters.push(Waiter { id, waker });
+                inner.waiting += 1;
+            }
+            Seen::Waiting(id)
+        };
+        drop(inner);
+        drop(before);
+        result
     }
 
     /// A waiter goes away.
     pub(super) fn forget(&self, port: u32, id: u64) {
-        let mut inner = self.0.lock();
-        let Some(entry) = inner.entry(port) else { return };
-        let Some(index) = entry.waiters.iter().position(|waiter| waiter.id == id) else { return };
-        let waiter = entry.waiters.swap_remove(index);
-        inner.waiting -= usize::from(waiter.waker.is_some());
+        let waiter = self.0.lock().take_waiter(port, Some(id));
+        drop(waiter);
     }
 
     /// Whether a future waits for any port.
@@ -134,7 +137,7 @@ impl Table {
     }
 
     /// Delivers what Xen has raised: each port that fired is masked, counted and its waiters are woken. The cost follows
-    /// the ports that fired. `own` takes ports that are the crate's own business.
+    /// the ports that fired, and who waits for them. `own` takes ports that are the crate's own business.
     pub(crate) fn deliver(&self, info: &SharedInfo, own: impl Fn(u32) -> bool) {
         for word in bits(info.take_upcall()) {
             for bit in bits(info.take_ports(word as usize)) {
@@ -149,21 +152,18 @@ impl Table {
     }
 
     fn fire(&self, port: u32) {
-        if let Some(entry) = self.0.lock().entry(port) {
-            entry.count += 1;
-            entry.masked = true;
-        }
-        // Wakers are not called while the table is in use.
-        while let Some(waker) = self.next_waker(port) {
-            waker.wake();
-        }
-    }
-
-    fn next_waker(&self, port: u32) -> Option<Waker> {
         let mut inner = self.0.lock();
-        let waker = inner.entry(port)?.waiters.iter_mut().find_map(|waiter| waiter.waker.take())?;
-        inner.waiting -= 1;
-        Some(waker)
+        let Some(entry) = inner.entry(port) else { return };
+        entry.count += 1;
+        entry.masked = true;
+        let mut woken = core::mem::take(&mut entry.waiters);
+        inner.waiting -= woken.len();
+        drop(inner);
+        woken.drain(..).for_each(|waiter| waiter.waker.wake());
+        // The empty list goes back, so that who waits next needs no new one.
+        if let Some(entry) = self.0.lock().entry(port).filter(|entry| entry.waiters.capacity() == 0) {
+            entry.waiters = woken;
+        }
     }
 }
 

@@ -42,17 +42,16 @@ impl Executor {
         self.ready.lock().push_back(runnable);
     }
 
-    /// Runs the tasks that are ready now, each once: what becomes ready meanwhile has the next turn.
+    fn ready(&self) -> usize {
+        self.ready.lock().len()
+    }
+
+    /// Runs the tasks that are ready now, each once: what they make ready has the next turn.
     fn run_ready(&self) {
-        let ready = self.ready.lock().len();
-        for _ in 0..ready {
+        for _ in 0..self.ready() {
             let Some(runnable) = self.ready.lock().pop_front() else { break };
             runnable.run();
         }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.ready.lock().is_empty()
     }
 }
 
@@ -92,7 +91,7 @@ pub(crate) fn run<F: Future>(state: &State, main: F) -> Result<F::Output, Deadlo
         if info.upcall_pending() {
             events.deliver(info, |port| timers.owns(port));
         }
-        if !executor.is_idle() || woken.0.load(Ordering::Acquire) {
+        if executor.ready() > 0 || woken.0.load(Ordering::Acquire) {
             continue;
         }
         if !timers.any() && !events.anybody_waits() {

@@ -3,7 +3,7 @@
 //! Main is the first task; [`spawn`] starts more. All run on the one virtual CPU, one at a time, until each waits: for a
 //! port, a moment, another task. A turn of the main loop gives every kind of work a bounded share:
 //!
-//! 1. tasks that were ready when the turn began, each once;
+//! 1. main, then the tasks that are ready by then, each once: what they make ready has the next turn;
 //! 2. timers that are due;
 //! 3. ports that fired: the cost follows those, not the ports that exist;
 //! 4. if nothing is ready then: the domain halts until the next event.

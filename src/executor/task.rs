@@ -7,7 +7,7 @@ use core::task::{Context, Poll};
 
 use crate::state;
 
-/// Starts a task: from the next turn of the main loop on it runs beside the others.
+/// Starts a task: it runs beside the others from when the caller waits, until it ends or main does.
 ///
 /// The handle gives its output, and stops it when it is dropped: keep it, await it, or [`detach`](Task::detach) it. A task
 /// need not be `Send`: all run on one virtual CPU.
@@ -22,9 +22,15 @@ where
 {
     let Some(state) = state::get() else { panic!("a task is started in a domain only") };
     let schedule = move |runnable| state.executor.schedule(runnable);
-    // SAFETY: the future and its output live as long as the program. They need not be `Send`, nor the schedule function
-    // be called from one thread: a domain has one virtual CPU, on which its executor runs, and where its wakers and
-    // handles are used. (On the host, that is the thread that runs the simulated domain.)
+    /// What is scheduled from wherever a waker is called.
+    fn from_anywhere(schedule: impl Fn(async_task::Runnable) + Send + Sync + 'static) -> impl Fn(async_task::Runnable) {
+        schedule
+    }
+    let schedule = from_anywhere(schedule);
+    // SAFETY: the future and its output live as long as the program. The schedule function may be called from any thread:
+    // it is `Send` and `Sync`, and puts the task into the queue of its domain. The future need not be `Send`: it is run by
+    // the domain's main loop alone, on the one virtual CPU (on the host, the thread that runs the simulated domain), and
+    // its handle, which may drop it, is `Send` only if its output is, and is used in the same domain.
     let (runnable, task) = unsafe { async_task::spawn_unchecked(future, schedule) };
     runnable.schedule();
     Task(task)
@@ -34,7 +40,8 @@ where
 ///
 /// # Cancel safety
 ///
-/// Dropping it stops the task: it does not run again, and its future is dropped, in the next turn if it is not now.
+/// Dropping it stops the task: it does not run again, and its future is dropped, in the next turn if it is not now. What
+/// still runs when main returns goes with the domain, undropped.
 #[must_use = "a task is stopped when its handle is dropped: `detach` it to let it run"]
 pub struct Task<T>(async_task::Task<T>);
 
@@ -45,6 +52,10 @@ impl<T> Task<T> {
     }
 
     /// Stops the task, and waits until its future is dropped; its output, if it had come to its end before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the task too, and does not wait.
     pub async fn abort(self) -> Option<T> {
         self.0.cancel().await
     }

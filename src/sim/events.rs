@@ -11,8 +11,12 @@ use std::vec::Vec;
 use super::machine::{CONSOLE_PORT, Machine};
 use super::race;
 use crate::abi::errno::Errno;
-use crate::abi::event_channel::{AllocUnbound, BindInterdomain, BindIpi, BindVirq, Status, status, virq};
+use crate::abi::event_channel::{
+    AllocUnbound, BindInterdomain, BindIpi, BindVirq, Status, TWO_LEVEL_PORTS, status, virq,
+};
+use crate::abi::hvm::CALLBACK_VECTOR;
 use crate::abi::xen::{DomainId, shared_info};
+use crate::arch;
 
 /// What a test does to the domain from outside, at a moment.
 pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>)>;
@@ -100,14 +104,14 @@ impl Machine {
         if request.dom != DomainId::SELF.0 {
             return Err(Errno::EPERM);
         }
-        request.port = self.events.take(End::Unbound(request.remote_dom))?;
+        request.port = self.events.take(End::Unbound(self.number_of(request.remote_dom)))?;
         Ok(0)
     }
 
     pub(crate) fn bind_interdomain(&mut self, request: &mut BindInterdomain) -> Result<u64, Errno> {
-        let remote = request.remote_port;
-        if request.remote_dom == DomainId::SELF.0 {
-            if self.events.ports.get(&remote) != Some(&End::Unbound(DomainId::SELF.0)) {
+        let (remote, own) = (request.remote_port, self.number_of(DomainId::SELF.0));
+        if self.number_of(request.remote_dom) == own {
+            if self.events.ports.get(&remote) != Some(&End::Unbound(own)) {
                 return Err(Errno::EINVAL);
             }
             let local = self.events.take(End::Own(remote))?;
@@ -145,7 +149,8 @@ impl Machine {
         let end = self.events.ports.remove(&port).ok_or(Errno::EINVAL)?;
         self.clear_pending(port);
         if let End::Own(other) = end {
-            self.events.ports.insert(other, End::Unbound(DomainId::SELF.0));
+            let own = self.number_of(DomainId::SELF.0);
+            self.events.ports.insert(other, End::Unbound(own));
         }
         Ok(0)
     }
@@ -166,7 +171,7 @@ impl Machine {
         (request.status, request.bound) = match self.events.ports.get(&request.port) {
             None => (status::CLOSED, [0; 2]),
             Some(&End::Unbound(domain)) => (status::UNBOUND, [u32::from(domain), 0]),
-            Some(&End::Own(other)) => (status::INTERDOMAIN, [u32::from(DomainId::SELF.0), other]),
+            Some(&End::Own(other)) => (status::INTERDOMAIN, [u32::from(self.number_of(DomainId::SELF.0)), other]),
             Some(&End::Peer(domain, port)) => (status::INTERDOMAIN, [u32::from(domain), port]),
             Some(&End::Virq(number)) => (status::VIRQ, [number, 0]),
             Some(End::Ipi) => (status::IPI, [0; 2]),
@@ -174,8 +179,14 @@ impl Machine {
         Ok(0)
     }
 
+    /// The number of a domain that may be named as the calling one.
+    fn number_of(&self, domain: u16) -> u16 {
+        if domain == DomainId::SELF.0 { self.domain.unwrap_or(domain) } else { domain }
+    }
+
     /// Marks a port pending, as Xen does.
     pub(crate) fn raise(&self, port: u32) {
+        assert!(port < TWO_LEVEL_PORTS, "no such port: {port}");
         let Some(info) = &self.info else { return };
         let (word, bit) = (port as usize / 64, 1_u64 << (port % 64));
         let before = info.u64(shared_info::PENDING + 8 * word).fetch_or(bit, Ordering::SeqCst);
@@ -199,17 +210,23 @@ impl Machine {
         self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
     }
 
-    /// Lets everything happen that is due by now: actions of the test's, and the timer.
-    fn catch_up(&mut self) {
-        while let Some(index) = self.events.actions.iter().position(|(when, _)| *when <= self.clock_ns) {
-            let (_, action) = self.events.actions.remove(index);
-            action(&mut Outside(self));
-        }
-        if self.events.timer_ns.is_some_and(|when| when <= self.clock_ns) {
-            self.events.timer_ns = None;
-            let timer = self.events.ports.iter().find(|(_, end)| **end == End::Virq(virq::TIMER));
-            if let Some((&port, _)) = timer {
-                self.raise(port);
+    /// When the next thing happens: an action of the test's, or the timer.
+    fn next(&self) -> Option<u64> {
+        self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).min()
+    }
+
+    /// Lets everything happen that is due by now, in order.
+    pub(crate) fn catch_up(&mut self) {
+        while let Some(when) = self.next().filter(|when| *when <= self.clock_ns) {
+            if self.events.timer_ns == Some(when) {
+                self.events.timer_ns = None;
+                let timer = self.events.ports.iter().find(|(_, end)| **end == End::Virq(virq::TIMER));
+                if let Some((&port, _)) = timer {
+                    self.raise(port);
+                }
+            } else if let Some(index) = self.events.actions.iter().position(|(other, _)| *other == when) {
+                let (_, action) = self.events.actions.remove(index);
+                action(&mut Outside(self));
             }
         }
     }
@@ -222,11 +239,11 @@ impl Machine {
     pub(crate) fn halt(&mut self) {
         self.events.halts += 1;
         race::finish();
-        assert!(self.events.callback.is_some(), "no interrupt ends this halt");
+        let callback = CALLBACK_VECTOR | u64::from(arch::CALLBACK_VECTOR);
+        assert_eq!(self.events.callback, Some(callback), "no interrupt ends this halt");
         self.catch_up();
         while !self.upcall_pending() {
-            let next = self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).min();
-            let next = next.expect("the domain sleeps for ever");
+            let next = self.next().expect("the domain sleeps for ever");
             self.clock_ns = self.clock_ns.max(next);
             self.catch_up();
         }

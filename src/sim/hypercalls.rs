@@ -25,6 +25,7 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
     let fault = with(|machine| {
         assert!(machine.is_xen(), "a hypercall without Xen is an invalid instruction");
         machine.hypercalls.push((number, operation));
+        machine.catch_up();
         machine.fault.as_mut().and_then(|fault| fault(number, operation))
     });
     if let Some(errno) = fault {

@@ -65,7 +65,7 @@ pub(crate) struct Machine {
     pub(crate) hypervisor: Vec<u8>,
     xen: Option<XenVersion>,
     cpuid_base: u32,
-    domain: Option<u16>,
+    pub(crate) domain: Option<u16>,
     debug: Vec<u8>,
     serial: Vec<u8>,
     cpu: Cpu,
@@ -90,6 +90,11 @@ std::thread_local! {
 /// Outside of a simulated domain.
 pub(crate) fn with<T>(look: impl FnOnce(&mut Machine) -> T) -> T {
     MACHINE.with_borrow_mut(|machine| look(machine.as_mut().expect("code of a domain runs in Guest::run only")))
+}
+
+/// Whether the machine itself is at work, not the domain on it.
+pub(crate) fn is_busy() -> bool {
+    MACHINE.with(|machine| machine.try_borrow_mut().is_err())
 }
 
 /// The bytes of a structure of the boot protocol.
@@ -154,6 +159,7 @@ impl Machine {
     /// Takes the guest off this thread.
     pub(crate) fn leave(end: End) -> Report {
         state::forget();
+        let _ = super::race::end();
         let machine = MACHINE.take().expect("entered before");
         Report {
             end,
@@ -283,6 +289,7 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
 pub(crate) fn read_tsc() -> u64 {
     with(|machine| {
         machine.clock_ns += TSC_READ_NS;
+        machine.catch_up();
         machine.clock_ns - START_NS
     })
 }

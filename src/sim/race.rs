@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::cell::RefCell;
 
+use crate::abi::event_channel::TWO_LEVEL_PORTS;
 use crate::abi::xen::shared_info::{MASK, PENDING, PENDING_SELECTOR, UPCALL_PENDING};
 
 /// Steps in which Xen raises an event: it sets the pending bit; looks at the mask; sets the word's bit in the selector;
@@ -33,8 +34,8 @@ std::thread_local! {
 
 impl Race {
     fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: the offsets are those of words in the page of shared information, which lives as long as the process
-        // and is accessed by atomics only.
+        // SAFETY: the offsets are those of words in the page of shared information, as `begin` has looked at the port; it
+        // lives as long as the process and is accessed by atomics only.
         unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(offset).cast()) }
     }
 
@@ -63,9 +64,11 @@ impl Race {
 ///
 /// # Panics
 ///
-/// Outside of a simulated domain.
+/// Outside of a simulated domain, for what is no port, and while another race is under way.
 pub fn begin(port: u32, places: [usize; STEPS]) {
     let page = super::machine::with(|machine| machine.info.as_ref().expect("a domain that has booted").address());
+    assert!(port < TWO_LEVEL_PORTS, "no such port: {port}");
+    assert!(RACE.with_borrow(Option::is_none), "a race is under way");
     RACE.set(Some(Race { page, port, places, next: 0, accesses: 0, coalesced: false }));
 }
 
@@ -78,6 +81,9 @@ pub fn coalesced() -> bool {
 /// The domain accesses a page.
 pub(crate) fn access(page: NonNull<u8>) {
     // Not while the simulated machine itself is at it.
+    if super::machine::is_busy() {
+        return;
+    }
     RACE.with(|race| {
         let Ok(mut race) = race.try_borrow_mut() else { return };
         let Some(race) = race.as_mut().filter(|race| race.page == page) else { return };

@@ -66,6 +66,7 @@ impl Add<Duration> for Instant {
     }
 }
 
+/// As [`Instant::duration_since`].
 impl Sub for Instant {
     type Output = Duration;
 

@@ -107,21 +107,24 @@ pub fn interval(period: Duration) -> Interval {
 }
 
 /// A clock that ticks: see [`interval`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Interval {
     next: Instant,
     period: Duration,
 }
 
 impl Interval {
-    /// Waits for the next tick and returns its moment. Ticks that nobody waited for in time come at once, one after the
-    /// other, so that none is lost.
+    /// Waits for the next tick and returns its moment. Ticks that nobody waited for in time come one after the other, each
+    /// in a turn of its own, so that none is lost and nobody else is kept waiting.
     ///
     /// # Cancel safety
     ///
     /// A tick whose future was dropped before it was ready is the next one's.
     pub async fn tick(&mut self) -> Instant {
         let tick = self.next;
+        if now() >= tick {
+            crate::executor::yield_now().await;
+        }
         sleep_until(tick).await;
         self.next = tick + self.period;
         tick

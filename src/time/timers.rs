@@ -6,8 +6,10 @@ use core::task::Waker;
 use spin::Mutex;
 
 use super::Instant;
+use crate::abi::errno::Errno;
 use crate::abi::event_channel::virq;
 use crate::hypercall;
+use crate::shared::SharedInfo;
 use crate::state::State;
 
 /// A deadline with a number, so that two may be for the same moment.
@@ -28,24 +30,38 @@ struct Inner {
     port: Option<u32>,
 }
 
+impl Inner {
+    fn bind(&mut self, info: &SharedInfo) -> Result<(), Errno> {
+        if self.port.is_none() {
+            let port = hypercall::event_bind_virq(virq::TIMER)?;
+            info.unmask(port);
+            self.port = Some(port);
+        }
+        Ok(())
+    }
+}
+
 /// No deadline further ahead is given to Xen, which fires those beyond 2^50 ns after 100 ms: half of that.
 const FARTHEST_NS: u64 = 1 << 49;
 
 impl Timers {
     /// Has a waker called at a moment; `key` is an earlier registration of the same waiter.
     pub(super) fn set(&self, deadline: Instant, key: Option<Key>, waker: &Waker) -> Key {
+        // Wakers are the application's code: cloned and dropped while the timers are free.
+        let waker = waker.clone();
         let mut inner = self.0.lock();
         let key = key.unwrap_or_else(|| {
             inner.next_id += 1;
             Key(deadline, inner.next_id)
         });
-        inner.deadlines.insert(key, waker.clone());
+        let before = inner.deadlines.insert(key, waker);
+        drop(inner);
+        drop(before);
         key
     }
 
     /// Forgets a registration.
     pub(super) fn cancel(&self, key: Key) {
-        // Dropped when the timers are free again: a waker may be the last of its task.
         let waker = self.0.lock().deadlines.remove(&key);
         drop(waker);
     }
@@ -82,15 +98,18 @@ impl Timers {
         if wanted == inner.programmed || is_step {
             return true;
         }
-        if inner.port.is_none() {
-            let Ok(port) = hypercall::event_bind_virq(virq::TIMER) else { return false };
-            state.info.unmask(port);
-            inner.port = Some(port);
+        if inner.bind(&state.info).is_err() {
+            return false;
         }
-        // Xen of some ages refuses a deadline that has passed meanwhile; then there is no reason to sleep.
+        // Should Xen refuse, for whatever reason, the deadline is waited for awake.
         let set = hypercall::set_timer(wanted.map_or(0, Instant::as_nanos));
         inner.programmed = wanted.filter(|_| set.is_ok());
         set.is_ok()
+    }
+
+    /// Binds the timer's port, if that has not been done.
+    pub(crate) fn bind(&self, info: &SharedInfo) -> Result<(), Errno> {
+        self.0.lock().bind(info)
     }
 
     /// Whether a port is that of the timer, which then has fired.

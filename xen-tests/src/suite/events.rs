@@ -38,7 +38,7 @@ fn two_domains(stage: &mut Stage, count: u32) -> Result<()> {
     // Xen counts domains up; none is created meanwhile.
     let created = stage.dom0(&format!(
         "sed -e 's/^name *=.*/name = \"{listener}\"/' {config} > /run/listener.xl && \
-         echo 'paused = 1' >> /run/listener.xl && xl create -p /run/listener.xl > /dev/null && xl domid {listener} && \
+         xl create -p /run/listener.xl > /dev/null 2>&1 && xl domid {listener} && \
          xl destroy {listener}"
     ))?;
     let last: u32 = created.trim().lines().last().unwrap_or_default().parse().context("a domain's number")?;
@@ -47,7 +47,7 @@ fn two_domains(stage: &mut Stage, count: u32) -> Result<()> {
     let log = crate::lab::domain::log_of(&listener);
     let port = stage.dom0(&format!(
         "rm -f {log}; echo 'cmdline = \"listen {second} {count}\"' >> /run/listener.xl; \
-         xl create /run/listener.xl > /dev/null; tries=0; \
+         xl create /run/listener.xl > /dev/null 2>&1; tries=0; \
          until grep -q @port {log} || [ $tries -gt 100 ]; do sleep 0.2; tries=$((tries + 1)); done; \
          grep @port {log} | tr -cd '0-9'"
     ))?;

@@ -138,13 +138,13 @@ async fn sleeps() -> Result<(), String> {
 }
 
 async fn order() -> Result<(), String> {
-    let order = Rc::new(RefCell::new(Vec::new()));
+    let (order, start) = (Rc::new(RefCell::new(Vec::new())), time::now());
     let tasks: Vec<_> = [30_u32, 10, 20, 5]
         .into_iter()
         .map(|delay| {
             let order = Rc::clone(&order);
             spawn(async move {
-                time::sleep(delay * MS).await;
+                time::sleep_until(start + delay * MS).await;
                 order.borrow_mut().push(delay);
             })
         })
