@@ -49,16 +49,18 @@ domu_trap_stubs:
     ud2
     .size .Ldomu_trap_common, . - .Ldomu_trap_common
 
-    # The halt, and the callback for events that ends it: the only code that interrupts ever interrupt. Interrupts are off
-    # again in the flags that the callback returns to, so that it comes once. It returns behind the halt wherever it came:
-    # an event between the two instructions is held back by the CPU, but not by every emulator (QEMU 7.2 forgets that over
-    # an exit), and a halt with interrupts off is the end of a domain.
+    # The halt, and the callback for events that ends it. Interrupts are off again in the flags that the callback returns
+    # to, so that one halt has one callback. The CPU holds back what comes between the two instructions, but QEMU 7.2, with
+    # Xen on it, forgets that over an exit; then the callback returns behind the halt, as a halt with interrupts off would be
+    # the end of the domain. It has also been seen to come again inside of itself, and is harmless wherever it comes.
     .section .text.domu_idle, "ax", @progbits
     .balign 16
     .globl domu_idle
     .type domu_idle, @function
 domu_idle:
     sti
+    .globl domu_idle_halt
+domu_idle_halt:
     hlt
     .globl domu_idle_end
 domu_idle_end:
@@ -70,8 +72,10 @@ domu_idle_end:
     .globl domu_callback
     .type domu_callback, @function
 domu_callback:
+    cmpq    $domu_abs_idle_halt, (%rsp)
+    jne     1f
     movq    $domu_abs_idle_end, (%rsp)
-    andl    $~0x200, 16(%rsp)
+1:  andl    $~0x200, 16(%rsp)
     iretq
     .size domu_callback, . - domu_callback
 
