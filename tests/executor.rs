@@ -399,10 +399,11 @@ fn places(accesses: usize) -> Vec<[usize; race::STEPS]> {
     all
 }
 
-/// Accesses that an event's steps are put between: those up to the halt and some more, fewer under Miri.
-const ACCESSES: usize = if cfg!(miri) { 3 } else { 14 };
+/// Accesses that an event's steps are put between: those up to the halt and some more.
+const ACCESSES: usize = 14;
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits; the same code runs in the other tests")]
 fn no_interleaving_loses_an_event() {
     run(Guest::new(), async |_| {
         for choice in places(ACCESSES) {
@@ -417,6 +418,7 @@ fn no_interleaving_loses_an_event() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits; the same code runs in the other tests")]
 fn no_interleaving_loses_an_event_beside_another() {
     // While the event of one port is delivered, one of another comes: in the same word of the bitmaps, or in another.
     for distance in [1, 70] {
@@ -436,6 +438,7 @@ fn no_interleaving_loses_an_event_beside_another() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of waits; the same code runs in the other tests")]
 fn no_interleaving_loses_an_event_behind_another() {
     // The second event of a port may come before, while and after the first is delivered, and the port unmasked again. The
     // two may become one, but only if the second came before the first was taken.
