@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Suite;
 use super::crash::{self, CRASHES, Crash};
+use super::{Suite, events};
 use crate::build::Flavour;
 use crate::lab::domain::Reason;
 use crate::lab::qemu::{Cpu, telling_lines};
@@ -51,6 +51,7 @@ fn tests() -> Vec<Test> {
         test("ends_panic", "ends", "panic", true, panics),
         test("ends_nested", "ends", "nested", false, crash),
         test("ends_reboot", "ends", "reboot", false, reboot),
+        test("events", "events", events::EVENTS, false, events::judge),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;
