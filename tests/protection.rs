@@ -85,6 +85,7 @@ fn random_numbers_come_from_the_cpu_or_not_at_all() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a boot for each generator; none of it touches memory in a way of its own")]
 fn a_generator_that_runs_dry_is_waited_for_and_a_broken_one_is_not_believed() {
     // RDSEED may be empty for a while, RDRAND, which then helps out, not ten times in a row.
     assert!(numbers(Guest::new().random(Random::Dry(1_009))).is_ok());
@@ -98,6 +99,7 @@ fn a_generator_that_runs_dry_is_waited_for_and_a_broken_one_is_not_believed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a boot for each length; one is filled in the unikernel's own test")]
 fn buffers_of_any_length_are_filled() {
     for length in [0, 1, 7, 8, 9, 16, 31] {
         let (bytes, _) = run(Guest::new(), move |_| {
