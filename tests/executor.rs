@@ -192,6 +192,7 @@ fn start_of(start: Instant, tick: Instant) -> Instant {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
 fn a_task_that_yields_for_ever_delays_nothing_by_more_than_a_turn() {
     run(Guest::new(), async |_| {
         spawn(async {
@@ -216,6 +217,7 @@ fn a_task_that_yields_for_ever_delays_nothing_by_more_than_a_turn() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
 fn yielding_takes_no_timer_and_no_hypercall() {
     let report = run(Guest::new(), async |_| {
         for _ in 0..1000 {
@@ -294,6 +296,7 @@ fn several_wait_for_one_port() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
 fn a_storm_from_one_port_starves_nobody() {
     run(Guest::new(), async |_| {
         let storm = Rc::new(eventchn::bind_ipi()?);
@@ -468,15 +471,14 @@ fn no_interleaving_loses_an_event_behind_another() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
 fn many_ports_work() {
-    // As many as Xen has; fewer where each takes long.
-    let limit = if cfg!(miri) { 100 } else { 4096 };
-    run(Guest::new().port_limit(limit), async move |_| {
+    run(Guest::new().port_limit(4096), async |_| {
         let mut ports = Vec::new();
         while let Ok(port) = eventchn::bind_ipi() {
             ports.push(port);
         }
-        assert_eq!(ports.len(), limit as usize - 4);
+        assert_eq!(ports.len(), 4096 - 4);
         for port in &ports {
             port.notify()?;
         }
@@ -503,6 +505,7 @@ fn the_wall_clock_goes_where_dom0_puts_it_and_sleeps_do_not_mind() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
 fn an_interval_that_is_behind_keeps_nobody_waiting() {
     run(Guest::new(), async |_| {
         // A look at the simulated clock takes twice as long as the period.
@@ -534,6 +537,7 @@ fn the_timer_is_not_for_others_and_has_its_port_when_none_is_left() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
 fn events_and_timers_come_to_a_busy_domain_in_their_order() {
     let guest = Guest::new().after(9 * MS, |outside| outside.notify(4)).after(5 * MS, |outside| outside.notify(5));
     run(guest, async |_| {

@@ -17,7 +17,7 @@ use crate::setup;
 const CLIPPY_OF_UNIKERNELS: &str = "host::clippy_of_unikernels";
 
 /// How long one of cargo's runs may take, building included.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Runs what is asked for of them, but for Miri.
 pub fn run(suite: &mut Suite) -> Result<()> {
