@@ -383,9 +383,12 @@ pub(crate) unsafe fn rdseed() -> Option<u64> {
 /// As in a unikernel; here the looks fail the test instead.
 pub(crate) unsafe fn activate(root: u64) {
     with(|machine| machine.root = root);
-    // Thousands of entries at each boot: looked at where that does not take seconds.
+    // Thousands of entries at each boot: looked at where that does not take seconds. Elsewhere the stack may be a small
+    // one, as far as is known.
     if cfg!(miri) {
-        return;
+        let mut image = Image::get();
+        image.shrink_stack();
+        return with(|machine| machine.spare_stack = image.spare);
     }
     let leaves = look_at_tables();
     let mut image = Image::get();
