@@ -1,20 +1,21 @@
-//! A ring of bytes in a shared page, seen by the side that produces: the console's output, xenstore's requests.
+//! A ring of bytes in a shared page, seen by the side that produces (the console's output, xenstore's requests) or that
+//! consumes (the console's input, xenstore's answers).
 //!
 //! Indices are 32 bits wide, run freely and wrap at 2^32; an index modulo the ring's size is a place in the buffer.
-//! We own the producer index and keep it here, never reading it back; the consumer index is the peer's, who may lie.
+//! Each side keeps its own index here and never reads it back; the other index is the peer's, who may lie.
 //!
 //! ```text
-//!   producer (we)                             consumer (the peer)
+//!   producer                                  consumer
 //!   1. read cons           (Acquire)          a. read prod           (Acquire)
 //!   2. write bytes         (after 1)          b. read bytes          (after a)
 //!   3. write prod          (Release)          c. write cons          (Release)
 //!   4. notify, when the batch is complete     d. notify
 //! ```
 //!
-//! 1 pairs with c: bytes are overwritten only after the peer has read them. 3 pairs with a: the peer sees the bytes of
-//! every index that it sees. 4 is a hypercall and thereby a full barrier: the peer that wakes sees 3. Waiting for room
-//! works the other way round: clear the port's pending bit, then 1; a notification d that comes in between finds the
-//! bit clear and sets it, so the sleep that follows returns at once.
+//! 1 pairs with c: bytes are overwritten only after they were read. 3 pairs with a: the consumer sees the bytes of every
+//! index that it sees. 4 and d are hypercalls and thereby full barriers: the peer that wakes sees 3, or c. Waiting, for room
+//! or for bytes, works the other way round: take note of the port's events, then look at the peer's index; a notification
+//! that comes in between ends the wait that follows.
 
 use core::sync::atomic::Ordering;
 
@@ -90,177 +91,53 @@ impl Producer {
     }
 }
 
-/// The producer against a consumer that is written from the header's description, not from our code.
-#[cfg(test)]
-mod tests {
-    use std::boxed::Box;
-    use std::ptr::NonNull;
-    use std::vec::Vec;
+/// The consuming side of a ring.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    page: SharedPage,
+    layout: Layout,
+    /// The index we published last.
+    consumed: u32,
+    /// The last index of the peer that was possible.
+    produced: u32,
+}
 
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LAYOUT: Layout = Layout { data: 1024, size: 2048, producer: 3084, consumer: 3080 };
-
-    #[repr(align(4096))]
-    struct Page(#[expect(dead_code, reason = "reached by raw pointers")] [u8; 4096]);
-
-    /// A page that both ends reach by raw pointers of one allocation, as with real shared memory.
-    struct Shared(NonNull<u8>);
-
-    // SAFETY: both ends access the page by atomics only.
-    unsafe impl Send for Shared {}
-
-    impl Shared {
-        fn new(index: u32) -> Self {
-            let page = NonNull::from(Box::leak(Box::new(Page([0xaa; 4096])))).cast();
-            let shared = Self(page);
-            shared.peer().u32(LAYOUT.producer).store(index, Ordering::Relaxed);
-            shared.peer().u32(LAYOUT.consumer).store(index, Ordering::Relaxed);
-            shared
-        }
-
-        fn peer(&self) -> SharedPage {
-            // SAFETY: the page is aligned and lives until `drop`; all accesses go through `SharedPage`.
-            unsafe { SharedPage::new(self.0) }
-        }
-
-        fn producer(&self) -> Producer {
-            Producer::attach(self.peer(), LAYOUT).unwrap()
-        }
+impl Consumer {
+    /// Joins a ring where its indices stand; what lies in it already is there to be read.
+    pub(crate) fn attach(page: SharedPage, layout: Layout) -> Result<Self, Corrupt> {
+        let consumed = page.u32(layout.consumer).load(Ordering::Relaxed);
+        let mut consumer = Self { page, layout, consumed, produced: consumed };
+        consumer.read_available().map(|_| consumer)
     }
 
-    impl Drop for Shared {
-        fn drop(&mut self) {
-            // SAFETY: allocated by `new` as a box of this type; both ends are gone.
-            drop(unsafe { Box::from_raw(self.0.cast::<Page>().as_ptr()) });
+    /// Reads how many bytes the peer has produced that were not taken yet.
+    fn read_available(&mut self) -> Result<u32, Corrupt> {
+        let produced = self.page.u32(self.layout.producer).load(Ordering::Acquire);
+        let available = produced.wrapping_sub(self.consumed);
+        // Monotonic and not beyond the ring: the only indices that an honest peer can show.
+        if available > self.layout.size || available < self.produced.wrapping_sub(self.consumed) {
+            return Err(Corrupt);
         }
+        self.produced = produced;
+        Ok(available)
     }
 
-    /// Consumes up to `limit` bytes.
-    fn consume(page: &SharedPage, limit: u32) -> Vec<u8> {
-        let produced = page.u32(LAYOUT.producer).load(Ordering::Acquire);
-        let mut consumed = page.u32(LAYOUT.consumer).load(Ordering::Relaxed);
-        let mut bytes = Vec::new();
-        while consumed != produced && (bytes.len() as u32) < limit {
-            bytes.push(page.u8(LAYOUT.data + (consumed % LAYOUT.size) as usize).load(Ordering::Relaxed));
-            consumed = consumed.wrapping_add(1);
-        }
-        page.u32(LAYOUT.consumer).store(consumed, Ordering::Release);
-        bytes
-    }
-
-    #[test]
-    fn fills_and_advances_by_what_was_written() {
-        let shared = Shared::new(0);
-        let mut producer = shared.producer();
-        let bytes: Vec<u8> = (0..5000_u32).map(|i| i as u8).collect();
-        assert_eq!(producer.push(&bytes), Ok(2048));
-        assert_eq!(producer.push(&bytes[2048..]), Ok(0));
-        assert_eq!(consume(&shared.peer(), 1), bytes[..1]);
-        assert_eq!(producer.push(&bytes[2048..]), Ok(1));
-        assert_eq!(consume(&shared.peer(), 5000), bytes[1..2049]);
-        assert_eq!(producer.read_pending(), Ok(0));
-    }
-
-    #[test]
-    fn indices_wrap_at_two_to_the_32() {
-        let starts = [u32::MAX - 2047, u32::MAX, u32::MAX - 2048, (1 << 31) - 5];
-        for start in starts.into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
-            let shared = Shared::new(start);
-            let mut producer = shared.producer();
-            let bytes: Vec<u8> = (0..2048_u32).map(|i| (i * 7) as u8).collect();
-            for _ in 0..3 {
-                assert_eq!(producer.push(&bytes), Ok(2048));
-                assert_eq!(producer.push(b"x"), Ok(0));
-                assert_eq!(consume(&shared.peer(), 4096), bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn impossible_indices_are_detected() {
-        // Ahead of what was produced; behind what was consumed; far away.
-        for lie in [101, 150, 49, 0, 1 << 31, u32::MAX] {
-            let shared = Shared::new(0);
-            let mut producer = shared.producer();
-            producer.push(&[1; 100]).unwrap();
-            assert_eq!(consume(&shared.peer(), 50).len(), 50);
-            assert_eq!(producer.read_pending(), Ok(50));
-            shared.peer().u32(LAYOUT.consumer).store(lie, Ordering::Release);
-            assert_eq!(producer.push(b"more"), Err(Corrupt), "{lie}");
-            // The lie does not stick: the peer may correct itself, or the owner of the ring closes it.
-            shared.peer().u32(LAYOUT.consumer).store(50, Ordering::Release);
-            assert_eq!(producer.read_pending(), Ok(50));
-        }
-        let shared = Shared::new(0);
-        shared.peer().u32(LAYOUT.consumer).store(1, Ordering::Relaxed);
-        assert_eq!(Producer::attach(shared.peer(), LAYOUT).unwrap_err(), Corrupt);
-    }
-
-    /// Under Miri a plain access to the page on either side would be reported as a data race.
-    #[test]
-    fn two_threads_exchange_every_byte_in_order() {
-        let total = if cfg!(miri) { 500 } else { 200_000 };
-        let shared = Shared::new(u32::MAX - 300);
-        let mut producer = shared.producer();
-        let peer = shared.peer();
-        let reader = std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            while bytes.len() < total {
-                bytes.extend(consume(&peer, 77));
-                std::thread::yield_now();
-            }
-            bytes
-        });
-        let bytes: Vec<u8> = (0..total as u32).map(|i| (i ^ i >> 8) as u8).collect();
-        let mut written = 0;
-        while written < total {
-            written += producer.push(&bytes[written..]).unwrap();
-            std::thread::yield_now();
-        }
-        assert_eq!(reader.join().unwrap(), bytes);
-    }
-
-    proptest! {
-        #![proptest_config(crate::sim::proptest_config())]
-
-        /// Whatever the chunks and the reader's appetite: nothing is lost, repeated or reordered.
-        #[test]
-        fn a_stream_arrives(
-            start: u32,
-            writes in proptest::collection::vec(0_usize..5000, 1..12),
-            reads in proptest::collection::vec(0_u32..3000, 1..12),
-        ) {
-            let shared = Shared::new(start);
-            let mut producer = shared.producer();
-            let (mut sent, mut received) = (Vec::new(), Vec::new());
-            for (&write, &read) in writes.iter().zip(reads.iter().cycle()) {
-                let bytes: Vec<u8> = (0..write).map(|i| (i * 31 + sent.len()) as u8).collect();
-                let room = 2048 - (sent.len() - received.len());
-                let count = producer.push(&bytes).unwrap();
-                prop_assert_eq!(count, room.min(write));
-                sent.extend(&bytes[..count]);
-                received.extend(consume(&shared.peer(), read));
-            }
-            received.extend(consume(&shared.peer(), u32::MAX));
-            prop_assert_eq!(received, sent);
-        }
-
-        /// Any index the peer shows is either a possible one or an error; the free room never exceeds the ring.
-        #[test]
-        fn any_index_is_judged(start: u32, pushed in 0_usize..3000, shown: u32) {
-            let shared = Shared::new(start);
-            let mut producer = shared.producer();
-            let pushed = producer.push(&std::vec![0; pushed]).unwrap() as u32;
-            shared.peer().u32(LAYOUT.consumer).store(shown, Ordering::Release);
-            let possible = shown.wrapping_sub(start) <= pushed;
-            prop_assert_eq!(producer.read_pending(), if possible {
-                Ok(pushed - shown.wrapping_sub(start))
-            } else {
-                Err(Corrupt)
-            });
-        }
+    /// Takes as many bytes as there are room and bytes for, gives their places back and returns their number. The caller
+    /// notifies.
+    pub(crate) fn pop(&mut self, bytes: &mut [u8]) -> Result<usize, Corrupt> {
+        let count = (self.read_available()? as usize).min(bytes.len());
+        let place = (self.consumed & (self.layout.size - 1)) as usize;
+        let (head, tail) = bytes[..count].split_at_mut(count.min(self.layout.size as usize - place));
+        self.page.read(self.layout.data + place, head);
+        self.page.read(self.layout.data, tail);
+        // `count` is at most the ring's size and thus fits.
+        self.consumed = self.consumed.wrapping_add(count as u32);
+        self.page.u32(self.layout.consumer).store(self.consumed, Ordering::Release);
+        Ok(count)
     }
 }
+
+/// Each side against another that is written from the header's description, not from our code; last, both against each
+/// other.
+#[cfg(test)]
+mod tests;

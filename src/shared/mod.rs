@@ -7,6 +7,6 @@ mod byte_ring;
 mod info;
 mod page;
 
-pub(crate) use byte_ring::{Corrupt, Layout, Producer};
+pub(crate) use byte_ring::{Consumer, Corrupt, Layout, Producer};
 pub(crate) use info::{SharedInfo, TimeRecord};
 pub(crate) use page::SharedPage;

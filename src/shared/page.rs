@@ -3,8 +3,8 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-/// One shared page, read and written by copies and atomics only.
-#[derive(Debug)]
+/// One shared page, read and written by copies and atomics only. A copy of it is another view of the same page.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedPage(NonNull<u8>);
 
 // SAFETY: the page is no thread's own; every access through this type is atomic, or a copy of bytes that tolerates
@@ -22,7 +22,7 @@ impl SharedPage {
     /// # Safety
     ///
     /// `page` is page-aligned, mapped read-write for the rest of the program, and nothing in the program accesses it
-    /// otherwise.
+    /// but through this type.
     pub(crate) const unsafe fn new(page: NonNull<u8>) -> Self {
         Self(page)
     }
@@ -86,6 +86,32 @@ impl SharedPage {
         assert!(offset <= SIZE && bytes.len() <= SIZE - offset, "a copy must lie in the page");
         for (index, &byte) in bytes.iter().enumerate() {
             self.u8(offset + index).store(byte, core::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Copies bytes out of the page.
+    #[cfg(target_os = "none")]
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
+        assert!(offset <= SIZE && bytes.len() <= SIZE - offset, "a copy must lie in the page");
+        // SAFETY: the source lies in the page, as just checked, and the destination is exclusively borrowed; no slice lies in
+        // a shared page. As in `write`, a concurrent write by another domain costs the bytes their value only.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rdi") bytes.as_mut_ptr() => _,
+                inout("rsi") self.0.as_ptr().add(offset) => _,
+                inout("rcx") bytes.len() => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Copies bytes out of the page, one atomic load each.
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
+        assert!(offset <= SIZE && bytes.len() <= SIZE - offset, "a copy must lie in the page");
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = self.u8(offset + index).load(core::sync::atomic::Ordering::Relaxed);
         }
     }
 }
