@@ -18,7 +18,7 @@ use crate::abi::errno::Errno;
 use crate::abi::start_info::Sif;
 use crate::abi::xen::DomainId;
 use crate::console::log::{self, LogState};
-use crate::console::{Location, Output};
+use crate::console::{Attachment, Location};
 use crate::domain::{Domain, MAX_COMMAND_LINE};
 use crate::hypercall::{self, XenVersion};
 use crate::lifecycle::{self, Outcome};
@@ -144,12 +144,12 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     let info = SharedInfo::new(unsafe { SharedPage::new(page) });
 
     // 8. The console.
-    let output = match console {
+    let console = match console {
         // SAFETY: the location is what Xen says of this domain, its frame was mapped in step 6, and this is its
         // only use.
-        Some(location) => unsafe { Output::connect(location) },
-        None if raw.flags.contains(Sif::INITDOMAIN) => Output::Hypervisor,
-        None => Output::Absent,
+        Some(location) => unsafe { Attachment::connect(location) },
+        None if raw.flags.contains(Sif::INITDOMAIN) => Attachment::hypervisor(),
+        None => Attachment::absent(),
     };
 
     // 9. The heap: everything that is still free.
@@ -172,7 +172,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         main_stack: image.main_stack,
         tables: Mutex::new(tables),
         info,
-        console: Mutex::new(output),
+        console,
         log: LogState::new(options.log_level),
         random: random::Memory::default(),
         executor: executor::Executor::default(),
@@ -226,7 +226,7 @@ fn warn_of_unknown_option(word: Word<'_>) {
 /// Runs main and ends the domain as it says.
 pub(crate) fn run<O: Outcome>(main: impl Future<Output = O>) -> ! {
     let Some(state) = state::get() else { lifecycle::fail(format_args!("domu: main without a domain")) };
-    match executor::run(state, main) {
+    match executor::run(state, executor::with_exits(main)) {
         Ok(outcome) => outcome.end(),
         Err(executor::Deadlock) => {
             lifecycle::fail(format_args!("domu: main waits, and nothing is left that could wake it"))

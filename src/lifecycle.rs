@@ -22,11 +22,9 @@ use crate::{arch, hypercall, state};
 /// Nothing is dropped: what is in memory goes with the domain.
 #[doc(alias = "SCHEDOP_shutdown")]
 pub fn end(reason: Reason) -> ! {
-    if let Some(state) = state::get()
-        && let Some(mut output) = state.console.try_lock()
-    {
-        // A console that is gone or stalled must not keep the domain from ending.
-        let _ = output.flush(&state.info);
+    if let Some(state) = state::get() {
+        last::write_missing(state);
+        state.console.finish(&state.info);
     }
     shutdown(reason)
 }

@@ -9,7 +9,7 @@
 use spin::Mutex;
 
 use crate::abi::xen::DomainId;
-use crate::console::Output;
+use crate::console::Attachment;
 use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::executor::Executor;
@@ -31,7 +31,7 @@ pub(crate) struct State {
     pub(crate) main_stack: Stack,
     pub(crate) tables: Mutex<Tables>,
     pub(crate) info: SharedInfo,
-    pub(crate) console: Mutex<Output>,
+    pub(crate) console: Attachment,
     pub(crate) log: LogState,
     pub(crate) random: random::Memory,
     pub(crate) executor: Executor,

@@ -268,7 +268,7 @@ fn a_crash_is_told_even_when_the_console_is_dead() {
     let backends = [Backend::StopsAfter(0), Backend::Absent, Backend::Storms];
     for backend in backends.into_iter().take(if cfg!(miri) { 2 } else { 3 }) {
         let report = Guest::new().backend(backend).run(async |domain| -> Result<(), String> {
-            let _ = domain.console().write(&[b'x'; 4000]);
+            let _ = domain.console().try_write(&[b'x'; 4000]);
             Err("x".repeat(LONG))
         });
         assert_eq!(report.end, CRASH);
@@ -297,7 +297,7 @@ fn an_error_that_logs_while_it_is_formatted_does_not_hang_the_domain() {
     impl core::fmt::Display for Talkative {
         fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
             log::warn!("from inside");
-            self.0.console().write(b"raw from inside\n").map_err(|_| core::fmt::Error)?;
+            self.0.console().try_write(b"raw from inside\n").map_err(|_| core::fmt::Error)?;
             f.write_str("the reason")
         }
     }
@@ -311,7 +311,7 @@ fn an_error_that_logs_while_it_is_formatted_does_not_hang_the_domain() {
 #[test]
 fn what_was_written_before_the_end_is_flushed() {
     let report = Guest::new().backend(Backend::Trickles(100)).run(async |domain| {
-        domain.console().write(&[b'y'; 2048]).unwrap();
+        domain.console().write_all(&[b'y'; 2048]).await.unwrap();
     });
     assert_eq!((report.end, report.console.len()), (POWEROFF, 2048));
 }

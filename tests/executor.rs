@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::eventchn::{self, Binding, Error};
-use domu::executor::{activity, spawn, yield_now};
+use domu::executor::{activity, after_turn, at_exit, before_turn, spawn, yield_now};
 use domu::lifecycle::Reason;
 use domu::sim::{End, Guest, Report, race};
 use domu::time::{self, Elapsed, Instant};
@@ -98,6 +98,75 @@ fn a_main_that_nothing_can_wake_is_told() {
     let report = Guest::new().run(async |_| pending::<()>().await);
     assert_eq!(report.end, End::Shutdown(Reason::Crash));
     assert!(report.debug_text().contains("nothing is left that could wake it"));
+}
+
+#[test]
+fn hooks_see_each_turn_and_an_idle_domain_has_none() {
+    run(Guest::new(), async |_| {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (before, after) = (Rc::clone(&seen), Rc::clone(&seen));
+        before_turn(move || before.borrow_mut().push('<'));
+        after_turn(move || after.borrow_mut().push('>'));
+        let task = Rc::clone(&seen);
+        spawn(async move { task.borrow_mut().push('t') }).detach();
+        yield_now().await;
+        seen.borrow_mut().push('m');
+        yield_now().await;
+        assert_eq!(seen.borrow().iter().collect::<String>(), "t><m><");
+        seen.borrow_mut().clear();
+        time::sleep(1000 * MS).await;
+        // To sleep, and to the end of it.
+        assert!(seen.borrow().len() <= 6, "{:?}", seen.borrow());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_hook_may_add_hooks_and_wake_tasks() {
+    run(Guest::new(), async |_| {
+        let (port, added) = (Rc::new(eventchn::bind_ipi()?), Rc::new(Cell::new(0)));
+        let (woken, counter) = (Rc::clone(&port), Rc::clone(&added));
+        let mut once = true;
+        after_turn(move || {
+            if core::mem::take(&mut once) {
+                let counter = Rc::clone(&counter);
+                before_turn(move || counter.set(counter.get() + 1));
+                woken.notify().unwrap();
+            }
+        });
+        assert_eq!(port.after(0).await, 1);
+        yield_now().await;
+        assert!(added.get() > 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_left_for_the_exit_is_done_last_first_whatever_main_returns() {
+    for fails in [false, true] {
+        let report = Guest::new().run(async move |domain| {
+            for number in 0..3 {
+                at_exit(async move {
+                    time::sleep(MS).await;
+                    domain.console().write_all(&[b'0' + number]).await.unwrap();
+                });
+            }
+            domain.console().write_all(b"main ").await.unwrap();
+            if fails { Err("it failed") } else { Ok(()) }
+        });
+        let end = if fails { "domu: main failed: it failed\r\n" } else { "" };
+        assert_eq!(report.console_text(), format!("main 210{end}"));
+    }
+}
+
+#[test]
+fn an_exit_that_never_ends_is_given_up() {
+    let report = run(Guest::new(), async |_| {
+        at_exit(pending());
+        Ok(())
+    });
+    assert!((10_000_000_000..11_000_000_000).contains(&report.elapsed_ns), "{}", report.elapsed_ns);
+    assert!(report.console_text().contains("not done after 10 s"), "{}", report.console_text());
 }
 
 #[test]

@@ -2,20 +2,29 @@
 
 use core::fmt;
 
-use super::{Output, crlf};
+use super::attachment::Device;
+use super::crlf;
 use crate::state::State;
 
 /// Writes lines, each ended with CR LF, past the log and its level and without the heap. What the console does not take
 /// is left to the emergency output.
 pub(crate) fn write(state: &State, text: fmt::Arguments<'_>) {
-    let mut lines = Lines { state, staged: heapless::Vec::new(), last: 0 };
-    let missing = state.log.take_missing();
-    // Formatting fails where the console does, or an argument's own code: what came before is still written.
-    let _ = match missing {
-        0 => Ok(()),
-        _ => fmt::write(&mut lines, format_args!("\nWARN  domu: {missing} log lines were dropped\n")),
+    write_missing(state);
+    put(state, format_args!("{text}\n"));
+}
+
+/// Tells of log lines that were lost and not told of yet.
+pub(crate) fn write_missing(state: &State) {
+    match state.log.take_missing() {
+        0 => {}
+        missing => put(state, format_args!("WARN  domu: {missing} log lines were dropped\n")),
     }
-    .and_then(|()| fmt::write(&mut lines, format_args!("{text}\n")));
+}
+
+fn put(state: &State, text: fmt::Arguments<'_>) {
+    let mut lines = Lines { state, staged: heapless::Vec::new(), last: 0 };
+    // Formatting fails where the console does, or an argument's own code: what came before is still written.
+    let _ = fmt::write(&mut lines, text);
     let _ = lines.put();
 }
 
@@ -30,15 +39,13 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn put(&mut self) -> fmt::Result {
-        // What was interrupted while it used the console leaves it locked.
-        let mut output = self.state.console.try_lock().ok_or(fmt::Error)?;
-        let result = match &mut *output {
-            // There the emergency output has said it.
-            Output::Hypervisor => Ok(()),
-            output => output.write(&self.state.info, &self.staged).map_err(|_| fmt::Error),
-        };
+        let result = self.state.console.try_with(|device| match device {
+            Device::Ring(ring) => ring.write_waiting(&self.state.info, &self.staged),
+            // On the hypervisor's console the emergency output has said it.
+            Device::Hypervisor | Device::Absent => Ok(()),
+        });
         self.staged.clear();
-        result
+        result.map_err(|_| fmt::Error)
     }
 }
 

@@ -1,16 +1,16 @@
 //! The log sink: `log` records as lines on the console.
 //!
 //! A record is formatted first and written then, in one piece: no code of the application runs while the console is in
-//! use. A line ends in CR LF, as a terminal wants it. A line that the console
-//! does not take is dropped and counted, and the next one that gets through is preceded by the count.
+//! use, and nobody waits. A line ends in CR LF, as a terminal wants it. A line that the console has no room for is dropped
+//! whole and counted, and the next one that gets through is preceded by the count.
 
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::{Error, crlf};
+use super::crlf;
 use crate::state::{self, State};
 
 struct Sink;
@@ -23,13 +23,11 @@ pub(crate) struct LogState {
     dropped: AtomicU64,
     /// How many of them the console has been told of.
     told: AtomicU64,
-    /// A line longer than the ring was cut in its middle.
-    torn: AtomicBool,
 }
 
 impl LogState {
     pub(crate) const fn new(level: LevelFilter) -> Self {
-        Self { level, dropped: AtomicU64::new(0), told: AtomicU64::new(0), torn: AtomicBool::new(false) }
+        Self { level, dropped: AtomicU64::new(0), told: AtomicU64::new(0) }
     }
 
     /// How many lines were lost and not told of; from now on they count as told.
@@ -64,10 +62,10 @@ impl Log for Sink {
         write_line(state, format_args!("{:<5} {}: {}", record.level().as_str(), record.target(), record.args()));
     }
 
+    /// Tells the backend of all lines now, and does not wait: [`Console::flush`](super::Console::flush) does.
     fn flush(&self) {
         if let Some(state) = state::get() {
-            // Lines are on their way already; a console that does not take them is told of by the next line.
-            let _ = state.console.lock().flush(&state.info);
+            state.console.settle(state);
         }
     }
 }
@@ -82,22 +80,14 @@ fn write_line(state: &State, text: fmt::Arguments<'_>) {
     let missing = dropped - log.told.load(Ordering::Relaxed);
     if missing > 0 {
         let mut notice = Line::default();
-        let torn = if log.torn.load(Ordering::Relaxed) { "\n" } else { "" };
-        let _ = writeln!(notice, "{torn}WARN  domu: {missing} log lines were dropped");
+        let _ = writeln!(notice, "WARN  domu: {missing} log lines were dropped");
         notice.0.append(&mut line.0);
         line = notice;
     }
-    match state.console.lock().write_line(&state.info, &line.0) {
-        Ok(()) => {
-            log.told.store(dropped, Ordering::Relaxed);
-            log.torn.store(false, Ordering::Relaxed);
-        }
-        Err(error) => {
-            log.dropped.fetch_add(1, Ordering::Relaxed);
-            if let Error::Stalled { written: 1.. } = error {
-                log.torn.store(true, Ordering::Relaxed);
-            }
-        }
+    if state.console.with(|device| device.take_whole(&line.0)) == Ok(true) {
+        log.told.store(dropped, Ordering::Relaxed);
+    } else {
+        log.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 

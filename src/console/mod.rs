@@ -1,43 +1,65 @@
-//! The console: output to the domain's own, a log sink on it, and emergency output below both.
+//! The console: the domain's own for output and input, a log sink on it, and emergency output below both.
 //!
-//! Output is lossless while the backend drains and bounded when it does not: a writer that finds the ring full waits
-//! only as long as the backend makes progress, and a backend that has been given up costs nothing until it moves again.
+//! Nothing here makes the domain wait while it runs: a task that writes more than there is room for awaits the backend, and
+//! so does one that reads. Lines of the log are kept, up to 64 KiB, while the ring is full; beyond that whole lines are lost,
+//! counted and told of. Only an end of the domain waits for what is still to be read, with a bound.
+//!
+//! ```no_run
+//! # async fn example(domain: domu::Domain) -> domu::Result {
+//! let console = domain.console();
+//! console.write_all(b"your name? ").await?;
+//! let mut lines = console.lines();
+//! let name = lines.next().await?.to_vec();
+//! log::info!("hello, {}", name.escape_ascii());
+//! # Ok(())
+//! # }
+//! ```
 
+mod attachment;
 pub(crate) mod emergency;
+mod input;
 pub(crate) mod last;
 pub(crate) mod log;
-mod output;
+mod patience;
+mod ring;
+#[cfg(feature = "embedded-io-async")]
+mod stream;
 
 use core::fmt;
+use core::time::Duration;
 
-pub(crate) use output::{Location, Output};
+pub(crate) use attachment::Attachment;
+use attachment::Device;
+pub use input::{Lines, MAX_LINE};
+pub(crate) use ring::Location;
 
 use crate::state::State;
+use crate::{eventchn, time};
 
-/// Why output did not reach the console.
+/// Why output did not reach the console, or there is no input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The domain has no console.
     Absent,
-    /// The backend has stopped reading. The first `written` bytes are in the ring and will arrive if it goes on.
-    Stalled {
-        /// Bytes that were accepted.
-        written: usize,
-    },
-    /// The backend showed an impossible index; the console is closed for good. The first `written` bytes went before.
-    Corrupt {
-        /// Bytes that were accepted.
-        written: usize,
-    },
+    /// The backend has not read everything in time; what was accepted arrives if it goes on.
+    Stalled,
+    /// The backend showed an impossible index; the console is closed for good.
+    Corrupt,
+    /// A line of input was longer than [`MAX_LINE`]; it was dropped up to its end.
+    LineTooLong,
+    /// The console's port cannot be waited for.
+    Port(eventchn::Error),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("the domain has no console"),
-            Self::Stalled { written } => write!(f, "the console stalled after {written} bytes"),
-            Self::Corrupt { written } => write!(f, "the console's backend is corrupt, after {written} bytes"),
+            Self::Stalled => f.write_str("the console's backend does not read"),
+            Self::Corrupt => f.write_str("the console is closed: its backend showed an impossible index"),
+            Self::LineTooLong => write!(f, "a line of input is longer than {MAX_LINE} bytes"),
+            Self::Port(error) => write!(f, "the console's port: {error}"),
         }
     }
 }
@@ -46,8 +68,10 @@ impl core::error::Error for Error {}
 
 /// The console of this domain, as [`Domain::console`](crate::Domain::console) gives it.
 ///
-/// What is written arrives byte for byte: line ends are the writer's business. Log lines, which end in CR LF, go the
-/// same way; a log line that fits into the ring (2048 bytes) is never cut in two.
+/// Bytes arrive as they are, in both directions: line ends are the writer's business. Log lines, which end in CR LF, go the
+/// same way; one is never cut in two by what others write. The backend is told of output at once if it had read everything
+/// before, and else when the turn of the executor ends.
+#[doc(alias("xencons_interface", "HVM_PARAM_CONSOLE_PFN"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Console(&'static State);
 
@@ -56,29 +80,140 @@ impl Console {
         Self(state)
     }
 
-    /// Writes all bytes, waiting for the backend to make room.
-    ///
-    /// The whole domain waits. A backend has a credit of two seconds, which waiting uses up and each byte that it reads
-    /// restores by a millisecond; when the credit is gone a write to a full ring fails at once, until the backend reads
-    /// again. So a dead console costs two seconds once, and a live one that reads a kilobyte a second or more loses
-    /// nothing.
+    /// Writes bytes, and says how many: as many as there is room for, once there is room. Up to 2048 bytes are written all
+    /// at once, so that they arrive in one piece whoever else writes.
     ///
     /// # Errors
     ///
-    /// [`Error::Stalled`] and [`Error::Corrupt`] say how many bytes were accepted; a caller that wants to go on
-    /// continues from there. [`Error::Absent`] if there is no console.
-    pub fn write(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.0.console.lock().write(&self.0.info, bytes)
+    /// [`Error::Absent`], [`Error::Corrupt`], [`Error::Port`]; nothing was written then. A backend that does not read is none:
+    /// the task waits, and [`time::timeout`] bounds that.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before it was ready has written nothing.
+    pub async fn write(&self, bytes: &[u8]) -> Result<usize, Error> {
+        self.once_possible(|device| device.try_write(bytes)).await
     }
 
-    /// Waits until the backend has read everything, within the same bound.
+    /// Writes all bytes. More than 2048 go in several pieces, between which others may write.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write), with zero bytes written.
-    pub fn flush(&self) -> Result<(), Error> {
-        self.0.console.lock().flush(&self.0.info)
+    /// As for [`write`](Self::write), with some of the bytes written before.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was written when the future is dropped arrives; how much that is is not known.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            bytes = &bytes[self.write(bytes).await?..];
+        }
+        Ok(())
     }
+
+    /// Writes bytes without waiting, and says how many were: zero if [`write`](Self::write) would wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Absent`], [`Error::Corrupt`].
+    pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Error> {
+        self.0.console.with(|device| device.try_write(bytes)).map(Option::unwrap_or_default)
+    }
+
+    /// Waits until the backend has read everything, also lines of the log. It is given two seconds, and a millisecond for
+    /// each byte.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stalled`], after which nothing is lost and others may still wait; [`Error::Absent`], [`Error::Corrupt`],
+    /// [`Error::Port`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let unread = self.0.console.with(|device| {
+            if let Device::Ring(ring) = device {
+                ring.wake();
+            }
+            device.unread()
+        })?;
+        let limit = patience::STALL_NS + patience::SLOWEST_NS_PER_BYTE * unread as u64;
+        let read = self.once_possible(|device| device.unread().map(|unread| (unread == 0).then_some(())));
+        match time::timeout(Duration::from_nanos(limit), read).await {
+            Ok(result) => result,
+            Err(time::Elapsed) => self.0.console.with(|device| {
+                if let Device::Ring(ring) = device {
+                    ring.give_up();
+                }
+                Err(Error::Stalled)
+            }),
+        }
+    }
+
+    /// Reads what was typed, or sent, and says how many bytes that is: at least one, unless `bytes` is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Absent`], [`Error::Corrupt`], [`Error::Port`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped before it was ready has taken nothing: the bytes are the next reader's.
+    pub async fn read(&self, bytes: &mut [u8]) -> Result<usize, Error> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        self.once_possible(|device| device.try_read(bytes)).await
+    }
+
+    /// The input in lines, from here on.
+    #[must_use]
+    pub const fn lines(&self) -> Lines {
+        Lines::new(*self)
+    }
+
+    /// Whether a backend serves the console, as far as it says: Xen tells this from version 4.21 on, and before that it looks
+    /// as if there were always one.
+    #[doc(alias = "connection")]
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.console.with(|device| Ok(device.is_connected())).unwrap_or(false)
+    }
+
+    /// Attempts something now, and then after each event of the backend's, until it is possible.
+    async fn once_possible<T>(
+        &self,
+        mut attempt: impl FnMut(&mut Device) -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
+        let state = self.0;
+        if let Some(done) = state.console.with(&mut attempt)? {
+            return Ok(done);
+        }
+        let port = state.console.port(state)?;
+        loop {
+            // Counted before the attempt: an event that comes after it ends the wait.
+            let seen = port.count();
+            if let Some(done) = state.console.with(&mut attempt)? {
+                return Ok(done);
+            }
+            port.after(seen).await;
+        }
+    }
+}
+
+/// Text goes the way of the log's lines: each piece is kept whole while the ring is full, or refused, and nobody waits.
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        match self.0.console.with(|device| device.take_whole(text.as_bytes())) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(fmt::Error),
+        }
+    }
+}
+
+fn say_corrupt() {
+    emergency::say(format_args!("domu: console closed: its backend shows an impossible index\n"));
 }
 
 /// Hands out a text in pieces, each LF as CR LF unless a CR stands there already: as a terminal wants the lines of the
@@ -96,11 +231,4 @@ fn crlf(text: &str, last: &mut u8, mut put: impl FnMut(&[u8]) -> fmt::Result) ->
         *last = *piece.last().unwrap_or(last);
     }
     Ok(())
-}
-
-/// Text, as [`Console::write`] writes bytes; its errors lose their detail.
-impl fmt::Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes()).map_err(|_| fmt::Error)
-    }
 }

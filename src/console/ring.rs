@@ -1,59 +1,25 @@
-//! Output into the console ring: byte accounting, waiting with a bound, and giving up.
+//! The ring of the console: output with a backlog for the log behind it, input, and one notification for what belongs
+//! together.
+//!
+//! Nothing here waits; who waits is a task, in [`super`], or the end of a domain, in [`super::patience`]. The backend is told
+//! of output at once if it had read all that was there before, and otherwise, as of input that was taken, at the end of the
+//! turn, once: it may be about to look anyway, and a daemon that is told too often stops listening for a while.
 
-use core::ptr::NonNull;
+use alloc::collections::VecDeque;
 
 use super::Error;
-use crate::abi::console::{OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
+use super::patience::Patience;
+use crate::abi::console::{CONNECTED, CONNECTION, IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::abi::hvm::{CONSOLE_EVTCHN, CONSOLE_PFN};
 use crate::eventchn::PolledPort;
-use crate::shared::{Corrupt, Layout, Producer, SharedInfo, SharedPage};
-use crate::{arch, hypercall, time};
+use crate::hypercall;
+use crate::shared::{Consumer, Corrupt, Layout, Producer, SharedPage};
 
-/// A wait for the backend lasts this long, and may end early by an event.
-const WAIT_NS: u64 = 250_000_000;
+const OUTPUT: Layout = Layout { data: OUT, size: OUT_SIZE, producer: OUT_PROD, consumer: OUT_CONS };
+const INPUT: Layout = Layout { data: IN, size: IN_SIZE, producer: IN_PROD, consumer: IN_CONS };
 
-/// The credit of a backend: how long the domain waits for one that does not read. The daemon in dom0 may itself pause
-/// for 200 ms to limit its load.
-///
-/// Waiting uses credit up, bytes that are read restore it. So the waits add up, over all writes, to no more than this
-/// and a millisecond for each byte that was read.
-const STALL_NS: u64 = 2_000_000_000;
-
-/// The credit that a byte restores: a backend slower than a kilobyte a second is given up in the end.
-const SLOWEST_NS_PER_BYTE: u64 = 1_000_000;
-
-/// What one look at the ring costs at least, so that events without progress end even if no time passes, and at most,
-/// so that a pause of the whole machine does not count against the backend.
-const LEAST_COST_NS: u64 = 100_000;
-const MOST_COST_NS: u64 = 2 * WAIT_NS;
-
-const LAYOUT: Layout = Layout { data: OUT, size: OUT_SIZE, producer: OUT_PROD, consumer: OUT_CONS };
-
-/// Where output goes.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// The ring of a PV console.
-    Ring(Ring),
-    /// The hypervisor's own console: a domain without a ring that may use it, such as the initial domain.
-    Hypervisor,
-    /// Nowhere.
-    Absent,
-}
-
-/// The ring and what is known of its backend.
-#[derive(Debug)]
-pub(crate) struct Ring {
-    producer: Producer,
-    port: PolledPort,
-    /// How long the backend will yet be waited for.
-    credit_ns: u64,
-    /// Its index when credit was last restored.
-    credited: u32,
-    /// Its index when it was given up: until it moves, nobody waits for it.
-    stalled_at: Option<u32>,
-    /// It showed an impossible index: nothing is written any more.
-    corrupt: bool,
-}
+/// Bytes of log lines that are kept for a ring that is full.
+const BACKLOG: usize = 64 << 10;
 
 /// The frame and the port of the console, from the domain's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -71,162 +37,144 @@ impl Location {
     }
 }
 
-impl Output {
-    /// Joins the ring.
-    ///
-    /// # Safety
-    ///
-    /// The location is this domain's, its frame is mapped read-write, and nothing else uses it.
-    pub(crate) unsafe fn connect(location: Location) -> Self {
-        let Some(page) = NonNull::new(arch::phys(location.frame << 12)) else { return Self::Absent };
-        // SAFETY: a frame is page-aligned; the rest is the caller's promise.
-        let page = unsafe { SharedPage::new(page) };
-        match Producer::attach(page, LAYOUT) {
-            Ok(producer) => Self::Ring(Ring {
-                credited: producer.consumed(),
-                producer,
-                port: location.port,
-                credit_ns: STALL_NS,
-                stalled_at: None,
-                corrupt: false,
-            }),
-            Err(Corrupt) => {
-                say_corrupt();
-                Self::Absent
-            }
-        }
-    }
-
-    /// Writes all bytes and notifies; see [`super::Console::write`].
-    pub(crate) fn write(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
-        match self {
-            Self::Ring(ring) => {
-                ring.put(info, bytes)?;
-                ring.notify();
-                Ok(())
-            }
-            Self::Hypervisor => hypercall::console_io_write(bytes).map_err(|_| Error::Absent),
-            Self::Absent => Err(Error::Absent),
-        }
-    }
-
-    /// Writes a line and notifies. One that an empty ring could hold is written whole or not at all.
-    pub(crate) fn write_line(&mut self, info: &SharedInfo, line: &[u8]) -> Result<(), Error> {
-        match self {
-            Self::Ring(ring) => {
-                ring.put_whole(info, line)?;
-                ring.notify();
-                Ok(())
-            }
-            _ => self.write(info, line),
-        }
-    }
-
-    /// Waits until the backend has read everything; see [`super::Console::flush`].
-    pub(crate) fn flush(&mut self, info: &SharedInfo) -> Result<(), Error> {
-        match self {
-            Self::Ring(ring) => ring.flush(info),
-            Self::Hypervisor => Ok(()),
-            Self::Absent => Err(Error::Absent),
-        }
-    }
+/// The ring and what is known of its backend.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    page: SharedPage,
+    pub(super) output: Producer,
+    input: Consumer,
+    pub(super) port: PolledPort,
+    /// Log lines that did not fit into the ring. What comes after them waits until they are in it.
+    backlog: VecDeque<u8>,
+    /// The backend is to be told of something.
+    owes_notification: bool,
+    pub(super) patience: Patience,
+    /// The backend showed an impossible index: nothing is written or read any more.
+    corrupt: bool,
 }
 
 impl Ring {
-    /// Tells the backend that there is something to read. One that is gone shows in the indices: they stop.
-    fn notify(&self) {
+    /// Joins the ring in a page.
+    pub(super) fn attach(page: SharedPage, location: Location) -> Result<Self, Corrupt> {
+        let output = Producer::attach(page, OUTPUT)?;
+        Ok(Self {
+            page,
+            patience: Patience::new(&output),
+            output,
+            input: Consumer::attach(page, INPUT)?,
+            port: location.port,
+            backlog: VecDeque::new(),
+            owes_notification: false,
+            corrupt: false,
+        })
+    }
+
+    /// Whether a backend serves the ring, as far as it says.
+    pub(super) fn is_connected(&self) -> bool {
+        self.page.u8(CONNECTION).load(core::sync::atomic::Ordering::Relaxed) == CONNECTED
+    }
+
+    /// Tells the backend that there is something to read, or room. One that is gone shows in the indices: they stop.
+    pub(super) fn notify(&mut self) {
+        self.owes_notification = false;
         let _ = self.port.notify();
     }
 
-    fn put(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
-        let mut written = 0;
-        loop {
-            let count = self.check(written, |producer| producer.push(&bytes[written..]))?;
-            written += count;
-            if written == bytes.len() {
-                return Ok(());
-            }
-            if count > 0 {
-                self.notify();
-            }
-            if !self.wait_for(info, written, OUT_SIZE - 1)? {
-                return Err(Error::Stalled { written });
-            }
+    /// Puts as many bytes into the ring as fit.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+        let idle = self.check(|ring| ring.output.read_pending())? == 0;
+        let count = self.check(|ring| ring.output.push(bytes))?;
+        match count {
+            0 => {}
+            _ if idle => self.notify(),
+            _ => self.owes_notification = true,
         }
+        Ok(count)
     }
 
-    fn flush(&mut self, info: &SharedInfo) -> Result<(), Error> {
-        if self.stalled_at == Some(self.producer.consumed()) {
-            // It may have come back and wait to be told; every other one was told of all that is in the ring.
-            self.notify();
+    /// Writes bytes: all of them, or none if the ring is to have room first. Of more than it can hold at once, what fits.
+    pub(super) fn try_write(&mut self, bytes: &[u8]) -> Result<Option<usize>, Error> {
+        let room = OUT_SIZE - self.check(|ring| ring.output.read_pending())?;
+        let needed = if bytes.len() <= OUT_SIZE as usize { bytes.len() as u32 } else { 1 };
+        if !self.pump()? || room < needed {
+            return Ok(None);
         }
-        if self.wait_for(info, 0, 0)? { Ok(()) } else { Err(Error::Stalled { written: 0 }) }
+        self.push(bytes).map(Some)
     }
 
-    /// Writes bytes that fit into an empty ring all or not at all; longer ones as [`put`](Self::put) does.
-    fn put_whole(&mut self, info: &SharedInfo, bytes: &[u8]) -> Result<(), Error> {
-        let most = OUT_SIZE.checked_sub(bytes.len() as u32).unwrap_or(OUT_SIZE - 1);
-        if !self.wait_for(info, 0, most)? {
-            return Err(Error::Stalled { written: 0 });
-        }
-        self.put(info, bytes)
-    }
-
-    /// Waits until at most so many bytes are pending; false if the credit of the backend ends before.
-    fn wait_for(&mut self, info: &SharedInfo, written: usize, most: u32) -> Result<bool, Error> {
-        if self.look(written)? <= most {
-            return Ok(true);
-        }
-        // Nobody waits for a backend that was given up, until it moves.
-        if self.stalled_at == Some(self.producer.consumed()) {
+    /// Takes a line of the log, or another text, whole, behind others that wait, or not at all; says whether it did.
+    pub(super) fn take_whole(&mut self, text: &[u8]) -> Result<bool, Error> {
+        let room = if self.pump()? { OUT_SIZE - self.check(|ring| ring.output.read_pending())? } else { 0 };
+        let rest = text.len().saturating_sub(room as usize);
+        if rest > BACKLOG - self.backlog.len() || self.backlog.try_reserve(rest).is_err() {
             return Ok(false);
         }
-        let mut before = time::system_time_ns(info);
-        loop {
-            self.port.clear(info);
-            if self.look(written)? <= most {
-                return Ok(true);
-            }
-            if self.credit_ns == 0 {
-                self.stalled_at = Some(self.producer.consumed());
-                return Ok(false);
-            }
-            // A refused wait makes the next look come sooner; each look costs some credit whatever the clock says.
-            let _ = self.port.wait(info, WAIT_NS.min(self.credit_ns));
-            let now = time::system_time_ns(info);
-            let cost = now.saturating_sub(before).clamp(LEAST_COST_NS, MOST_COST_NS);
-            self.credit_ns = self.credit_ns.saturating_sub(cost);
-            before = now;
-        }
+        let count = if room > 0 { self.push(text)? } else { 0 };
+        self.backlog.extend(&text[count..]);
+        Ok(true)
     }
 
-    /// Reads how many bytes are pending, and restores credit for those that were read since the last look, also while
-    /// nobody waited.
-    fn look(&mut self, written: usize) -> Result<u32, Error> {
-        let pending = self.check(written, Producer::read_pending)?;
-        let read = self.producer.consumed().wrapping_sub(self.credited);
-        self.credited = self.producer.consumed();
-        self.credit_ns = self.credit_ns.saturating_add(u64::from(read) * SLOWEST_NS_PER_BYTE).min(STALL_NS);
-        Ok(pending)
+    /// Moves what waits into the ring; says whether nothing is left.
+    pub(super) fn pump(&mut self) -> Result<bool, Error> {
+        while !self.backlog.is_empty() {
+            // Borrowed by itself, as the ring is needed whole.
+            let mut backlog = core::mem::take(&mut self.backlog);
+            let count = self.push(backlog.as_slices().0)?;
+            backlog.drain(..count);
+            self.backlog = backlog;
+            if count == 0 {
+                return Ok(false);
+            }
+            if self.backlog.is_empty() {
+                // A burst of lines is rare; its memory is worth more to others.
+                self.backlog = VecDeque::new();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends a turn: moves what there is room for, and tells the backend if that was put off.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        self.pump()?;
+        if self.owes_notification {
+            self.notify();
+        }
+        Ok(())
+    }
+
+    /// Whether [`settle`](Self::settle) has something to do.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.owes_notification || self.has_backlog()
+    }
+
+    /// Whether lines wait for room in the ring.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Bytes that the backend has yet to read.
+    pub(super) fn unread(&mut self) -> Result<usize, Error> {
+        Ok(self.check(|ring| ring.output.read_pending())? as usize + self.backlog.len())
+    }
+
+    /// Takes input, if there is any.
+    pub(super) fn try_read(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, Error> {
+        let count = self.check(|ring| ring.input.pop(bytes))?;
+        self.owes_notification |= count > 0;
+        Ok((count > 0).then_some(count))
     }
 
     /// Runs an operation on the ring, and closes the console for good if the backend turns out to lie.
-    fn check<T>(
-        &mut self,
-        written: usize,
-        operation: impl FnOnce(&mut Producer) -> Result<T, Corrupt>,
-    ) -> Result<T, Error> {
+    pub(super) fn check<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T, Corrupt>) -> Result<T, Error> {
         if self.corrupt {
-            return Err(Error::Corrupt { written });
+            return Err(Error::Corrupt);
         }
-        operation(&mut self.producer).map_err(|Corrupt| {
+        operation(self).map_err(|Corrupt| {
             self.corrupt = true;
-            say_corrupt();
-            Error::Corrupt { written }
+            self.owes_notification = false;
+            self.backlog = VecDeque::new();
+            super::say_corrupt();
+            Error::Corrupt
         })
     }
-}
-
-fn say_corrupt() {
-    super::emergency::say(format_args!("domu: console closed: its backend shows an impossible index\n"));
 }

@@ -1,4 +1,4 @@
-//! A port that is waited for by polling Xen: the console's, until it is one of the executor's.
+//! A port that is waited for by polling Xen: the console's, when a domain ends and no task can wait.
 
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::TWO_LEVEL_PORTS;
@@ -14,6 +14,11 @@ impl PolledPort {
     /// The port behind a parameter; zero and what is no port at all mean that there is none.
     pub(crate) fn from_param(value: u64) -> Option<Self> {
         u32::try_from(value).ok().filter(|&port| port != 0 && port < TWO_LEVEL_PORTS).map(Self)
+    }
+
+    /// Its number.
+    pub(crate) const fn number(self) -> u32 {
+        self.0
     }
 
     /// Tells the peer. If it is gone, that is an error or goes unnoticed.

@@ -1,11 +1,12 @@
 //! A port of this domain, and waiting for its events.
 
+use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use super::Error;
 use super::table::Seen;
+use super::{Error, PolledPort};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
@@ -16,7 +17,6 @@ use crate::state::{self, State};
 ///
 /// A peer that is bound to it then finds its own end unbound: what it sends is swallowed.
 #[doc(alias = "evtchn_port_t")]
-#[derive(Debug)]
 pub struct Port {
     number: u32,
     state: &'static State,
@@ -109,6 +109,21 @@ impl Port {
         Ok(Self { number, state })
     }
 
+    /// Takes over a port that the toolstack made.
+    pub(crate) fn adopt(port: PolledPort, state: &'static State) -> Result<Self, Error> {
+        state.timers.bind(&state.info).map_err(|_| Error::NoPort)?;
+        let number = port.number();
+        state.events.reserve(number)?;
+        state.events.add(number, &state.info);
+        Ok(Self { number, state })
+    }
+
+    /// Wakes whoever waits, as an event does.
+    pub(crate) fn wake(&self) {
+        self.state.events.fire(self.number);
+        let _ = self.count();
+    }
+
     /// The number, by which a peer binds to it.
     #[must_use]
     pub const fn number(&self) -> u32 {
@@ -158,6 +173,12 @@ impl Port {
     #[must_use = "futures do nothing unless polled"]
     pub const fn after(&self, seen: u64) -> After<'_> {
         After { port: self, seen, id: None }
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Port").field(&self.number).finish()
     }
 }
 

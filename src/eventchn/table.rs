@@ -151,7 +151,8 @@ impl Table {
         }
     }
 
-    fn fire(&self, port: u32) {
+    /// Counts an event and wakes who waits for it.
+    pub(super) fn fire(&self, port: u32) {
         let mut inner = self.0.lock();
         let Some(entry) = inner.entry(port) else { return };
         entry.count += 1;

@@ -12,6 +12,7 @@ use core::task::{Context, Poll, Waker};
 use async_task::Runnable;
 use spin::Mutex;
 
+use super::hooks::{Exits, Turns};
 use crate::state::{self, State};
 use crate::{arch, hypercall, time};
 
@@ -23,6 +24,9 @@ pub(crate) struct Deadlock;
 #[derive(Default)]
 pub(crate) struct Executor {
     ready: Mutex<VecDeque<Runnable>>,
+    pub(super) before: Turns,
+    pub(super) after: Turns,
+    pub(super) exits: Exits,
     /// Pending events interrupt the virtual CPU while it halts.
     interrupts: AtomicBool,
     /// Turns of the main loop, and halts.
@@ -69,14 +73,15 @@ impl Wake for Woken {
 }
 
 /// Runs the main loop until main is ready. Its parts, and why none starves another, are described in [`super`].
-pub(crate) fn run<F: Future>(state: &State, main: F) -> Result<F::Output, Deadlock> {
+pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output, Deadlock> {
     let mut main = pin!(main);
     let woken = Arc::new(Woken(AtomicBool::new(true)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);
-    let State { executor, timers, events, info, .. } = state;
+    let State { executor, timers, events, console, info, .. } = state;
     loop {
         executor.turns.fetch_add(1, Ordering::Relaxed);
+        executor.before.run();
         if woken.0.swap(false, Ordering::Acquire)
             && let Poll::Ready(output) = main.as_mut().poll(&mut context)
         {
@@ -91,6 +96,8 @@ pub(crate) fn run<F: Future>(state: &State, main: F) -> Result<F::Output, Deadlo
         if info.upcall_pending() {
             events.deliver(info, |port| timers.owns(port));
         }
+        console.settle(state);
+        executor.after.run();
         if executor.ready() > 0 || woken.0.load(Ordering::Acquire) {
             continue;
         }

@@ -5,8 +5,11 @@
 //!
 //! 1. main, then the tasks that are ready by then, each once: what they make ready has the next turn;
 //! 2. timers that are due;
-//! 3. ports that fired: the cost follows those, not the ports that exist;
+//! 3. ports that fired: the cost follows those, not the ports that exist; and what the turn has put into the console's ring;
 //! 4. if nothing is ready then: the domain halts until the next event.
+//!
+//! The application may have functions called [before](before_turn) and [after](after_turn) the first three of them, and
+//! futures run [when main has returned](at_exit).
 //!
 //! So a task that is always ready delays a timer or an event by one turn, and an idle domain costs nothing. Interrupts are
 //! on in step 4 alone, inside of `arch::idle`, and what they interrupt is the halt:
@@ -21,9 +24,12 @@
 //! between `sti` and `hlt` the CPU holds it back. (Where an emulator does not, the callback returns behind the halt all the
 //! same.) The callback turns interrupts off again in the flags that it returns to, so it runs once for each halt.
 
+mod hooks;
 mod main_loop;
 mod task;
 
+pub(crate) use hooks::with_exits;
+pub use hooks::{after_turn, at_exit, before_turn};
 pub use main_loop::{Activity, activity};
 pub(crate) use main_loop::{Deadlock, Executor, enable_interrupts, run};
 pub use task::{Task, spawn, yield_now};

@@ -5,6 +5,8 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
+use async_task::Runnable;
+
 use crate::state;
 
 /// Starts a task: it runs beside the others from when the caller waits, until it ends or main does.
@@ -20,10 +22,21 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
+    let (runnable, task) = create(future);
+    runnable.schedule();
+    task
+}
+
+/// Makes a task that begins when it is first scheduled.
+pub(super) fn create<F>(future: F) -> (Runnable, Task<F::Output>)
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     let Some(state) = state::get() else { panic!("a task is started in a domain only") };
     let schedule = move |runnable| state.executor.schedule(runnable);
     /// What is scheduled from wherever a waker is called.
-    fn from_anywhere(schedule: impl Fn(async_task::Runnable) + Send + Sync + 'static) -> impl Fn(async_task::Runnable) {
+    fn from_anywhere(schedule: impl Fn(Runnable) + Send + Sync + 'static) -> impl Fn(Runnable) {
         schedule
     }
     let schedule = from_anywhere(schedule);
@@ -32,8 +45,7 @@ where
     // the domain's main loop alone, on the one virtual CPU (on the host, the thread that runs the simulated domain), and
     // its handle, which may drop it, is `Send` only if its output is, and is used in the same domain.
     let (runnable, task) = unsafe { async_task::spawn_unchecked(future, schedule) };
-    runnable.schedule();
-    Task(task)
+    (runnable, Task(task))
 }
 
 /// The handle of a task: a future of its output.

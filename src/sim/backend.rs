@@ -1,13 +1,15 @@
-//! What reads the console of a simulated domain: honest, slow, dead and hostile backends.
+//! What serves the console of a simulated domain: honest, slow, dead and hostile backends.
 
 use core::sync::atomic::Ordering;
+use std::collections::VecDeque;
 use std::vec::Vec;
 
 use super::machine::START_NS;
-use crate::abi::console::{OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
+use crate::abi::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::shared::SharedPage;
 
-/// The behaviour of the console's backend. It acts when it is notified, and whenever the domain waits.
+/// The behaviour of the console's backend. It acts when it is notified, and, if it has more to do then, each millisecond or
+/// whenever the domain polls. All but the one that is absent hand on input.
 #[derive(Clone, Copy, Debug)]
 pub enum Backend {
     /// Reads everything at once.
@@ -37,17 +39,74 @@ pub(crate) struct Reader {
     consumed: u32,
     acted: u32,
     pub(crate) received: Vec<u8>,
+    /// What was typed and does not fit into the ring yet.
+    typed: VecDeque<u8>,
+    /// The true producer index of the input.
+    produced: u32,
+    /// When it acts next, unless it is notified before.
+    pub(crate) next_ns: Option<u64>,
 }
 
 impl Reader {
     pub(crate) fn new(backend: Backend, page: SharedPage, index: u32, consumer_ahead: u32) -> Self {
         page.u32(OUT_PROD).store(index, Ordering::Relaxed);
         page.u32(OUT_CONS).store(index.wrapping_add(consumer_ahead), Ordering::Relaxed);
-        Self { backend, page, consumed: index, acted: 0, received: Vec::new() }
+        // Input too, at indices of its own.
+        let produced = index.wrapping_mul(3);
+        page.u32(IN_PROD).store(produced, Ordering::Relaxed);
+        page.u32(IN_CONS).store(produced, Ordering::Relaxed);
+        Self {
+            backend,
+            page,
+            consumed: index,
+            acted: 0,
+            received: Vec::new(),
+            typed: VecDeque::new(),
+            produced,
+            next_ns: None,
+        }
+    }
+
+    /// Somebody types; true if that raises an event.
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) -> bool {
+        self.typed.extend(bytes);
+        self.hand_on()
+    }
+
+    /// Shows a producer index of the input that is not the true one.
+    pub(crate) fn lie_about_input(&self, index: u32) {
+        self.page.u32(IN_PROD).store(index, Ordering::Release);
+    }
+
+    /// Moves what was typed into the ring; true if it was anything.
+    fn hand_on(&mut self) -> bool {
+        let taken = self.page.u32(IN_CONS).load(Ordering::Acquire);
+        let unread = self.produced.wrapping_sub(taken);
+        assert!(unread <= IN_SIZE, "the guest's index is impossible: {taken} of {}", self.produced);
+        let count = self.typed.len().min((IN_SIZE - unread) as usize);
+        for byte in self.typed.drain(..count) {
+            self.page.u8(IN + (self.produced % IN_SIZE) as usize).store(byte, Ordering::Relaxed);
+            self.produced = self.produced.wrapping_add(1);
+        }
+        if count > 0 {
+            self.page.u32(IN_PROD).store(self.produced, Ordering::Release);
+        }
+        count > 0
     }
 
     /// Has a turn; true if it raises an event.
     pub(crate) fn act(&mut self, now_ns: u64) -> bool {
+        let (read, handed_on) = (self.serve_output(now_ns), self.hand_on());
+        let unread = self.page.u32(OUT_PROD).load(Ordering::Acquire) != self.consumed;
+        self.next_ns = match self.backend {
+            Backend::Trickles(_) | Backend::Wakes(_) | Backend::Crawls if unread => Some(now_ns + 1_000_000),
+            Backend::Storms => Some(now_ns + 1_000_000),
+            _ => None,
+        };
+        read || handed_on
+    }
+
+    fn serve_output(&mut self, now_ns: u64) -> bool {
         self.acted += 1;
         let so_far = self.received.len() as u32;
         match self.backend {

@@ -92,6 +92,19 @@ impl Outside<'_> {
         self.0.set_wall_clock(now_ns);
     }
 
+    /// Types, or sends, something into the console.
+    pub fn type_in(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.type_in(bytes.as_ref());
+    }
+
+    /// Has the console's backend show a producer index of the input that is not the true one.
+    pub fn lie_about_input(&mut self, index: u32) {
+        if let Some(reader) = &self.0.reader {
+            reader.lie_about_input(index);
+        }
+        self.0.raise(CONSOLE_PORT);
+    }
+
     /// What was sent to ports of peers so far: domain and port.
     #[must_use]
     pub fn sent(&self) -> &[(u16, u32)] {
@@ -210,9 +223,10 @@ impl Machine {
         self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
     }
 
-    /// When the next thing happens: an action of the test's, or the timer.
+    /// When the next thing happens: an action of the test's, the timer, or the console's backend.
     fn next(&self) -> Option<u64> {
-        self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).min()
+        let backend = self.reader.as_ref().and_then(|reader| reader.next_ns);
+        self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).chain(backend).min()
     }
 
     /// Lets everything happen that is due by now, in order.
@@ -227,6 +241,8 @@ impl Machine {
             } else if let Some(index) = self.events.actions.iter().position(|(other, _)| *other == when) {
                 let (_, action) = self.events.actions.remove(index);
                 action(&mut Outside(self));
+            } else {
+                self.backend_turn();
             }
         }
     }

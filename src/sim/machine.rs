@@ -243,6 +243,13 @@ impl Machine {
         }
     }
 
+    /// Somebody types into the console.
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
+        if self.reader.as_mut().is_some_and(|reader| reader.type_in(bytes)) {
+            self.raise(CONSOLE_PORT);
+        }
+    }
+
     /// Sets the wall clock as dom0 does, for domains that are shown it.
     pub(crate) fn set_wall_clock(&mut self, now_ns: u64) {
         self.wall_clock_ns = now_ns.wrapping_sub(self.clock_ns);

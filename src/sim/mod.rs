@@ -9,7 +9,7 @@
 //! use domu::sim::{End, Guest};
 //!
 //! let report = Guest::new().run(async |domain| -> domu::Result {
-//!     domain.console().write(b"hello\n")?;
+//!     domain.console().write_all(b"hello\n").await?;
 //!     Ok(())
 //! });
 //! assert_eq!(report.end, End::Shutdown(Reason::Poweroff));

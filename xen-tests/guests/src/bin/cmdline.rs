@@ -7,8 +7,8 @@ domu::main!(main);
 
 async fn main(domain: domu::Domain) -> domu::Result {
     let console = domain.console();
-    console.write(b"[")?;
-    console.write(domain.command_line())?;
-    console.write(b"]\n")?;
+    console.write_all(b"[").await?;
+    console.write_all(domain.command_line()).await?;
+    console.write_all(b"]\n").await?;
     Ok(())
 }

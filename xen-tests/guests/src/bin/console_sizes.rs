@@ -27,5 +27,5 @@ async fn main(domain: domu::Domain) -> Result<(), &'static str> {
     let size: usize = size.parse().map_err(|_| "the command line is not a size")?;
     let byte = if line_feeds { pattern::console_byte_lf } else { pattern::console_byte };
     let bytes: Vec<u8> = (0..size).map(byte).collect();
-    domain.console().write(&bytes).map_err(|_| "the console did not take all bytes")
+    domain.console().write_all(&bytes).await.map_err(|_| "the console did not take all bytes")
 }

@@ -202,7 +202,7 @@ fn panics() {
 
 /// Until somebody sends one.
 fn wait_for_nmi(domain: &Domain) {
-    let _ = domain.console().write(b"@waiting\n");
+    let _ = domain.console().try_write(b"@waiting\n");
     loop {
         core::hint::spin_loop();
     }

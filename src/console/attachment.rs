@@ -1,0 +1,174 @@
+//! What the console is attached to, its port, and what of its business is due at the end of a turn.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use spin::{Mutex, Once};
+
+use super::Error;
+use super::ring::{Location, Ring};
+use crate::eventchn::Port;
+use crate::shared::{Corrupt, SharedInfo, SharedPage};
+use crate::state::State;
+use crate::{arch, hypercall};
+
+/// Where output goes, and input comes from.
+#[derive(Debug)]
+pub(super) enum Device {
+    /// The ring of a PV console.
+    Ring(Ring),
+    /// The hypervisor's own console: a domain without a ring that may use it, such as the initial domain.
+    Hypervisor,
+    /// Nowhere.
+    Absent,
+}
+
+/// The console of a domain.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    device: Mutex<Device>,
+    /// The port, from when a task first waits for the backend; until then nobody cares for its events.
+    port: Once<Port>,
+    /// The ring has something to settle at the end of the turn.
+    unsettled: AtomicBool,
+}
+
+impl Attachment {
+    const fn new(device: Device) -> Self {
+        Self { device: Mutex::new(device), port: Once::new(), unsettled: AtomicBool::new(false) }
+    }
+
+    /// No console.
+    pub(crate) const fn absent() -> Self {
+        Self::new(Device::Absent)
+    }
+
+    /// The hypervisor's console.
+    pub(crate) const fn hypervisor() -> Self {
+        Self::new(Device::Hypervisor)
+    }
+
+    /// Joins the ring.
+    ///
+    /// # Safety
+    ///
+    /// The location is this domain's, its frame is mapped read-write, and nothing else uses it.
+    pub(crate) unsafe fn connect(location: Location) -> Self {
+        let Some(page) = NonNull::new(arch::phys(location.frame << 12)) else { return Self::absent() };
+        // SAFETY: a frame is page-aligned; the rest is the caller's promise.
+        let page = unsafe { SharedPage::new(page) };
+        Self::new(Ring::attach(page, location).map_or_else(
+            |Corrupt| {
+                super::say_corrupt();
+                Device::Absent
+            },
+            Device::Ring,
+        ))
+    }
+
+    /// Does something with the device, and sees to it that what this leaves to be done is done at the end of the turn.
+    pub(super) fn with<T>(&self, action: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
+        let result = self.act(&mut self.device.lock(), action);
+        if result.as_ref().is_err_and(|error| *error == Error::Corrupt)
+            && let Some(port) = self.port.get()
+        {
+            // Whoever waits for the backend learns it too. That is the application's code: the device is free again.
+            port.wake();
+        }
+        result
+    }
+
+    /// As [`with`](Self::with) at an end of the domain, when nobody is woken any more, and when the device may be in use by
+    /// what a crash has interrupted: then nothing is done.
+    pub(super) fn try_with<T>(&self, action: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
+        self.act(&mut *self.device.try_lock().ok_or(Error::Absent)?, action)
+    }
+
+    fn act<T>(&self, device: &mut Device, action: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
+        let result = action(device);
+        let unsettled = matches!(device, Device::Ring(ring) if ring.is_unsettled());
+        self.unsettled.store(unsettled, Ordering::Relaxed);
+        result
+    }
+
+    /// The port, for tasks to wait on.
+    pub(super) fn port(&self, state: &'static State) -> Result<&Port, Error> {
+        self.port.try_call_once(|| match &*self.device.lock() {
+            Device::Ring(ring) => Port::adopt(ring.port, state).map_err(Error::Port),
+            _ => Err(Error::Absent),
+        })
+    }
+
+    /// Ends a turn of the main loop: lines that wait move up, and the backend is told of what the turn has put into the ring.
+    pub(crate) fn settle(&self, state: &'static State) {
+        if !self.unsettled.load(Ordering::Relaxed) {
+            return;
+        }
+        let waits = matches!(&*self.device.lock(), Device::Ring(ring) if ring.has_backlog());
+        if waits && let Ok(port) = self.port(state) {
+            // The next event is let in before the ring is looked at: it wakes the domain if there is no room yet.
+            let _ = port.count();
+        }
+        // A ring that is corrupt has told so.
+        let _ = self.with(|device| match device {
+            Device::Ring(ring) => ring.settle(),
+            _ => Ok(()),
+        });
+    }
+
+    /// At an end of the domain, waits until the backend has read everything, with a bound.
+    pub(crate) fn finish(&self, info: &SharedInfo) {
+        // A console that is gone or stalled must not keep the domain from ending.
+        let _ = self.try_with(|device| match device {
+            Device::Ring(ring) => ring.flush_waiting(info),
+            _ => Ok(()),
+        });
+    }
+}
+
+impl Device {
+    /// Writes without waiting; see [`Ring::try_write`].
+    pub(super) fn try_write(&mut self, bytes: &[u8]) -> Result<Option<usize>, Error> {
+        match self {
+            Self::Ring(ring) => ring.try_write(bytes),
+            Self::Hypervisor => {
+                hypercall::console_io_write(bytes).map(|()| Some(bytes.len())).map_err(|_| Error::Absent)
+            }
+            Self::Absent => Err(Error::Absent),
+        }
+    }
+
+    /// Takes a text whole, or says that there is no room for it.
+    pub(super) fn take_whole(&mut self, text: &[u8]) -> Result<bool, Error> {
+        match self {
+            Self::Ring(ring) => ring.take_whole(text),
+            other => other.try_write(text).map(|written| written.is_some()),
+        }
+    }
+
+    /// Takes input, if there is any.
+    pub(super) fn try_read(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, Error> {
+        match self {
+            Self::Ring(ring) => ring.try_read(bytes),
+            Self::Hypervisor | Self::Absent => Err(Error::Absent),
+        }
+    }
+
+    /// Bytes that the backend has yet to read.
+    pub(super) fn unread(&mut self) -> Result<usize, Error> {
+        match self {
+            Self::Ring(ring) => ring.unread(),
+            Self::Hypervisor => Ok(0),
+            Self::Absent => Err(Error::Absent),
+        }
+    }
+
+    /// Whether a backend serves the console, as far as it says.
+    pub(super) fn is_connected(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.is_connected(),
+            Self::Hypervisor => true,
+            Self::Absent => false,
+        }
+    }
+}

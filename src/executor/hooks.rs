@@ -1,0 +1,111 @@
+//! What an application has the main loop do: before and after each turn, and when main has come to its end.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::future::Future;
+use core::time::Duration;
+
+use async_task::Runnable;
+use spin::Mutex;
+
+use super::task::{self, Task};
+use crate::{state, time};
+
+/// How long all that was left to be done [`at_exit`] may take together.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A function of the application's that is called in each turn.
+type Hook = Box<dyn FnMut()>;
+
+/// Functions to be called, in order.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<Vec<Hook>>);
+
+// SAFETY: a hook is called, and was made, by the domain's main loop and the tasks that it runs, all on the one virtual CPU (on
+// the host: on the thread that runs the simulated domain, since no other has its state); none is ever dropped elsewhere.
+unsafe impl Send for Turns {}
+// SAFETY: as above; the list itself is behind a lock.
+unsafe impl Sync for Turns {}
+
+impl Turns {
+    pub(super) fn run(&self) {
+        let mut hooks = core::mem::take(&mut *self.0.lock());
+        if hooks.is_empty() {
+            return;
+        }
+        hooks.iter_mut().for_each(|hook| hook());
+        // Hooks that were added meanwhile come last.
+        let mut list = self.0.lock();
+        hooks.append(&mut list);
+        *list = hooks;
+    }
+
+    fn add(&self, hook: Hook) {
+        self.0.lock().push(hook);
+    }
+}
+
+/// Futures for the end of main, not yet begun.
+#[derive(Default)]
+pub(super) struct Exits(Mutex<Vec<(Runnable, Task<()>)>>);
+
+impl fmt::Debug for Turns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
+
+/// Has a function called at the beginning of each turn of the main loop, for ever: an idle domain has no turns.
+///
+/// # Panics
+///
+/// Outside of a domain, where there is no main loop.
+pub fn before_turn(hook: impl FnMut() + 'static) {
+    executor().before.add(Box::new(hook));
+}
+
+/// Has a function called at the end of each turn of the main loop, for ever: after tasks, timers and events, before the domain
+/// decides whether it is idle. What the function makes ready has the next turn.
+///
+/// # Panics
+///
+/// Outside of a domain, where there is no main loop.
+pub fn after_turn(hook: impl FnMut() + 'static) {
+    executor().after.add(Box::new(hook));
+}
+
+/// Has a future run when main has returned, whatever it returned: those that were left last come first, one after the other.
+/// Tasks go on meanwhile. All together have ten seconds; what is not done then is dropped, and the log says so.
+///
+/// A panic, a fault and [`lifecycle::end`](crate::lifecycle::end) end the domain without them.
+///
+/// # Panics
+///
+/// Outside of a domain, where main has no end.
+pub fn at_exit(future: impl Future<Output = ()> + 'static) {
+    let exit = task::create(future);
+    executor().exits.0.lock().push(exit);
+}
+
+fn executor() -> &'static super::Executor {
+    match state::get() {
+        Some(state) => &state.executor,
+        None => panic!("there is a main loop in a domain only"),
+    }
+}
+
+/// Runs main, and then what was left to be done at its end.
+pub(crate) async fn with_exits<F: Future>(main: F) -> F::Output {
+    let output = main.await;
+    let exits = async {
+        while let Some((runnable, task)) = executor().exits.0.lock().pop() {
+            runnable.schedule();
+            task.await;
+        }
+    };
+    if time::timeout(EXIT_LIMIT, exits).await == Err(time::Elapsed) {
+        log::warn!("what was to be done at exit is not done after {} s", EXIT_LIMIT.as_secs());
+    }
+    output
+}
