@@ -1,4 +1,4 @@
-//! Writes a pattern to the console in one piece, and nothing else.
+//! Writes a pattern to the console in one piece, and nothing else; gives up when nobody reads for ten seconds.
 //!
 //! The first words of its command line are `SIZE`, or `lf SIZE` for a pattern with line feeds around every boundary of the
 //! ring; `domu.log=off` keeps the log out of it. The tool
@@ -10,6 +10,9 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
+use core::time::Duration;
+
+use domu::time;
 
 #[path = "../../../src/pattern.rs"]
 #[expect(dead_code, reason = "each guest uses a part of it")]
@@ -27,5 +30,12 @@ async fn main(domain: domu::Domain) -> Result<(), &'static str> {
     let size: usize = size.parse().map_err(|_| "the command line is not a size")?;
     let byte = if line_feeds { pattern::console_byte_lf } else { pattern::console_byte };
     let bytes: Vec<u8> = (0..size).map(byte).collect();
-    domain.console().write_all(&bytes).await.map_err(|_| "the console did not take all bytes")
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        match time::timeout(Duration::from_secs(10), domain.console().write(rest)).await {
+            Ok(Ok(count)) => rest = &rest[count..],
+            Ok(Err(_)) | Err(time::Elapsed) => return Err("the console did not take all bytes"),
+        }
+    }
+    Ok(())
 }
