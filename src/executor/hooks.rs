@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::Future;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use async_task::Runnable;
@@ -20,7 +21,11 @@ type Hook = Box<dyn FnMut()>;
 
 /// Functions to be called, in order.
 #[derive(Default)]
-pub(super) struct Turns(Mutex<Vec<Hook>>);
+pub(super) struct Turns {
+    hooks: Mutex<Vec<Hook>>,
+    /// There are some: looked at in each turn.
+    any: AtomicBool,
+}
 
 // SAFETY: a hook is called, and was made, by the domain's main loop and the tasks that it runs, all on the one virtual CPU (on
 // the host: on the thread that runs the simulated domain, since no other has its state); none is ever dropped elsewhere.
@@ -29,20 +34,25 @@ unsafe impl Send for Turns {}
 unsafe impl Sync for Turns {}
 
 impl Turns {
+    #[inline]
     pub(super) fn run(&self) {
-        let mut hooks = core::mem::take(&mut *self.0.lock());
-        if hooks.is_empty() {
-            return;
+        if self.any.load(Ordering::Relaxed) {
+            self.call();
         }
+    }
+
+    fn call(&self) {
+        let mut hooks = core::mem::take(&mut *self.hooks.lock());
         hooks.iter_mut().for_each(|hook| hook());
         // Hooks that were added meanwhile come last.
-        let mut list = self.0.lock();
+        let mut list = self.hooks.lock();
         hooks.append(&mut list);
         *list = hooks;
     }
 
     fn add(&self, hook: Hook) {
-        self.0.lock().push(hook);
+        self.hooks.lock().push(hook);
+        self.any.store(true, Ordering::Relaxed);
     }
 }
 

@@ -5,6 +5,7 @@
 //! alike, on any machine. The guest reads the clock without an exit (`tsc_mode="native"`), as on
 //! hosts whose clock is stable.
 
+use std::array;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -56,8 +57,10 @@ const fn operation(what: &'static str, name: &'static str, times: u64) -> Operat
 /// The guest of these.
 const OPERATION: &str = "op";
 
-static OPERATIONS: [Operation; 8] = [
+static OPERATIONS: [Operation; 11] = [
     operation("a yield, with its turn", "yield", 10_000),
+    operation("a wait for what has come", "wait", 10_000),
+    operation("a timer set, yield, given up", "timer", 10_000),
     operation("spawn and join", "spawn", 10_000),
     operation("a look at the clock", "clock", 10_000),
     operation("a notification", "notify", 1_000),
@@ -65,6 +68,11 @@ static OPERATIONS: [Operation; 8] = [
     operation("the same with 10 ports", "event_10", 1_000),
     operation("the same with 1000 ports", "event_1000", 1_000),
     Operation { predecessor: Some(45_301), aim: Some(20_000), ..operation("a sleep of 1 ms, halted", "sleep", 200) },
+    Operation {
+        predecessor: Some(20_000_000),
+        aim: Some(100_000),
+        ..operation("4096 bytes on the console", "console", 20)
+    },
 ];
 
 /// The guest that tells what its boot has cost, and the memory in MiB that it is given: the cost is not to follow that.
@@ -136,12 +144,12 @@ pub fn run() -> Result<()> {
     let mut prices = Vec::new();
     for operation in &OPERATIONS {
         let mut measured = |times| {
-            measure(&mut session, &operation_domain(operation, times))
+            took(&mut session, &operation_domain(operation, times))
                 .with_context(|| format!("measuring: {}", operation.what))
         };
         let (none, all) = (measured(0)?, measured(operation.times)?);
-        let price = all.saturating_sub(none) / operation.times;
-        say!("{}: {} ns", operation.what, grouped(price));
+        let price: [u64; 3] = array::from_fn(|figure| all[figure].saturating_sub(none[figure]));
+        say!("{}: {} ns", operation.what, grouped(price[0] / operation.times));
         prices.push(price);
     }
     println!("{:<28} {:>12}  {:>12}  {:>12}", "entry to main", "instructions", "hypercalls", "table bytes");
@@ -155,8 +163,13 @@ pub fn run() -> Result<()> {
         println!("{line}");
     }
     println!();
-    println!("{:<28} {:>12}  {:>12}  {:>12}", "vCPU time in ns, of one", "measured", "predecessor", "aim");
+    println!(
+        "{:<28} {:>10} {:>7}  {:>12}  {:>12}  {:>12}",
+        "of one", "hypercalls", "halts", "vCPU time/ns", "predecessor", "aim"
+    );
     for (operation, price) in OPERATIONS.iter().zip(prices) {
+        let [time, hypercalls, halts] = price.map(|figure| figure as f64 / operation.times as f64);
+        let price = time as u64;
         let shown = |figure: Option<u64>| figure.map_or_else(|| "-".into(), grouped);
         let verdict = match operation.aim {
             Some(aim) if price <= aim => "  reached",
@@ -164,7 +177,11 @@ pub fn run() -> Result<()> {
             None => "",
         };
         let (predecessor, aim) = (shown(operation.predecessor), shown(operation.aim));
-        println!("{:<28} {:>12}  {predecessor:>12}  {aim:>12}{verdict}", operation.what, grouped(price));
+        println!(
+            "{:<28} {hypercalls:>10.2} {halts:>7.2}  {:>12}  {predecessor:>12}  {aim:>12}{verdict}",
+            operation.what,
+            grouped(price)
+        );
     }
     Ok(())
 }
@@ -206,22 +223,38 @@ fn line(row: &Row, times: &[u64]) -> String {
     )
 }
 
+/// What an operation's guest took: processor time, hypercalls, halts.
+fn took(session: &mut Session, name: &str) -> Result<[u64; 3]> {
+    let (time, text) = measure_and_hear(session, name)?;
+    let line = text.lines().find_map(|line| line.split_once("@took ")).map(|(_, numbers)| numbers);
+    let numbers: Vec<u64> = line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
+    match numbers[..] {
+        [hypercalls, halts] => Ok([time, hypercalls, halts]),
+        _ => bail!("the guest did not tell what it took; its console:\n{text}"),
+    }
+}
+
 /// Processor time of a domain from when it is let run to when it has powered off.
 fn measure(session: &mut Session, name: &str) -> Result<u64> {
+    measure_and_hear(session, name).map(|(time, _)| time)
+}
+
+/// The same, and what it said.
+fn measure_and_hear(session: &mut Session, name: &str) -> Result<(u64, String)> {
     session.must(&format!("xl create -p {}", domain::config_of(name)), COMMAND_LIMIT)?;
     let number = session.must(&format!("xl domid {name}"), COMMAND_LIMIT)?;
     let cpu_time = format!("cputime {}", number.trim());
     let before = number_from(&session.must(&cpu_time, COMMAND_LIMIT)?)?;
     let mark = session.serial().length();
     session.must(&format!("xl unpause {name}"), COMMAND_LIMIT)?;
-    let watch = Watch { limit: LIMIT, most: 4096, on_console: &mut |_| {} };
+    let watch = Watch { limit: LIMIT, most: 1 << 20, on_console: &mut |_| {} };
     let outcome = domain::follow(session, name, Instant::now(), mark, watch)?;
     if outcome.reason != Some(Reason::Poweroff) {
         bail!("the domain did not power off; its console:\n{}", outcome.text());
     }
     let after = number_from(&session.must(&cpu_time, COMMAND_LIMIT)?)?;
     domain::destroy(session, name)?;
-    Ok(after - before)
+    Ok((after - before, outcome.text()))
 }
 
 fn number_from(text: &str) -> Result<u64> {

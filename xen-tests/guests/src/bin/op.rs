@@ -1,4 +1,5 @@
-//! Does one thing many times, to be priced: its command line is the thing and the number.
+//! Does one thing many times, to be priced: its command line is the thing and the number. It tells what it took of what only
+//! it can count: `@took HYPERCALLS HALTS`.
 
 #![no_std]
 #![no_main]
@@ -6,9 +7,10 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
+use core::fmt::Write;
 use core::time::Duration;
 
-use domu::executor::{spawn, yield_now};
+use domu::executor::{activity, spawn, yield_now};
 use domu::{Domain, DomainId, eventchn, time};
 
 domu::main!(main);
@@ -18,10 +20,13 @@ async fn main(domain: Domain) -> Result<(), &'static str> {
     let (Some(thing), Some(times)) = (words.next(), words.next().and_then(|word| word.parse().ok())) else {
         return Err("the command line is a thing and a number");
     };
-    price(thing, times).await.map_err(|_| "it failed")
+    let before = (domain.cost().hypercalls, activity().halts);
+    price(domain, thing, times).await.map_err(|_| "it failed")?;
+    let after = (domain.cost().hypercalls, activity().halts);
+    writeln!(domain.console(), "@took {} {}", after.0 - before.0, after.1 - before.1).map_err(|_| "no console")
 }
 
-async fn price(thing: &str, times: u64) -> domu::Result {
+async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
     match thing {
         "yield" => {
             for _ in 0..times {
@@ -36,6 +41,28 @@ async fn price(thing: &str, times: u64) -> domu::Result {
         "clock" => {
             for _ in 0..times {
                 core::hint::black_box(time::now());
+            }
+        }
+        // Nothing is waited for: it has come already.
+        "wait" => {
+            let port = eventchn::bind_ipi()?;
+            port.notify()?;
+            port.after(0).await;
+            for _ in 0..times {
+                core::hint::black_box(port.after(0).await);
+            }
+        }
+        // Registered and forgotten, without being waited for.
+        "timer" => {
+            for _ in 0..times {
+                let _ = time::timeout(Duration::from_secs(3600), yield_now()).await;
+            }
+        }
+        // Twice as much as the ring holds.
+        "console" => {
+            for _ in 0..times {
+                domain.console().write_all(&[b'.'; 4096]).await?;
+                domain.console().flush().await?;
             }
         }
         // To a port that nobody has bound to: the hypercall alone.
