@@ -1,0 +1,79 @@
+//! What allocates and what does not, counted by an allocator of the test's own.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use domu::DomainId;
+use domu::eventchn;
+use domu::executor::{spawn, yield_now};
+use domu::lifecycle::Reason;
+use domu::sim::{End, Guest};
+
+/// The system's allocator, counting what a thread allocates.
+struct Counting;
+
+std::thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is the system's allocator's; the count is a number of the thread's own, without a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the block came from `alloc`, and thus from the system.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Runs something in a domain that is notified each millisecond on its first port, and returns what it has allocated.
+fn allocated(what: impl AsyncFnOnce(&eventchn::Port)) -> u64 {
+    let count = Cell::new(0);
+    let mut guest = Guest::new();
+    for moment in 1..40 {
+        guest = guest.after(Duration::from_millis(moment), |outside| outside.notify(4));
+    }
+    let report = guest.run(async |_| {
+        let port = eventchn::alloc_unbound(DomainId(5)).unwrap();
+        assert_eq!(port.number(), 4);
+        // The first wait makes the list of waiters.
+        let seen = port.after(0).await;
+        port.after(seen).await;
+        let before = COUNT.get();
+        what(&port).await;
+        count.set(COUNT.get() - before);
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    count.get()
+}
+
+#[test]
+fn an_event_to_an_idle_domain_allocates_nothing() {
+    let count = allocated(async |port| {
+        for _ in 0..20 {
+            port.after(port.count()).await;
+        }
+    });
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn a_yield_allocates_nothing_and_a_task_once() {
+    let yields = async |_: &eventchn::Port| {
+        for _ in 0..100 {
+            yield_now().await;
+        }
+    };
+    assert_eq!(allocated(yields), 0);
+    // Once for the task; the ready queue may grow.
+    let count = allocated(async |_| spawn(async {}).await);
+    assert!((1..=2).contains(&count), "{count}");
+}
