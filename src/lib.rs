@@ -24,6 +24,8 @@ mod crash;
 pub mod lifecycle;
 pub mod random;
 
+pub mod embassy;
+
 mod boot;
 mod domain;
 pub mod options;

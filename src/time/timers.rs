@@ -12,9 +12,19 @@ use crate::hypercall;
 use crate::shared::SharedInfo;
 use crate::state::State;
 
-/// A deadline with a number, so that two may be for the same moment.
+/// A deadline and who waits for it, so that two may be for the same moment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Key(Instant, u64);
+pub(super) struct Key(Instant, Waiter);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Waiter {
+    /// One that keeps its key.
+    Number(u64),
+    /// One that keeps nothing: the addresses of its waker's data and functions, by which [`Waker::will_wake`] compares. They
+    /// are nobody else's while the waker is kept here.
+    #[cfg(feature = "embassy-time")]
+    Waker(usize, usize),
+}
 
 /// The timers of a domain.
 #[derive(Debug, Default)]
@@ -24,6 +34,9 @@ pub(crate) struct Timers(Mutex<Inner>);
 struct Inner {
     deadlines: BTreeMap<Key, Waker>,
     next_id: u64,
+    /// The deadline of each waiter that keeps nothing.
+    #[cfg(feature = "embassy-time")]
+    by_waker: BTreeMap<Waiter, Instant>,
     /// What the timer of the virtual CPU is set to.
     programmed: Option<Instant>,
     /// The port of its interrupt, once it was needed.
@@ -52,12 +65,31 @@ impl Timers {
         let mut inner = self.0.lock();
         let key = key.unwrap_or_else(|| {
             inner.next_id += 1;
-            Key(deadline, inner.next_id)
+            Key(deadline, Waiter::Number(inner.next_id))
         });
         let before = inner.deadlines.insert(key, waker);
         drop(inner);
         drop(before);
         key
+    }
+
+    /// Has a waker called at a moment, in nanoseconds, for a waiter that keeps no key and does not tell when it is gone. The
+    /// earliest moment that was asked for stands for all: who is woken asks again for what it still waits for. So a waker
+    /// has one registration, however often it asks and whatever it has left behind.
+    #[cfg(feature = "embassy-time")]
+    pub(crate) fn set_earliest(&self, deadline_ns: u64, waker: &Waker) {
+        let deadline = Instant(deadline_ns);
+        let waiter = Waiter::Waker(waker.data().addr(), core::ptr::from_ref(waker.vtable()).addr());
+        if self.0.lock().by_waker.get(&waiter).is_some_and(|before| *before <= deadline) {
+            return;
+        }
+        let waker = waker.clone();
+        let mut inner = self.0.lock();
+        let before = inner.by_waker.insert(waiter, deadline);
+        let before = before.and_then(|before| inner.deadlines.remove(&Key(before, waiter)));
+        let same = inner.deadlines.insert(Key(deadline, waiter), waker);
+        drop(inner);
+        drop((before, same));
     }
 
     /// Forgets a registration.
@@ -79,8 +111,10 @@ impl Timers {
     }
 
     fn next_due(&self, now: Instant) -> Option<Waker> {
-        let mut inner = self.0.lock();
+        let inner = &mut *self.0.lock();
         let earliest = inner.deadlines.first_entry().filter(|entry| entry.key().0 <= now)?;
+        #[cfg(feature = "embassy-time")]
+        inner.by_waker.remove(&earliest.key().1);
         Some(earliest.remove())
     }
 
