@@ -110,6 +110,10 @@ pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<I
     for name in names {
         command.args(selection(workspace, name)?);
     }
+    let features = required_features(workspace, names)?;
+    if !features.is_empty() {
+        command.arg("--features").arg(features.join(","));
+    }
     let mut flags = remapped(workspace)?;
     if flavour == Flavour::Debugged {
         command.args(["--config", r#"profile.release.debug="full""#]);
@@ -256,6 +260,30 @@ fn selection(workspace: &Path, name: &str) -> Result<[String; 4]> {
     Ok(["--package".into(), package.into(), kind.into(), name.into()])
 }
 
+/// What the unikernels say in their manifests that they need, as cargo takes it: `package/feature`.
+fn required_features(workspace: &Path, names: &[&str]) -> Result<Vec<String>> {
+    let metadata = output_of(cargo(workspace).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    features_in(&metadata, names)
+}
+
+fn features_in(metadata: &[u8], names: &[&str]) -> Result<Vec<String>> {
+    let metadata: Value = serde_json::from_slice(metadata).context("reading what `cargo metadata` says")?;
+    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let mut features = Vec::new();
+    for package in list(&metadata, "packages") {
+        for target in list(&package, "targets") {
+            // A test may have the name of an example.
+            let is_program = list(&target, "kind").iter().any(|kind| kind == "example" || kind == "bin");
+            if is_program && names.iter().any(|name| target["name"] == **name) {
+                let required = list(&target, "required-features");
+                let named = required.iter().filter_map(|feature| Some((package["name"].as_str()?, feature.as_str()?)));
+                features.extend(named.map(|(package, feature)| format!("{package}/{feature}")));
+            }
+        }
+    }
+    Ok(features)
+}
+
 /// The flags that keep the folders of this machine out of the image.
 fn remapped(workspace: &Path) -> Result<Vec<String>> {
     let folders = renamed(workspace)?.into_iter();
@@ -317,6 +345,19 @@ mod tests {
 not json
 {"reason":"build-finished","success":true}"#;
         assert_eq!(executables_in(messages), [(String::from("hello"), PathBuf::from("/a/\"b\"/hello"))]);
+    }
+
+    #[test]
+    fn features_are_found_in_cargos_metadata() {
+        let metadata = br#"{"packages":[{"name":"domu","targets":[
+            {"kind":["example"],"name":"hello"},
+            {"kind":["example"],"name":"embassy","required-features":["a","b"]},
+            {"kind":["test"],"name":"embassy","required-features":["c"]}]},
+            {"name":"domu-guests","targets":[{"kind":["bin"],"name":"guest","required-features":["d"]}]}]}"#;
+        assert_eq!(features_in(metadata, &["hello"]).unwrap(), [""; 0]);
+        assert_eq!(features_in(metadata, &["hello", "embassy"]).unwrap(), ["domu/a", "domu/b"]);
+        assert_eq!(features_in(metadata, &["guest"]).unwrap(), ["domu-guests/d"]);
+        assert!(features_in(b"no JSON", &[]).is_err());
     }
 
     #[test]

@@ -21,7 +21,9 @@ const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Runs what is asked for of them, but for Miri.
 pub fn run(suite: &mut Suite) -> Result<()> {
-    cargo_test(suite);
+    cargo_test(suite, "host::cargo_test", &[]);
+    // With features there are more tests, and the others hold as well.
+    cargo_test(suite, "host::cargo_test_of_features", &["--package", "domu", "--all-features"]);
     checked(suite, "host::format", &["fmt", "--all", "--check"], &[]);
     checked(suite, "host::clippy", &["clippy", "--all-targets", "--", "-Dwarnings"], &[]);
     if suite.wants(CLIPPY_OF_UNIKERNELS) {
@@ -33,8 +35,19 @@ pub fn run(suite: &mut Suite) -> Result<()> {
         &["--", "-Dwarnings"],
     ];
     checked(suite, CLIPPY_OF_UNIKERNELS, &arguments.concat(), &[]);
+    let features = ["--package", "domu", "--all-features"];
+    let arguments = [["clippy", "--all-targets"].as_slice(), &features, &["--", "-Dwarnings"]];
+    checked(suite, "host::clippy_of_features", &arguments.concat(), &[]);
+    let arguments = [
+        ["clippy", "--release", "--target", TARGET, "--lib", "--examples"].as_slice(),
+        &features,
+        &["--", "-Dwarnings"],
+    ];
+    checked(suite, "host::clippy_of_features_in_unikernels", &arguments.concat(), &[]);
     clippy_of_float(suite)?;
-    checked(suite, "host::documentation", &["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-Dwarnings")]);
+    let denied = [("RUSTDOCFLAGS", "-Dwarnings")];
+    checked(suite, "host::documentation", &["doc", "--no-deps"], &denied);
+    checked(suite, "host::documentation_of_features", &[["doc", "--no-deps"].as_slice(), &features].concat(), &denied);
     Ok(())
 }
 
@@ -69,12 +82,11 @@ fn checked(suite: &mut Suite, name: &str, arguments: &[&str], environment: &[(&s
     });
 }
 
-fn cargo_test(suite: &mut Suite) {
-    let name = "host::cargo_test";
+fn cargo_test(suite: &mut Suite, name: &'static str, arguments: &[&str]) {
     if suite.wants(name) {
-        say!("cargo test");
+        say!("cargo test {}", arguments.join(" "));
         let mut command = build::cargo(&paths::workspace());
-        command.args(["test", "--no-fail-fast"]);
+        command.args(["test", "--no-fail-fast"]).args(arguments);
         Counted::start(suite, name, &mut command).finish(suite);
     }
 }

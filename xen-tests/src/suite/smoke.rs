@@ -52,6 +52,7 @@ fn tests() -> Vec<Test> {
         test("ends_nested", "ends", "nested", false, crash),
         test("ends_reboot", "ends", "reboot", false, reboot),
         test("events", "events", events::EVENTS, false, events::judge),
+        test("embassy", "embassy", "", false, reads_all),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;
@@ -171,6 +172,15 @@ fn ended(ended: &Ended, expected: Reason) -> Result<()> {
 fn says_hello(outcome: &Ended) -> Result<()> {
     let lines = outcome.serial.lines().filter(|line| line.contains("hello from domain 0")).count();
     ensure!(lines == 1, "there are {lines} lines with \"hello from domain 0\" instead of one");
+    ended(outcome, Reason::Poweroff)
+}
+
+/// The example with embassy's crates: what was sent arrives in order, and then a timeout comes.
+fn reads_all(outcome: &Ended) -> Result<()> {
+    const LINES: [&str; 4] = ["reading 1,", "reading 2,", "reading 3,", "no reading for five periods"];
+    let said: Vec<_> = outcome.serial.lines().filter(|line| line.contains(" embassy: ")).collect();
+    let in_order = said.len() == LINES.len() && said.iter().zip(LINES).all(|(said, line)| said.contains(line));
+    ensure!(in_order, "it does not say {LINES:?}, but {said:?}");
     ended(outcome, Reason::Poweroff)
 }
 
