@@ -8,7 +8,7 @@ use crate::build::Flavour;
 use crate::lab::domain::Outcome;
 use crate::lab::qemu::Cpu;
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 9] = [
     "protection.self_check",
     "protection.cr4",
     "protection.change",
@@ -17,6 +17,7 @@ const CASES: [&str; 8] = [
     "protection.stack",
     "protection.random",
     "protection.getrandom",
+    "protection.interrupts",
 ];
 
 /// All of them.

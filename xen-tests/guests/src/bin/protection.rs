@@ -8,6 +8,7 @@
 //! * `protection.stack`: the size is as the command line says (KiB), and a known depth is seen.
 //! * `protection.random`: numbers that differ where CPUID shows a generator, the typed error where it does not.
 //! * `protection.getrandom`: the same through the crate of that name.
+//! * `protection.interrupts`: critical sections clear the interrupt flag, nest, and restore it, whatever it was.
 
 #![no_std]
 #![no_main]
@@ -38,6 +39,7 @@ async fn main(domain: Domain) -> domu::Result {
     verdict(&domain, "protection.stack", stack(&domain));
     verdict(&domain, "protection.random", random());
     verdict(&domain, "protection.getrandom", through_getrandom());
+    verdict(&domain, "protection.interrupts", critical_sections());
     Ok(())
 }
 
@@ -181,4 +183,35 @@ fn through_getrandom() -> Result<(), String> {
         Err(getrandom::Error::UNSUPPORTED) if !shown => Ok(()),
         result => Err(format!("CPUID shows one: {shown}; {result:?}")),
     }
+}
+
+fn critical_sections() -> Result<(), String> {
+    let expect = |when: &str, expected: bool| match interrupts_on() {
+        on if on == expected => Ok(()),
+        on => Err(format!("interrupts {when}: on is {on}")),
+    };
+    for on in [false, true] {
+        expect("at first", false)?;
+        if on {
+            // SAFETY: the one source of interrupts is the event callback, whose handler touches nothing but the flag, and
+            // which Xen has not been told of: this guest does not wait.
+            unsafe { asm!("sti", options(nostack)) };
+        }
+        let inside = critical_section::with(|_| {
+            let inner = critical_section::with(|_| expect("in an inner section", false));
+            inner.and_then(|()| expect("after an inner section", false))
+        });
+        let after = expect("after a section", on);
+        // SAFETY: that is how tasks run.
+        unsafe { asm!("cli", options(nostack)) };
+        inside.and(after)?;
+    }
+    Ok(())
+}
+
+fn interrupts_on() -> bool {
+    let flags: u64;
+    // SAFETY: it reads the flags by way of the stack, which this target's functions use without a red zone.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(nomem)) };
+    flags >> 9 & 1 == 1
 }
