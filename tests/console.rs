@@ -452,3 +452,19 @@ fn the_initial_domain_logs_to_the_hypervisor() {
     assert_eq!(String::from_utf8(report.hypervisor).unwrap(), "INFO  console: from dom0\r\n");
     assert_eq!(report.end, End::Shutdown(Reason::Poweroff));
 }
+
+#[cfg(feature = "embedded-io-async")]
+#[test]
+fn the_traits_of_embedded_io_reach_the_console() {
+    use embedded_io_async::{Read, Write};
+
+    async fn echo<S: Read + Write>(stream: &mut S, bytes: &mut [u8]) -> Result<(), S::Error> {
+        let count = stream.read(bytes).await?;
+        stream.write_all(&bytes[..count]).await?;
+        stream.flush().await
+    }
+    let report = Guest::new()
+        .after(MS, |outside| outside.type_in("through the traits"))
+        .run(async |domain| echo(&mut domain.console(), &mut [0; 64]).await);
+    assert_eq!((report.end, report.console_text().as_str()), (End::Shutdown(Reason::Poweroff), "through the traits"));
+}
