@@ -1,5 +1,7 @@
 //! The domain that the program is: what boot found out, as the application sees it.
 
+use core::fmt;
+
 use crate::abi::xen::DomainId;
 use crate::arch;
 use crate::console::Console;
@@ -47,8 +49,14 @@ pub struct Cost {
 }
 
 /// This domain: what main is given, and how everything that belongs to the domain is reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Domain(pub(crate) &'static State);
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").field("id", &self.id()).field("xen", &self.xen_version()).finish_non_exhaustive()
+    }
+}
 
 impl Domain {
     /// The domain's number, or [`DomainId::SELF`] under a Xen that does not tell.

@@ -8,7 +8,7 @@
 //! | a panic, an exception of the CPU, a smashed stack | crash, after a report with registers and backtrace went there |
 //!
 //! Before each of them the console is flushed, with a bound: a dead backend delays an end by seconds, and does not
-//! prevent it.
+//! prevent it. (Not after a crash inside of the console's own code; then the emergency output alone has the report.)
 
 use core::fmt;
 

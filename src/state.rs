@@ -22,7 +22,6 @@ use crate::{eventchn, random, time};
 pub(crate) const MAX_MODULES: usize = 16;
 
 /// Everything that a domain is.
-#[derive(Debug)]
 pub(crate) struct State {
     pub(crate) domain: DomainId,
     pub(crate) xen: XenVersion,

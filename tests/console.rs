@@ -163,6 +163,70 @@ fn no_line_is_cut_and_no_small_write() {
 }
 
 #[test]
+fn a_write_is_never_of_nothing_and_a_small_one_never_in_pieces() {
+    // The backend makes room for a byte or two at a time, and lines of the log wait for the same room.
+    for step in [1, 2, 99] {
+        let report = Guest::new().backend(Backend::Trickles(step)).run(async |domain| {
+            let console = domain.console();
+            log::info!("{}", "x".repeat(2000));
+            for _ in 0..if cfg!(miri) { 3 } else { 30 } {
+                log::info!("line");
+                assert_eq!(console.write(b"small").await, Ok(5));
+            }
+        });
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        assert_eq!(report.console_text().matches("line\r\nsmall").count(), if cfg!(miri) { 3 } else { 30 });
+        if cfg!(miri) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_a_hook_logs_leaves_before_the_domain_sleeps() {
+    let report = Guest::new().backend(Backend::Wakes(2)).run(async |domain| {
+        let mut times = 0;
+        domu::executor::after_turn(move || {
+            times += 1;
+            if times == 2 {
+                log_lines(30);
+            }
+        });
+        sleep(1000 * MS).await;
+        assert_eq!(domain.console().try_write(&[b'.'; 1024]), Ok(1024), "there is room again");
+    });
+    assert!(report.console_text().contains("line 00029"), "{}", report.console_text());
+}
+
+#[test]
+fn a_flush_waits_for_what_was_written_before_and_no_longer() {
+    let report = Guest::new().backend(Backend::Trickles(100)).run(async |domain| {
+        let console = domain.console();
+        spawn(async move {
+            loop {
+                let _ = console.write_all(&[b'.'; 500]).await;
+            }
+        })
+        .detach();
+        console.write_all(b"the end").await.unwrap();
+        yield_now().await;
+        assert_eq!(console.flush().await, Ok(()));
+    });
+    assert!(report.elapsed_ns < 1_000_000_000, "{} ns", report.elapsed_ns);
+}
+
+#[test]
+fn formatting_a_domain_while_it_writes_does_not_hang_it() {
+    use core::fmt::Write;
+    let report = Guest::new().run(async |domain| {
+        let (mut console, other) = (domain.console(), domain.console());
+        write!(console, "{other:?} {domain:?}").unwrap();
+        log::info!("{domain:?}");
+    });
+    assert!(report.console_text().starts_with("Console { .. } Domain { id: "), "{}", report.console_text());
+}
+
+#[test]
 fn a_write_that_is_given_up_has_written_nothing() {
     let report = Guest::new().backend(Backend::Wakes(50)).run(async |domain| {
         let console = domain.console();
@@ -310,11 +374,12 @@ fn one_notification_for_a_turn_while_the_backend_is_busy() {
 
 #[test]
 fn a_port_that_refuses_is_survived() {
-    let guest = Guest::new()
-        .backend(Backend::StopsAfter(0))
-        .fault(|call, _| (call == domu::abi::xen::Hypercall::EventChannel).then_some(domu::abi::errno::Errno::EINVAL));
-    let (report, result) = write(guest, pattern(3000));
-    assert_eq!(result, Err(ConsoleError::Port(domu::eventchn::Error::NoPort)));
+    let guest = Guest::new().backend(Backend::StopsAfter(0)).fault(|call, op| {
+        (call == domu::abi::xen::Hypercall::EventChannel && op == 4).then_some(domu::abi::errno::Errno::EINVAL)
+    });
+    let report = guest.run(async |domain| {
+        assert_eq!(timeout(MS, domain.console().write_all(&pattern(3000))).await, Err(Elapsed));
+    });
     assert_eq!(report.end, End::Shutdown(Reason::Poweroff));
 }
 

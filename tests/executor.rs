@@ -160,11 +160,37 @@ fn what_is_left_for_the_exit_is_done_last_first_whatever_main_returns() {
 }
 
 #[test]
-fn an_exit_that_never_ends_is_given_up() {
-    let report = run(Guest::new(), async |_| {
-        at_exit(pending());
+fn more_may_be_left_for_the_exit_while_it_runs() {
+    let report = run(Guest::new(), async |domain| {
+        spawn(async move {
+            time::sleep(5 * MS).await;
+            at_exit(async move { domain.console().write_all(b"2").await.unwrap() });
+        })
+        .detach();
+        at_exit(async move {
+            time::sleep(20 * MS).await;
+            at_exit(async move { domain.console().write_all(b"3").await.unwrap() });
+            domain.console().write_all(b"1").await.unwrap();
+        });
         Ok(())
     });
+    assert_eq!(report.console_text(), "132");
+}
+
+#[test]
+fn an_exit_that_never_ends_is_given_up() {
+    let dropped = [(); 3].map(|()| Rc::new(Cell::new(false)));
+    let guards = dropped.clone().map(Guard);
+    let report = run(Guest::new(), async move |_| {
+        for guard in guards {
+            at_exit(async move {
+                let _guard = guard;
+                pending().await
+            });
+        }
+        Ok(())
+    });
+    assert!(dropped.iter().all(|dropped| dropped.get()));
     assert!((10_000_000_000..11_000_000_000).contains(&report.elapsed_ns), "{}", report.elapsed_ns);
     assert!(report.console_text().contains("not done after 10 s"), "{}", report.console_text());
 }

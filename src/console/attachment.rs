@@ -6,14 +6,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, Once};
 
 use super::Error;
-use super::ring::{Location, Ring};
+use super::ring::{Location, Progress, Ring};
 use crate::eventchn::Port;
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
 use crate::state::State;
 use crate::{arch, hypercall};
 
 /// Where output goes, and input comes from.
-#[derive(Debug)]
 pub(super) enum Device {
     /// The ring of a PV console.
     Ring(Ring),
@@ -23,8 +22,7 @@ pub(super) enum Device {
     Absent,
 }
 
-/// The console of a domain.
-#[derive(Debug)]
+/// The console of a domain. It has no `Debug`: formatting goes through application code, which may write to the console.
 pub(crate) struct Attachment {
     device: Mutex<Device>,
     /// The port, from when a task first waits for the backend; until then nobody cares for its events.
@@ -111,7 +109,11 @@ impl Attachment {
         }
         // A ring that is corrupt has told so.
         let _ = self.with(|device| match device {
-            Device::Ring(ring) => ring.settle(),
+            Device::Ring(ring) => {
+                let settled = ring.settle();
+                ring.release();
+                settled
+            }
             _ => Ok(()),
         });
     }
@@ -154,11 +156,11 @@ impl Device {
         }
     }
 
-    /// Bytes that the backend has yet to read.
-    pub(super) fn unread(&mut self) -> Result<usize, Error> {
+    /// How far the backend has come.
+    pub(super) fn progress(&mut self) -> Result<Progress, Error> {
         match self {
-            Self::Ring(ring) => ring.unread(),
-            Self::Hypervisor => Ok(0),
+            Self::Ring(ring) => ring.progress(),
+            Self::Hypervisor => Ok(Progress { read: 0, unread: 0 }),
             Self::Absent => Err(Error::Absent),
         }
     }

@@ -55,6 +55,8 @@ impl Lines {
             }
             looked = self.bytes.len();
             let mut more = [0; 256];
+            // Before anything is taken that there would be no place for.
+            self.bytes.try_reserve(more.len()).map_err(|_| Error::OutOfMemory)?;
             let count = self.console.read(&mut more).await?;
             self.bytes.extend_from_slice(&more[..count]);
         };

@@ -74,34 +74,47 @@ impl Log for Sink {
 fn write_line(state: &State, text: fmt::Arguments<'_>) {
     let log = &state.log;
     let mut line = Line::default();
-    // Formatting fails if an argument's own code does, or for want of memory: what came before is still written.
-    let _ = line.write_fmt(text).and_then(|()| line.write_str("\n"));
+    // Formatting fails if an argument's own code does: what came before is still written. Or for want of memory.
+    let _ = line.write_fmt(text);
+    let _ = line.write_str("\n");
     let dropped = log.dropped();
     let missing = dropped - log.told.load(Ordering::Relaxed);
     if missing > 0 {
         let mut notice = Line::default();
         let _ = writeln!(notice, "WARN  domu: {missing} log lines were dropped");
-        notice.0.append(&mut line.0);
+        let _ = notice.put(&line.bytes);
+        notice.cut |= line.cut;
         line = notice;
     }
-    if state.console.with(|device| device.take_whole(&line.0)) == Ok(true) {
+    if !line.cut && state.console.with(|device| device.take_whole(&line.bytes)) == Ok(true) {
         log.told.store(dropped, Ordering::Relaxed);
     } else {
         log.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// The bytes of a line. Formatting stops when memory does.
+/// The bytes of a line.
 #[derive(Default)]
-struct Line(Vec<u8>);
+struct Line {
+    bytes: Vec<u8>,
+    /// There was no memory for all of it.
+    cut: bool,
+}
+
+impl Line {
+    fn put(&mut self, bytes: &[u8]) -> fmt::Result {
+        self.cut |= self.bytes.try_reserve(bytes.len()).is_err();
+        if self.cut {
+            return Err(fmt::Error);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
 
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut last = self.0.last().copied().unwrap_or_default();
-        crlf(text, &mut last, |piece| {
-            self.0.try_reserve(piece.len()).map_err(|_| fmt::Error)?;
-            self.0.extend_from_slice(piece);
-            Ok(())
-        })
+        let mut last = self.bytes.last().copied().unwrap_or_default();
+        crlf(text, &mut last, |piece| self.put(piece))
     }
 }

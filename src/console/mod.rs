@@ -40,7 +40,8 @@ use crate::{eventchn, time};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The domain has no console.
+    /// The domain has no console, or none that does this: one whose ring was impossible from the start is not used, and the
+    /// hypervisor's has no input.
     Absent,
     /// The backend has not read everything in time; what was accepted arrives if it goes on.
     Stalled,
@@ -50,6 +51,8 @@ pub enum Error {
     LineTooLong,
     /// The console's port cannot be waited for.
     Port(eventchn::Error),
+    /// There is no memory for a line of input.
+    OutOfMemory,
 }
 
 impl fmt::Display for Error {
@@ -60,6 +63,7 @@ impl fmt::Display for Error {
             Self::Corrupt => f.write_str("the console is closed: its backend showed an impossible index"),
             Self::LineTooLong => write!(f, "a line of input is longer than {MAX_LINE} bytes"),
             Self::Port(error) => write!(f, "the console's port: {error}"),
+            Self::OutOfMemory => f.write_str("no memory for a line of input"),
         }
     }
 }
@@ -72,16 +76,23 @@ impl core::error::Error for Error {}
 /// same way; one is never cut in two by what others write. The backend is told of output at once if it had read everything
 /// before, and else when the turn of the executor ends.
 #[doc(alias("xencons_interface", "HVM_PARAM_CONSOLE_PFN"))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Console(&'static State);
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").finish_non_exhaustive()
+    }
+}
 
 impl Console {
     pub(crate) const fn new(state: &'static State) -> Self {
         Self(state)
     }
 
-    /// Writes bytes, and says how many: as many as there is room for, once there is room. Up to 2048 bytes are written all
-    /// at once, so that they arrive in one piece whoever else writes.
+    /// Writes bytes, and says how many: as many as there is room for, once there is room. Up to 1024 bytes are written all
+    /// at once, so that they arrive in one piece whoever else writes. Lines of the log go first: one that is written faster
+    /// than the console is read keeps writers waiting.
     ///
     /// # Errors
     ///
@@ -95,7 +106,7 @@ impl Console {
         self.once_possible(|device| device.try_write(bytes)).await
     }
 
-    /// Writes all bytes. More than 2048 go in several pieces, between which others may write.
+    /// Writes all bytes. More than 1024 may go in several pieces, between which others write.
     ///
     /// # Errors
     ///
@@ -120,8 +131,8 @@ impl Console {
         self.0.console.with(|device| device.try_write(bytes)).map(Option::unwrap_or_default)
     }
 
-    /// Waits until the backend has read everything, also lines of the log. It is given two seconds, and a millisecond for
-    /// each byte.
+    /// Waits until the backend has read everything that was written before, also lines of the log. It is given two seconds,
+    /// and a millisecond for each byte.
     ///
     /// # Errors
     ///
@@ -132,18 +143,24 @@ impl Console {
     ///
     /// Dropping the future changes nothing.
     pub async fn flush(&self) -> Result<(), Error> {
-        let unread = self.0.console.with(|device| {
+        let start = self.0.console.with(|device| {
             if let Device::Ring(ring) = device {
                 ring.wake();
             }
-            device.unread()
+            device.progress()
         })?;
-        let limit = patience::STALL_NS + patience::SLOWEST_NS_PER_BYTE * unread as u64;
-        let read = self.once_possible(|device| device.unread().map(|unread| (unread == 0).then_some(())));
+        let limit = patience::STALL_NS + patience::SLOWEST_NS_PER_BYTE * start.unread as u64;
+        // What is written meanwhile comes behind that, and is not waited for.
+        let read = self.once_possible(|device| {
+            let now = device.progress()?;
+            Ok((now.unread == 0 || now.read.wrapping_sub(start.read) as usize >= start.unread).then_some(()))
+        });
         match time::timeout(Duration::from_nanos(limit), read).await {
             Ok(result) => result,
             Err(time::Elapsed) => self.0.console.with(|device| {
-                if let Device::Ring(ring) = device {
+                if let Device::Ring(ring) = device
+                    && ring.output.consumed() == start.read
+                {
                     ring.give_up();
                 }
                 Err(Error::Stalled)
@@ -167,7 +184,17 @@ impl Console {
         self.once_possible(|device| device.try_read(bytes)).await
     }
 
-    /// The input in lines, from here on.
+    /// Reads what was typed without waiting, and says how many bytes that is; zero if nothing was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Absent`], [`Error::Corrupt`].
+    pub fn try_read(&self, bytes: &mut [u8]) -> Result<usize, Error> {
+        self.0.console.with(|device| device.try_read(bytes)).map(Option::unwrap_or_default)
+    }
+
+    /// The input in lines, from here on. They are to be kept for as long as lines are read: what has come beyond a line is
+    /// in them.
     #[must_use]
     pub const fn lines(&self) -> Lines {
         Lines::new(*self)

@@ -52,22 +52,18 @@ impl Ring {
                 self.wait_for(info, OUT_SIZE - 1)?;
             }
         }
-        self.notify();
-        Ok(())
+        self.settle()
     }
 
     /// Waits until the backend has read everything.
     pub(super) fn flush_waiting(&mut self, info: &SharedInfo) -> Result<(), Error> {
         self.drain(info)?;
-        self.settle()?;
-        self.wake();
         self.wait_for(info, 0)
     }
 
     /// Puts all that waits into the ring.
     fn drain(&mut self, info: &SharedInfo) -> Result<(), Error> {
         while !self.pump()? {
-            self.settle()?;
             self.wait_for(info, OUT_SIZE - 1)?;
         }
         Ok(())
@@ -87,6 +83,8 @@ impl Ring {
 
     /// Waits until at most so many bytes are pending, or the credit of the backend ends.
     fn wait_for(&mut self, info: &SharedInfo, most: u32) -> Result<(), Error> {
+        self.settle()?;
+        self.wake();
         if self.look()? <= most {
             return Ok(());
         }

@@ -18,8 +18,20 @@ use crate::shared::{Consumer, Corrupt, Layout, Producer, SharedPage};
 const OUTPUT: Layout = Layout { data: OUT, size: OUT_SIZE, producer: OUT_PROD, consumer: OUT_CONS };
 const INPUT: Layout = Layout { data: IN, size: IN_SIZE, producer: IN_PROD, consumer: IN_CONS };
 
+/// Bytes that are written all at once. Half of the ring: what needs all of it would wait for ever behind a busy log.
+const WHOLE: usize = OUT_SIZE as usize / 2;
+
 /// Bytes of log lines that are kept for a ring that is full.
 const BACKLOG: usize = 64 << 10;
+
+/// How far the backend has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// Its index.
+    pub(super) read: u32,
+    /// What was written and it has yet to read, in bytes.
+    pub(super) unread: usize,
+}
 
 /// The frame and the port of the console, from the domain's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +104,17 @@ impl Ring {
         Ok(count)
     }
 
-    /// Writes bytes: all of them, or none if the ring is to have room first. Of more than it can hold at once, what fits.
+    /// Writes bytes: up to [`WHOLE`] all of them, of more what fits; or none if the ring is to have room first.
     pub(super) fn try_write(&mut self, bytes: &[u8]) -> Result<Option<usize>, Error> {
-        let room = OUT_SIZE - self.check(|ring| ring.output.read_pending())?;
-        let needed = if bytes.len() <= OUT_SIZE as usize { bytes.len() as u32 } else { 1 };
-        if !self.pump()? || room < needed {
+        if !self.pump()? {
             return Ok(None);
         }
+        let room = (OUT_SIZE - self.check(|ring| ring.output.read_pending())?) as usize;
+        let needed = if bytes.len() <= WHOLE { bytes.len() } else { 1 };
+        if room < needed {
+            return Ok(None);
+        }
+        // The peer can make room only, so that all of what is needed fits.
         self.push(bytes).map(Some)
     }
 
@@ -125,10 +141,6 @@ impl Ring {
             if count == 0 {
                 return Ok(false);
             }
-            if self.backlog.is_empty() {
-                // A burst of lines is rare; its memory is worth more to others.
-                self.backlog = VecDeque::new();
-            }
         }
         Ok(true)
     }
@@ -142,9 +154,17 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether [`settle`](Self::settle) has something to do.
+    /// Gives the memory of a backlog back once it is empty: a burst of lines is rare. Not done on the way to an end, when the
+    /// heap may be what is broken, or in use.
+    pub(super) fn release(&mut self) {
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
+        }
+    }
+
+    /// Whether [`settle`](Self::settle) or [`release`](Self::release) have something to do.
     pub(super) fn is_unsettled(&self) -> bool {
-        self.owes_notification || self.has_backlog()
+        self.owes_notification || self.backlog.capacity() > 0
     }
 
     /// Whether lines wait for room in the ring.
@@ -152,9 +172,10 @@ impl Ring {
         !self.backlog.is_empty()
     }
 
-    /// Bytes that the backend has yet to read.
-    pub(super) fn unread(&mut self) -> Result<usize, Error> {
-        Ok(self.check(|ring| ring.output.read_pending())? as usize + self.backlog.len())
+    /// How much the backend has read so far, as its index, and how many bytes it has yet to read.
+    pub(super) fn progress(&mut self) -> Result<Progress, Error> {
+        let unread = self.check(|ring| ring.output.read_pending())? as usize + self.backlog.len();
+        Ok(Progress { read: self.output.consumed(), unread })
     }
 
     /// Takes input, if there is any.
@@ -172,7 +193,7 @@ impl Ring {
         operation(self).map_err(|Corrupt| {
             self.corrupt = true;
             self.owes_notification = false;
-            self.backlog = VecDeque::new();
+            self.backlog.clear();
             super::say_corrupt();
             Error::Corrupt
         })

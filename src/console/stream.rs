@@ -11,6 +11,7 @@ impl embedded_io_async::Error for Error {
             Self::Stalled => ErrorKind::TimedOut,
             Self::Corrupt | Self::LineTooLong => ErrorKind::InvalidData,
             Self::Port(_) => ErrorKind::Other,
+            Self::OutOfMemory => ErrorKind::OutOfMemory,
         }
     }
 }

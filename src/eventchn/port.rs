@@ -111,7 +111,6 @@ impl Port {
 
     /// Takes over a port that the toolstack made.
     pub(crate) fn adopt(port: PolledPort, state: &'static State) -> Result<Self, Error> {
-        state.timers.bind(&state.info).map_err(|_| Error::NoPort)?;
         let number = port.number();
         state.events.reserve(number)?;
         state.events.add(number, &state.info);

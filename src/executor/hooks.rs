@@ -60,6 +60,13 @@ impl Turns {
 #[derive(Default)]
 pub(super) struct Exits(Mutex<Vec<(Runnable, Task<()>)>>);
 
+impl Exits {
+    /// Taken by itself: while it runs, more may be added.
+    fn pop(&self) -> Option<(Runnable, Task<()>)> {
+        self.0.lock().pop()
+    }
+}
+
 impl fmt::Debug for Turns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Turns").finish_non_exhaustive()
@@ -88,7 +95,8 @@ pub fn after_turn(hook: impl FnMut() + 'static) {
 /// Has a future run when main has returned, whatever it returned: those that were left last come first, one after the other.
 /// Tasks go on meanwhile. All together have ten seconds; what is not done then is dropped, and the log says so.
 ///
-/// A panic, a fault and [`lifecycle::end`](crate::lifecycle::end) end the domain without them.
+/// A panic, a fault, [`lifecycle::end`](crate::lifecycle::end), and a main that nothing is left to wake end the domain
+/// without them.
 ///
 /// # Panics
 ///
@@ -109,13 +117,16 @@ fn executor() -> &'static super::Executor {
 pub(crate) async fn with_exits<F: Future>(main: F) -> F::Output {
     let output = main.await;
     let exits = async {
-        while let Some((runnable, task)) = executor().exits.0.lock().pop() {
+        while let Some((runnable, task)) = executor().exits.pop() {
             runnable.schedule();
             task.await;
         }
     };
     if time::timeout(EXIT_LIMIT, exits).await == Err(time::Elapsed) {
         log::warn!("what was to be done at exit is not done after {} s", EXIT_LIMIT.as_secs());
+        while executor().exits.pop().is_some() {}
+        // The one that was running is dropped in this turn.
+        super::yield_now().await;
     }
     output
 }

@@ -96,8 +96,8 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
         if info.upcall_pending() {
             events.deliver(info, |port| timers.owns(port));
         }
-        console.settle(state);
         executor.after.run();
+        console.settle(state);
         if executor.ready() > 0 || woken.0.load(Ordering::Acquire) {
             continue;
         }
