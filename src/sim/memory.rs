@@ -37,11 +37,6 @@ struct Region {
     memory: NonNull<u8>,
 }
 
-/// A page of the host's memory.
-#[derive(Clone, Copy)]
-#[repr(align(4096))]
-struct Page(#[expect(dead_code, reason = "reached by raw pointers")] [u8; PAGE_SIZE as usize]);
-
 /// Keeps what is leaked reachable, for a leak checker.
 struct Kept(#[expect(dead_code, reason = "held, not read")] NonNull<u8>);
 
@@ -57,8 +52,11 @@ pub(crate) struct Memory(Vec<Region>);
 impl Memory {
     /// Puts zeroed pages at an address, and returns the host's view of the first.
     pub(crate) fn back(&mut self, start: u64, size: u64) -> NonNull<u8> {
-        let pages = std::vec![Page([0; PAGE_SIZE as usize]); size.div_ceil(PAGE_SIZE) as usize];
-        let memory = NonNull::from(pages.leak()).cast();
+        // Bytes with a page to align them in: a vector of zeroes takes no memory from the host before it is touched, which
+        // most of it never is.
+        let bytes = std::vec![0_u8; (size.next_multiple_of(PAGE_SIZE) + PAGE_SIZE) as usize].leak();
+        let skipped = bytes.as_ptr().align_offset(PAGE_SIZE as usize);
+        let memory = NonNull::from(&mut bytes[skipped..]).cast();
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
         self.0.push(Region { start, size, memory });
         memory
