@@ -1,7 +1,8 @@
 //! Event channels, virtual interrupts and the timer of the simulated Xen.
 //!
 //! Events are delivered as Xen does: the pending bit, then, unless the port is masked, its word in the selector, then
-//! upcall_pending. A peer is a function of the test's, called at a moment of the virtual clock.
+//! upcall_pending. A peer is another domain of the same host (see `host`), or a function of the test's, called at a moment of
+//! the virtual clock.
 
 use core::sync::atomic::Ordering;
 use std::boxed::Box;
@@ -19,16 +20,16 @@ use crate::abi::xen::{DomainId, shared_info};
 use crate::arch;
 
 /// What a test does to the domain from outside, at a moment.
-pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>)>;
+pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>) + Send>;
 
 /// The other end of what a port is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// Nothing yet: a domain may bind.
     Unbound(u16),
     /// A port of this domain's own.
     Own(u32),
-    /// A port of another domain's, whose end the test plays.
+    /// A port of another domain's: one on the same host, or one whose end the test plays.
     Peer(u16, u32),
     Virq(u32),
     Ipi,
@@ -36,7 +37,7 @@ enum End {
 
 /// What Xen knows of the domain's ports and timer.
 pub(crate) struct Events {
-    ports: BTreeMap<u32, End>,
+    pub(super) ports: BTreeMap<u32, End>,
     /// Ports from here on are not to be had.
     pub(crate) limit: u32,
     /// Ports of others that this domain may bind to.
@@ -131,11 +132,12 @@ impl Machine {
             self.events.ports.insert(remote, End::Own(local));
             request.local_port = local;
         } else {
-            let offered = self.events.offered.contains(&(request.remote_dom, remote));
-            if !offered {
-                return Err(Errno::EINVAL);
+            if !self.events.offered.contains(&(request.remote_dom, remote)) {
+                self.at_peer(request.remote_dom, remote, End::Unbound(own), |_| ())?;
             }
-            request.local_port = self.events.take(End::Peer(request.remote_dom, remote))?;
+            let local = self.events.take(End::Peer(request.remote_dom, remote))?;
+            self.rebind_peer(request.remote_dom, remote, End::Unbound(own), End::Peer(own, local));
+            request.local_port = local;
         }
         // The first event comes with the binding.
         self.raise(request.local_port);
@@ -161,9 +163,11 @@ impl Machine {
     pub(crate) fn close_port(&mut self, port: u32) -> Result<u64, Errno> {
         let end = self.events.ports.remove(&port).ok_or(Errno::EINVAL)?;
         self.clear_pending(port);
-        if let End::Own(other) = end {
-            let own = self.number_of(DomainId::SELF.0);
-            self.events.ports.insert(other, End::Unbound(own));
+        let own = self.number_of(DomainId::SELF.0);
+        match end {
+            End::Own(other) => drop(self.events.ports.insert(other, End::Unbound(own))),
+            End::Peer(domain, remote) => self.rebind_peer(domain, remote, End::Peer(own, port), End::Unbound(own)),
+            End::Unbound(_) | End::Virq(_) | End::Ipi => {}
         }
         Ok(0)
     }
@@ -174,7 +178,12 @@ impl Machine {
             Some(End::Unbound(_)) => {}
             Some(&End::Own(other)) => self.raise(other),
             Some(End::Ipi) => self.raise(port),
-            Some(&End::Peer(domain, remote)) => self.events.sent.push((domain, remote)),
+            Some(&End::Peer(domain, remote)) => {
+                self.events.sent.push((domain, remote));
+                let bound = End::Peer(self.number_of(DomainId::SELF.0), port);
+                // Where the test plays the peer, it looks at what was sent.
+                let _ = self.at_peer(domain, remote, bound, |peer| peer.raise(remote));
+            }
             Some(End::Virq(_)) | None => return Err(Errno::EINVAL),
         }
         Ok(0)
@@ -219,12 +228,12 @@ impl Machine {
         }
     }
 
-    fn upcall_pending(&self) -> bool {
+    pub(super) fn upcall_pending(&self) -> bool {
         self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
     }
 
     /// When the next thing happens: an action of the test's, the timer, or the console's backend.
-    fn next(&self) -> Option<u64> {
+    pub(super) fn next(&self) -> Option<u64> {
         let backend = self.reader.as_ref().and_then(|reader| reader.next_ns);
         self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).chain(backend).min()
     }
@@ -247,21 +256,15 @@ impl Machine {
         }
     }
 
-    /// Halts until an event is pending: time passes up to the next thing that happens.
+    /// Begins to halt.
     ///
     /// # Panics
     ///
-    /// If nothing will happen any more, or no interrupt would end the halt: the domain would sleep for ever.
+    /// If no interrupt would end the halt: the domain would sleep for ever.
     pub(crate) fn halt(&mut self) {
         self.events.halts += 1;
         race::finish();
         let callback = CALLBACK_VECTOR | u64::from(arch::CALLBACK_VECTOR);
         assert_eq!(self.events.callback, Some(callback), "no interrupt ends this halt");
-        self.catch_up();
-        while !self.upcall_pending() {
-            let next = self.next().expect("the domain sleeps for ever");
-            self.clock_ns = self.clock_ns.max(next);
-            self.catch_up();
-        }
     }
 }

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
+use super::baton::{self, Wait};
 use super::machine::{CONSOLE_PORT, Machine, START_NS, with};
 use super::{End, end};
 use crate::abi::errno::Errno;
@@ -21,6 +22,7 @@ const EVENT_NS: u64 = 1_000_000;
 ///
 /// As for the real one: the pointers among the arguments are valid for what the hypercall does with them.
 pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
+    baton::step();
     let operation = args[0].as_int();
     let fault = with(|machine| {
         assert!(machine.is_xen(), "a hypercall without Xen is an invalid instruction");
@@ -119,7 +121,7 @@ fn shutdown(shutdown: &sched::Shutdown) -> Result<u64, Errno> {
     end(End::Shutdown(reason))
 }
 
-/// Returns soon if a port is pending; else the backend has a turn, and time passes up to its event or the deadline.
+/// Returns soon if a port is pending; else the backend has a turn, and time passes up to an event or the deadline.
 ///
 /// # Safety
 ///
@@ -130,18 +132,18 @@ unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
     }
     // SAFETY: the structure says how many ports its pointer has, and the caller of the hypercall vouches for it.
     let ports: Vec<u32> = unsafe { core::slice::from_raw_parts(poll.ports, poll.nr_ports as usize) }.to_vec();
-    with(|machine| {
+    let pending = with(|machine| {
         if !machine.any_pending(&ports) {
             machine.backend_turn();
         }
-        if machine.any_pending(&ports) {
-            machine.clock_ns += EVENT_NS;
-        } else {
-            assert_ne!(poll.timeout, 0, "the domain sleeps for ever");
-            machine.clock_ns = machine.clock_ns.max(poll.timeout);
-        }
-        Ok(0)
-    })
+        let pending = machine.any_pending(&ports);
+        machine.clock_ns += if pending { EVENT_NS } else { 0 };
+        pending
+    });
+    if !pending {
+        baton::wait(&Wait::Poll { ports, deadline_ns: Some(poll.timeout).filter(|&deadline| deadline != 0) });
+    }
+    Ok(0)
 }
 
 /// Stores the memory map.
@@ -227,7 +229,7 @@ fn console_io(text: &[u8]) -> Result<u64, Errno> {
 }
 
 impl Machine {
-    fn any_pending(&self, ports: &[u32]) -> bool {
+    pub(super) fn any_pending(&self, ports: &[u32]) -> bool {
         let Some(info) = &self.info else { return false };
         ports.iter().any(|&port| {
             let word = info.u64(shared_info::PENDING + 8 * (port as usize / 64)).load(Ordering::SeqCst);

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::vec::Vec;
 
 use super::backend::{Backend, Reader};
+use super::baton::{self, Seat, Wait};
 use super::events::Events;
 use super::memory::{CONSOLE_FRAME, Memory};
 use super::{End, Fault, Guest, Random, Report, state};
@@ -52,6 +53,8 @@ pub(crate) struct Machine {
     /// The wall clock at system time zero.
     wall_clock_ns: u64,
     pub(crate) events: Events,
+    /// Its place among the domains of a host, if it is not alone.
+    pub(crate) seat: Option<Seat>,
     pub(crate) hypercalls: Vec<(Hypercall, u64)>,
     pub(crate) given_back: Vec<Range<u64>>,
     /// Frames that the heap was given.
@@ -92,9 +95,20 @@ pub(crate) fn with<T>(look: impl FnOnce(&mut Machine) -> T) -> T {
     MACHINE.with_borrow_mut(|machine| look(machine.as_mut().expect("code of a domain runs in Guest::run only")))
 }
 
-/// Whether the machine itself is at work, not the domain on it.
-pub(crate) fn is_busy() -> bool {
-    MACHINE.with(|machine| machine.try_borrow_mut().is_err())
+/// Looks at the machine of this thread if there is one, and the domain on it is at work, not the machine itself.
+pub(super) fn at_work<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+    MACHINE.with(|machine| machine.try_borrow_mut().ok()?.as_mut().map(look))
+}
+
+/// Takes the machine off this thread.
+pub(super) fn take_off() -> Machine {
+    MACHINE.take().expect("a thread that runs a domain")
+}
+
+/// Puts a machine on this thread.
+pub(super) fn put_on(machine: Machine) {
+    let before = MACHINE.replace(Some(machine));
+    assert!(before.is_none(), "this thread runs a simulated domain already");
 }
 
 /// The bytes of a structure of the boot protocol.
@@ -104,8 +118,8 @@ fn bytes_of<T: Copy>(value: &T) -> &[u8] {
 }
 
 impl Machine {
-    /// Puts a guest on this thread, loaded, and returns the address of its start info.
-    pub(crate) fn enter(guest: Guest) -> u32 {
+    /// A machine with a guest, loaded.
+    pub(super) fn new(guest: Guest) -> Self {
         let mut memory = Memory::default();
         memory.back(0, BACKED);
         let page = memory.back(CONSOLE_FRAME << 12, 4096);
@@ -121,7 +135,7 @@ impl Machine {
         let reader =
             (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
         let cpu = guest.cpu();
-        let machine = Self {
+        Self {
             memory,
             reservation: guest.reservation.unwrap_or(ram + super::memory::XL_EXTRA_PAGES),
             map: guest.memory,
@@ -133,6 +147,7 @@ impl Machine {
             clock_ns: START_NS,
             wall_clock_ns: WALL_CLOCK_NS,
             events: Events::new(guest.port_limit, guest.offered, guest.actions),
+            seat: None,
             hypercalls: Vec::new(),
             given_back: Vec::new(),
             heap: Vec::new(),
@@ -150,9 +165,12 @@ impl Machine {
             root: 0,
             spare_stack: FrameRange { start: 0, end: 0 },
             divisor_latch: false,
-        };
-        let before = MACHINE.replace(Some(machine));
-        assert!(before.is_none(), "this thread runs a simulated domain already");
+        }
+    }
+
+    /// Puts the machine on this thread, and returns the address of its start info.
+    pub(super) fn enter(self) -> u32 {
+        put_on(self);
         START_INFO as u32
     }
 
@@ -160,7 +178,7 @@ impl Machine {
     pub(crate) fn leave(end: End) -> Report {
         state::forget();
         let _ = super::race::end();
-        let machine = MACHINE.take().expect("entered before");
+        let machine = take_off();
         Report {
             end,
             console: machine.reader.map(|reader| reader.received).unwrap_or_default(),
@@ -274,6 +292,7 @@ impl Machine {
 /// Halts until an event is pending.
 pub(crate) fn idle() {
     with(Machine::halt);
+    baton::wait(&Wait::Halt);
 }
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf.

@@ -37,6 +37,10 @@ struct Region {
     memory: NonNull<u8>,
 }
 
+// SAFETY: the memory lives as long as the process, and is no thread's own; who has the region, with the machine that it
+// belongs to, is alone in using this pointer.
+unsafe impl Send for Region {}
+
 /// Keeps what is leaked reachable, for a leak checker.
 struct Kept(#[expect(dead_code, reason = "held, not read")] NonNull<u8>);
 

@@ -16,11 +16,15 @@
 //! assert_eq!(report.console, b"hello\n");
 //! ```
 //!
+//! [`Host`] runs several domains that talk to each other by event channels.
+//!
 //! Each thread has a machine of its own, so tests run in parallel. The memory of a simulated domain lives until the
 //! process ends, since what it hands out is `'static` in a unikernel.
 
 mod backend;
+mod baton;
 mod events;
+mod host;
 pub(crate) mod hypercalls;
 pub(crate) mod machine;
 mod memory;
@@ -38,6 +42,7 @@ use std::vec::Vec;
 pub use backend::Backend;
 use events::Action;
 pub use events::Outside;
+pub use host::Host;
 pub(crate) use hypercalls::hypercall;
 use machine::Machine;
 #[cfg(test)]
@@ -101,7 +106,7 @@ impl Report {
 }
 
 /// Decides about a hypercall and its operation before Xen does: an error is its answer.
-pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno>>;
+pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno> + Send>;
 
 /// A domain to be run, and its surroundings.
 pub struct Guest {
@@ -216,7 +221,11 @@ impl Guest {
 
     /// Lets something happen around the domain, so long after its start.
     #[must_use]
-    pub fn after(mut self, delay: core::time::Duration, action: impl FnOnce(&mut Outside<'_>) + 'static) -> Self {
+    pub fn after(
+        mut self,
+        delay: core::time::Duration,
+        action: impl FnOnce(&mut Outside<'_>) + Send + 'static,
+    ) -> Self {
         self.actions.push((machine::START_NS + delay.as_nanos() as u64, Box::new(action)));
         self
     }
@@ -373,7 +382,7 @@ impl Guest {
 
     /// Lets a function answer hypercalls with errors.
     #[must_use]
-    pub fn fault(mut self, fault: impl FnMut(Hypercall, u64) -> Option<Errno> + 'static) -> Self {
+    pub fn fault(mut self, fault: impl FnMut(Hypercall, u64) -> Option<Errno> + Send + 'static) -> Self {
         self.fault = Some(Box::new(fault));
         self
     }
@@ -388,17 +397,7 @@ impl Guest {
     }
 
     fn run_never(self, program: impl FnOnce(Domain) -> Never) -> Report {
-        let start_info = Machine::enter(self);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: the machine has just written a start info there, and nothing has touched its memory since.
-            match unsafe { boot::boot(start_info) } {
-                Ok(domain) => {
-                    program(domain);
-                }
-                Err(failure) => boot::fail(failure),
-            }
-        }));
-        let end = ended(outcome).unwrap_or_else(|panic| {
+        let end = execute(Machine::new(self), program).unwrap_or_else(|panic| {
             // What the panic handler does in a unikernel.
             let outcome = catch_unwind(|| lifecycle::fail(format_args!("domu: panicked: {panic}")));
             ended(outcome).unwrap_or(End::Stopped)
@@ -409,6 +408,21 @@ impl Guest {
 
 /// What a program that ends its domain "returns".
 enum Never {}
+
+/// Puts a machine on this thread, boots the domain and runs its program: how it ended, or the message of a panic. The
+/// machine stays on the thread.
+fn execute(machine: Machine, program: impl FnOnce(Domain) -> Never) -> Result<End, String> {
+    let start_info = machine.enter();
+    ended(catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the machine has just written a start info there, and nothing has touched its memory since.
+        match unsafe { boot::boot(start_info) } {
+            Ok(domain) => {
+                program(domain);
+            }
+            Err(failure) => boot::fail(failure),
+        }
+    })))
+}
 
 /// The end that a domain came to, or the message of a panic.
 fn ended<T>(outcome: Result<T, Box<dyn Any + Send>>) -> Result<End, String> {

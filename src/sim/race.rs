@@ -81,7 +81,7 @@ pub fn coalesced() -> bool {
 /// The domain accesses a page.
 pub(crate) fn access(page: NonNull<u8>) {
     // Not while the simulated machine itself is at it.
-    if super::machine::is_busy() {
+    if !super::baton::step() {
         return;
     }
     RACE.with(|race| {
