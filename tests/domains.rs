@@ -1,17 +1,19 @@
 //! Several domains on one simulated host: our code at both ends of event channels.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use domu::abi::errno::Errno;
 use domu::eventchn::{self, Binding, Error, Port};
 use domu::executor::{spawn, yield_now};
 use domu::lifecycle::{self, Reason};
 use domu::sim::{Backend, End, Guest, Host, Report};
-use domu::time::{self, Elapsed};
+use domu::time::{self, Elapsed, Sleep};
 use domu::{Domain, DomainId};
 
 const MS: Duration = Duration::from_millis(1);
@@ -495,4 +497,49 @@ fn a_domain_that_does_not_boot_is_no_business_of_the_others() {
         .run();
     let ends = [Reason::Crash, Reason::Poweroff].map(End::Shutdown);
     assert_eq!([reports[0].end, reports[1].end], ends);
+}
+
+/// What a test keeps of a domain.
+type Kept = Rc<RefCell<Option<(Port, Pin<Box<Sleep>>)>>>;
+
+/// Runs a guest whose main makes a port and begins a sleep, which are kept, or held against those that were kept before.
+fn keep_or_compare(kept: &Kept, polled: bool) {
+    let kept = Rc::clone(kept);
+    let report = Guest::new().run(async move |_| -> domu::Result {
+        let (port, mut sleep) = (eventchn::bind_ipi()?, Box::pin(time::sleep(5 * MS)));
+        let Some((old_port, mut old_sleep)) = kept.take() else {
+            assert_eq!(time::timeout(MS, sleep.as_mut()).await, Err(Elapsed));
+            kept.replace(Some((port, sleep)));
+            return Ok(());
+        };
+        let sleeper = spawn(sleep);
+        yield_now().await;
+        // Those of the domain before have the same number, and the same deadline.
+        assert_eq!(old_port.number(), port.number());
+        assert_eq!(old_port.notify(), Err(Error::Refused(Errno::ESRCH)));
+        assert_eq!(old_port.binding(), Err(Error::Refused(Errno::ESRCH)));
+        drop(old_port);
+        assert_eq!(port.binding(), Ok(Binding::Ipi));
+        if polled {
+            assert_eq!(time::timeout(MS, old_sleep.as_mut()).await, Err(Elapsed));
+        }
+        drop(old_sleep);
+        assert_eq!(time::timeout(10 * MS, sleeper).await, Ok(()));
+        Ok(())
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+}
+
+#[test]
+fn what_is_kept_of_a_domain_does_nothing_to_the_next() {
+    let kept = Rc::new(RefCell::new(None));
+    for polled in [false, true] {
+        if !cfg!(miri) || polled {
+            keep_or_compare(&kept, polled);
+            keep_or_compare(&kept, polled);
+        }
+    }
+    keep_or_compare(&kept, false);
+    // Nor is there a domain to be asked now.
+    drop(kept);
 }

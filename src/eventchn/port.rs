@@ -136,7 +136,16 @@ impl Port {
     /// [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_send")]
     pub fn notify(&self) -> Result<(), Error> {
-        hypercall::event_send(self.number).map_err(Error::Refused)
+        self.ask(hypercall::event_send)
+    }
+
+    /// Asks Xen something about the port, unless its domain has ended: then the number is another's.
+    fn ask<T>(&self, hypercall: impl FnOnce(u32) -> Result<T, Errno>) -> Result<T, Error> {
+        if self.state.is_running() {
+            hypercall(self.number).map_err(Error::Refused)
+        } else {
+            Err(Error::Refused(Errno::ESRCH))
+        }
     }
 
     /// What the port is bound to now.
@@ -146,7 +155,7 @@ impl Port {
     /// [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_status")]
     pub fn binding(&self) -> Result<Binding, Error> {
-        let found = hypercall::event_status(self.number).map_err(Error::Refused)?;
+        let found = self.ask(hypercall::event_status)?;
         let domain = DomainId(found.bound[0] as u16);
         Ok(match found.status {
             status::UNBOUND => Binding::Unbound(domain),
@@ -184,6 +193,9 @@ impl fmt::Debug for Port {
 impl Drop for Port {
     fn drop(&mut self) {
         self.state.events.remove(self.number, &self.state.info);
+        if !self.state.is_running() {
+            return;
+        }
         // Xen closes what is this domain's; there is nobody to tell if it does not.
         let _ = hypercall::event_close(self.number);
     }

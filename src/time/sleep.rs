@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use super::timers::Key;
 use super::{Instant, now};
-use crate::state;
+use crate::state::{self, State};
 
 /// Waits for so long.
 ///
@@ -25,7 +25,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 ///
 /// Dropping the future forgets the deadline.
 pub const fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, key: None }
+    Sleep { deadline, registered: None }
 }
 
 /// Waits for a moment: see [`sleep_until`].
@@ -33,7 +33,8 @@ pub const fn sleep_until(deadline: Instant) -> Sleep {
 #[derive(Debug)]
 pub struct Sleep {
     deadline: Instant,
-    key: Option<Key>,
+    /// The timer, and the domain that it belongs to.
+    registered: Option<(&'static State, Key)>,
 }
 
 impl Future for Sleep {
@@ -46,14 +47,16 @@ impl Future for Sleep {
             self.cancel();
             return Poll::Ready(());
         }
-        self.key = Some(state.timers.set(self.deadline, self.key, context.waker()));
+        // One of a domain that has ended is no timer any more.
+        let key = self.registered.filter(|(owner, _)| owner.is_running()).map(|(_, key)| key);
+        self.registered = Some((state, state.timers.set(self.deadline, key, context.waker())));
         Poll::Pending
     }
 }
 
 impl Sleep {
     fn cancel(&mut self) {
-        if let (Some(key), Some(state)) = (self.key.take(), state::get()) {
+        if let Some((state, key)) = self.registered.take() {
             state.timers.cancel(key);
         }
     }
