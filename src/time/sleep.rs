@@ -30,11 +30,16 @@ pub const fn sleep_until(deadline: Instant) -> Sleep {
 
 /// Waits for a moment: see [`sleep_until`].
 #[must_use = "futures do nothing unless polled"]
-#[derive(Debug)]
 pub struct Sleep {
     deadline: Instant,
     /// The timer, and the domain that it belongs to.
     registered: Option<(&'static State, Key)>,
+}
+
+impl fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleep").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
 }
 
 impl Future for Sleep {
