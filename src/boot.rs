@@ -177,6 +177,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         random: random::Memory::default(),
         executor: executor::Executor::default(),
         timers: time::Timers::default(),
+        delivery: eventchn::Delivery::new(options.fifo),
         events: eventchn::Table::default(),
         last_instant: time::Last::default(),
     });

@@ -14,6 +14,7 @@
 //! | option | meaning |
 //! |---|---|
 //! | `domu.log=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` unless given |
+//! | `domu.fifo=on\|off` | whether event channels use Xen's FIFO interface where it has one; `on` unless given |
 //!
 //! The last one wins. An option that is not known, or a value that is not, is warned of in the log and has no effect.
 
@@ -105,16 +106,20 @@ impl<'a> Word<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
     pub(crate) log_level: LevelFilter,
+    pub(crate) fifo: bool,
 }
 
 impl Options {
     /// Reads them, and hands what is not understood to `unknown`.
     pub(crate) fn parse<'a>(line: &'a [u8], mut unknown: impl FnMut(Word<'a>)) -> Self {
-        let mut options = Self { log_level: LevelFilter::Info };
+        let mut options = Self { log_level: LevelFilter::Info, fifo: true };
         for word in Words::new(line).filter(Word::is_ours) {
-            match word.value_of("domu.log").and_then(level) {
-                Some(level) => options.log_level = level,
-                None => unknown(word),
+            if let Some(level) = word.value_of("domu.log").and_then(level) {
+                options.log_level = level;
+            } else if let Some(on) = word.value_of("domu.fifo").and_then(switch) {
+                options.fifo = on;
+            } else {
+                unknown(word);
             }
         }
         options
@@ -123,6 +128,10 @@ impl Options {
 
 fn level(value: impl Iterator<Item = u8> + Clone) -> Option<LevelFilter> {
     LevelFilter::iter().find(|level| level.as_str().bytes().map(|byte| byte.to_ascii_lowercase()).eq(value.clone()))
+}
+
+fn switch(value: impl Iterator<Item = u8> + Clone) -> Option<bool> {
+    [("on", true), ("off", false)].into_iter().find(|(name, _)| name.bytes().eq(value.clone())).map(|(_, on)| on)
 }
 
 #[cfg(test)]
@@ -172,7 +181,9 @@ mod tests {
         assert_eq!(parse("domu.log=debug domu.log=off").0.log_level, LevelFilter::Off);
         assert_eq!(parse(r#"domu."log=warn""#).0.log_level, LevelFilter::Warn);
         // Inside somebody's quoted value it is not ours.
-        assert_eq!(parse(r#"x="domu.log=off""#), (Options { log_level: LevelFilter::Info }, Vec::new()));
+        assert_eq!(parse(r#"x="domu.log=off""#), (Options { log_level: LevelFilter::Info, fifo: true }, Vec::new()));
+        assert!(parse("domu.fifo=off domu.fifo=on").0.fifo && !parse("domu.fifo=off").0.fifo);
+        assert_eq!(parse("domu.fifo=never"), (parse("").0, std::vec!["domu.fifo=never".into()]));
         let (options, unknown) = parse("domu.log=loud domu.heap=1 domu.log domu. domu.log=error");
         assert_eq!(options.log_level, LevelFilter::Error);
         assert_eq!(unknown, ["domu.log=loud", "domu.heap=1", "domu.log", "domu."]);

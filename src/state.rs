@@ -35,6 +35,7 @@ pub(crate) struct State {
     pub(crate) random: random::Memory,
     pub(crate) executor: Executor,
     pub(crate) timers: time::Timers,
+    pub(crate) delivery: eventchn::Delivery,
     pub(crate) events: eventchn::Table,
     pub(crate) last_instant: time::Last,
 }

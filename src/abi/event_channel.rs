@@ -22,6 +22,16 @@ pub const ALLOC_UNBOUND: u64 = 6;
 #[doc(alias = "EVTCHNOP_bind_ipi")]
 pub const BIND_IPI: u64 = 7;
 
+/// `EVTCHNOP_init_control`.
+#[doc(alias = "EVTCHNOP_init_control")]
+pub const INIT_CONTROL: u64 = 11;
+/// `EVTCHNOP_expand_array`.
+#[doc(alias = "EVTCHNOP_expand_array")]
+pub const EXPAND_ARRAY: u64 = 12;
+/// `EVTCHNOP_set_priority`.
+#[doc(alias = "EVTCHNOP_set_priority")]
+pub const SET_PRIORITY: u64 = 13;
+
 /// `struct evtchn_send`, and `struct evtchn_close`: a port of the own domain.
 #[doc(alias("evtchn_send", "evtchn_close"))]
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +112,43 @@ pub struct Status {
     pub bound: [u32; 2],
 }
 
+/// `struct evtchn_init_control`.
+#[doc(alias = "evtchn_init_control")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct InitControl {
+    /// The frame of the control block.
+    pub control_gfn: u64,
+    /// Where in the frame it begins.
+    pub offset: u32,
+    /// The virtual CPU that it is for.
+    pub vcpu: u32,
+    /// Bits of a link to a port, out.
+    pub link_bits: u8,
+    /// Padding of the C structure.
+    pub pad: [u8; 7],
+}
+
+/// `struct evtchn_expand_array`.
+#[doc(alias = "evtchn_expand_array")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExpandArray {
+    /// The frame of the next page of event words.
+    pub array_gfn: u64,
+}
+
+/// `struct evtchn_set_priority`.
+#[doc(alias = "evtchn_set_priority")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SetPriority {
+    /// The local port.
+    pub port: u32,
+    /// 0, the highest, to 15.
+    pub priority: u32,
+}
+
 /// States of a port (`EVTCHNSTAT_*`).
 #[doc(alias = "EVTCHNSTAT_")]
 pub mod status {
@@ -131,4 +178,35 @@ pub mod virq {
 pub const TWO_LEVEL_PORTS: u32 = 4096;
 
 const _: () = assert!(size_of::<Send>() == 4 && size_of::<AllocUnbound>() == 8 && size_of::<BindInterdomain>() == 12);
+/// The FIFO interface: bits of an event word, and byte offsets in the control block.
+#[doc(alias = "EVTCHN_FIFO_")]
+pub mod fifo {
+    /// The port has an event.
+    pub const PENDING: u32 = 1 << 31;
+    /// The port is not put into a queue.
+    pub const MASKED: u32 = 1 << 30;
+    /// The port is in a queue.
+    pub const LINKED: u32 = 1 << 29;
+    /// Xen is about to change the link: the port may not be unmasked.
+    pub const BUSY: u32 = 1 << 28;
+    /// The next port in the queue; zero at its end.
+    pub const LINK: u32 = (1 << 17) - 1;
+    /// `ready`, four bytes: priorities whose queue is no longer empty.
+    pub const READY: usize = 0;
+    /// `head`, four bytes for each priority: the first port of its queue.
+    pub const HEAD: usize = 8;
+    /// Bytes of the control block, which begins at a multiple of eight.
+    pub const CONTROL_SIZE: u32 = 72;
+    /// Priorities, from 0, the highest.
+    pub const PRIORITIES: usize = 16;
+    /// What a port has unless it is given another.
+    pub const PRIORITY_DEFAULT: u8 = 7;
+    /// Event words in a page.
+    pub const WORDS: usize = 1024;
+    /// Ports of the interface; port 0 is never valid.
+    #[doc(alias = "EVTCHN_FIFO_NR_CHANNELS")]
+    pub const PORTS: u32 = 1 << 17;
+}
+
+const _: () = assert!(size_of::<InitControl>() == 24 && size_of::<ExpandArray>() == 8 && size_of::<SetPriority>() == 8);
 const _: () = assert!(size_of::<BindVirq>() == 12 && size_of::<BindIpi>() == 8 && size_of::<Status>() == 24);

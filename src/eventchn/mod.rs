@@ -19,15 +19,27 @@
 //!
 //! A port whose event nobody has taken note of stays masked until somebody does, so a peer that sends without end costs
 //! one delivery for each time that its waiter runs, and starves nobody.
+//!
+//! Xen has two interfaces for delivery. When the domain first needs a port it takes the newer one, *FIFO*, which has
+//! [priorities](Priority) and 131,072 ports, and *two-level*, with 4096, where Xen does not offer that or the command line
+//! says `domu.fifo=off`. [`abi`] tells which it is; how many ports the domain may have is up to the toolstack.
 
+mod again;
+mod delivery;
+mod fifo;
 mod polled;
 mod port;
+mod priority;
 mod table;
+mod two_level;
 
 use core::fmt;
 
+pub(crate) use delivery::Delivery;
+pub use delivery::{Abi, abi};
 pub(crate) use polled::PolledPort;
 pub use port::{After, Binding, Port, alloc_unbound, bind_interdomain, bind_ipi, bind_virq};
+pub use priority::Priority;
 pub(crate) use table::Table;
 
 use crate::abi::errno::Errno;
@@ -44,8 +56,25 @@ pub enum Error {
     NoInterrupt,
     /// There is no memory to keep the port.
     OutOfMemory,
+    /// The interface in force has no priorities: Xen does not have the one that does, or `domu.fifo=off` keeps from it.
+    NoPriorities,
     /// Another error of Xen's.
     Refused(Errno),
+}
+
+impl Error {
+    /// What Xen's refusal to bind a port means; `absent` is what it means that the other end is not there.
+    pub(crate) const fn from_xen(errno: Errno, absent: Option<Self>) -> Self {
+        match (errno, absent) {
+            (Errno::ENOSPC, _) => Self::NoPort,
+            (Errno::ENOMEM, _) => Self::OutOfMemory,
+            (
+                Errno::EINVAL | Errno::ESRCH | Errno::EEXIST | Errno::ENOENT | Errno::EPERM | Errno::EBUSY,
+                Some(absent),
+            ) => absent,
+            (errno, _) => Self::Refused(errno),
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -55,6 +84,7 @@ impl fmt::Display for Error {
             Self::NoPeer => f.write_str("the peer has no such port, or not for this domain"),
             Self::NoInterrupt => f.write_str("the virtual interrupt is bound already, or not for this domain"),
             Self::OutOfMemory => f.write_str("no memory for an event channel port"),
+            Self::NoPriorities => f.write_str("event channels have no priorities here"),
             Self::Refused(errno) => write!(f, "Xen refused an operation on event channels: {errno}"),
         }
     }

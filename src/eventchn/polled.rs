@@ -1,10 +1,11 @@
 //! A port that is waited for by polling Xen: the console's, when a domain ends and no task can wait.
 
+use super::two_level;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::TWO_LEVEL_PORTS;
 use crate::hypercall;
 use crate::shared::SharedInfo;
-use crate::time;
+use crate::{state, time};
 
 /// A port that the toolstack made for this domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +29,11 @@ impl PolledPort {
 
     /// Forgets past events, before the state that they announce is looked at.
     pub(crate) fn clear(self, info: &SharedInfo) {
-        info.clear_pending(self.0);
+        // By the interface in force, which is another once the domain has bound a port.
+        match state::get() {
+            Some(state) => state.delivery.clear_pending(info, self.0),
+            None => two_level::clear_pending(info, self.0),
+        }
     }
 
     /// Sleeps until an event on this port since [`clear`](Self::clear), or until `limit_ns` have passed.

@@ -6,7 +6,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use super::table::Seen;
-use super::{Error, PolledPort};
+use super::{Error, PolledPort, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
@@ -90,30 +90,24 @@ impl Port {
         // A port is bound by a running domain only.
         let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
         // The timer must not be without one when all are taken.
-        state.timers.bind(&state.info).map_err(|_| Error::NoPort)?;
-        let number = bound().map_err(|errno| match (errno, absent) {
-            (Errno::ENOSPC, _) => Error::NoPort,
-            (Errno::ENOMEM, _) => Error::OutOfMemory,
-            (
-                Errno::EINVAL | Errno::ESRCH | Errno::EEXIST | Errno::ENOENT | Errno::EPERM | Errno::EBUSY,
-                Some(absent),
-            ) => absent,
-            (errno, _) => Error::Refused(errno),
-        })?;
-        if let Err(error) = state.events.reserve(number) {
+        state.timers.bind(state)?;
+        let number = bound().map_err(|errno| Error::from_xen(errno, absent))?;
+        if let Err(error) = state.delivery.reserve(number).and_then(|()| state.events.reserve(number)) {
             // Closing what was just bound fails for no reason that could be acted on.
             let _ = hypercall::event_close(number);
             return Err(error);
         }
-        state.events.add(number, &state.info);
+        state.events.add(number, state);
         Ok(Self { number, state })
     }
 
     /// Takes over a port that the toolstack made.
     pub(crate) fn adopt(port: PolledPort, state: &'static State) -> Result<Self, Error> {
         let number = port.number();
+        state.delivery.choose();
+        state.delivery.reserve(number)?;
         state.events.reserve(number)?;
-        state.events.add(number, &state.info);
+        state.events.add(number, state);
         Ok(Self { number, state })
     }
 
@@ -166,11 +160,21 @@ impl Port {
         })
     }
 
+    /// Sets which ports' events this one's are delivered before, from the next on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoPriorities`] if the interface in force has none: see [`abi`](super::abi). [`Error::Refused`].
+    #[doc(alias = "EVTCHNOP_set_priority")]
+    pub fn set_priority(&self, priority: Priority) -> Result<(), Error> {
+        self.state.delivery.set_priority(self.number, priority)
+    }
+
     /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in
     /// [`after`](Self::after), are delivered as one.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.state.events.count(&self.state.info, self.number)
+        self.state.events.count(self.state, self.number)
     }
 
     /// Waits until more than `seen` events were delivered, and returns how many there are. Several may wait.
@@ -192,7 +196,7 @@ impl fmt::Debug for Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        self.state.events.remove(self.number, &self.state.info);
+        self.state.events.remove(self.number, self.state);
         if !self.state.is_running() {
             return;
         }
@@ -214,8 +218,8 @@ impl Future for After<'_> {
     type Output = u64;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u64> {
-        let State { events, info, .. } = self.port.state;
-        match events.look(info, self.port.number, self.seen, self.id, context.waker()) {
+        let state = self.port.state;
+        match state.events.look(state, self.port.number, self.seen, self.id, context.waker()) {
             Seen::Events(count) => {
                 self.id = None;
                 Poll::Ready(count)

@@ -6,7 +6,7 @@ use core::task::Waker;
 use spin::Mutex;
 
 use super::Error;
-use crate::shared::SharedInfo;
+use crate::state::State;
 
 /// A port in use.
 #[derive(Debug, Default)]
@@ -71,19 +71,19 @@ impl Table {
     }
 
     /// Begins to count a port's events.
-    pub(super) fn add(&self, port: u32, info: &SharedInfo) {
+    pub(super) fn add(&self, port: u32, state: &State) {
         let mut inner = self.0.lock();
         let length = inner.ports.len().max(port as usize + 1);
         inner.ports.resize_with(length, || None);
         inner.ports[port as usize] = Some(Entry::default());
         drop(inner);
-        info.unmask(port);
+        state.delivery.unmask(&state.info, port);
     }
 
     /// Forgets a port that is going to be closed: no event of its reaches the next owner of the number.
-    pub(super) fn remove(&self, port: u32, info: &SharedInfo) {
-        info.mask(port);
-        info.clear_pending(port);
+    pub(super) fn remove(&self, port: u32, state: &State) {
+        state.delivery.mask(&state.info, port);
+        state.delivery.clear_pending(&state.info, port);
         let mut inner = self.0.lock();
         let entry = inner.ports.get_mut(port as usize).and_then(Option::take);
         inner.waiting -= entry.as_ref().map_or(0, |entry| entry.waiters.len());
@@ -92,21 +92,21 @@ impl Table {
     }
 
     /// Events that were delivered on a port. Whoever asks has taken note: the next event may come.
-    pub(super) fn count(&self, info: &SharedInfo, port: u32) -> u64 {
+    pub(super) fn count(&self, state: &State, port: u32) -> u64 {
         let mut inner = self.0.lock();
         let (count, unmask) =
             inner.entry(port).map_or((0, false), |entry| (entry.count, core::mem::take(&mut entry.masked)));
         drop(inner);
         if unmask {
-            info.unmask(port);
+            state.delivery.unmask(&state.info, port);
         }
         count
     }
 
     /// Looks for events beyond a number that was seen, or registers a waker for the next one.
-    pub(super) fn look(&self, info: &SharedInfo, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
+    pub(super) fn look(&self, state: &State, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
         let waker = waker.clone();
-        let count = self.count(info, port);
+        let count = self.count(state, port);
         let mut inner = self.0.lock();
         let before = inner.take_waiter(port, id);
         let result = if count > seen {
@@ -138,17 +138,15 @@ impl Table {
 
     /// Delivers what Xen has raised: each port that fired is masked, counted and its waiters are woken. The cost follows
     /// the ports that fired, and who waits for them. `own` takes ports that are the crate's own business.
-    pub(crate) fn deliver(&self, info: &SharedInfo, own: impl Fn(u32) -> bool) {
-        for word in bits(info.take_upcall()) {
-            for bit in bits(info.take_ports(word as usize)) {
-                let port = word * 64 + bit;
-                if own(port) {
-                    info.unmask(port);
-                } else {
-                    self.fire(port);
-                }
+    pub(crate) fn deliver(&self, state: &State, own: impl Fn(u32) -> bool) {
+        let State { delivery, info, .. } = state;
+        delivery.take(info, |port| {
+            if own(port) {
+                delivery.unmask(info, port);
+            } else {
+                self.fire(port);
             }
-        }
+        });
     }
 
     /// Counts an event and wakes who waits for it.
@@ -166,14 +164,4 @@ impl Table {
             entry.waiters = woken;
         }
     }
-}
-
-/// The numbers of the bits that are set, lowest first.
-fn bits(mut word: u64) -> impl Iterator<Item = u32> {
-    core::iter::from_fn(move || {
-        let bit = word.trailing_zeros();
-        // Clears the lowest bit that is set.
-        word &= word.wrapping_sub(1);
-        (bit < 64).then_some(bit)
-    })
 }

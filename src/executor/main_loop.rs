@@ -94,7 +94,7 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
             timers.fire(now);
         }
         if info.upcall_pending() {
-            events.deliver(info, |port| timers.owns(port));
+            events.deliver(state, |port| timers.owns(port));
         }
         executor.after.run();
         console.settle(state);

@@ -4,7 +4,7 @@ use super::{Arg, call, check};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{
     ALLOC_UNBOUND, AllocUnbound, BIND_INTERDOMAIN, BIND_IPI, BIND_VIRQ, BindInterdomain, BindIpi, BindVirq, CLOSE,
-    SEND, STATUS, Send, Status,
+    EXPAND_ARRAY, ExpandArray, INIT_CONTROL, InitControl, SEND, SET_PRIORITY, STATUS, Send, SetPriority, Status,
 };
 use crate::abi::hvm;
 use crate::abi::xen::{DomainId, Hypercall};
@@ -12,7 +12,7 @@ use crate::abi::xen::{DomainId, Hypercall};
 /// An operation on a structure of its own.
 fn operation<T>(number: u64, argument: &mut T) -> Result<(), Errno> {
     // SAFETY: Xen reads and writes the structure that belongs to the operation, as the callers below pass it; it is live
-    // and exclusively borrowed for the call. No operation on event channels touches other memory of the domain.
+    // and exclusively borrowed for the call. Operations that let Xen write to other memory are unsafe functions below.
     let result = unsafe {
         call(Hypercall::EventChannel, [Arg::int(number), Arg::inout(argument), Arg::NONE, Arg::NONE, Arg::NONE])
     };
@@ -51,6 +51,30 @@ pub(crate) fn event_bind_ipi() -> Result<u32, Errno> {
 /// Closes a port.
 pub(crate) fn event_close(port: u32) -> Result<(), Errno> {
     operation(CLOSE, &mut Send { port })
+}
+
+/// Switches the domain to the FIFO interface, with the control block of virtual CPU 0 at the beginning of a frame.
+///
+/// # Safety
+///
+/// The frame is RAM of the domain's, and Xen's to write from now on: nothing accesses it but by atomics.
+pub(crate) unsafe fn event_init_control(frame: u64) -> Result<(), Errno> {
+    let mut request = InitControl { control_gfn: frame, offset: 0, vcpu: 0, link_bits: 0, pad: [0; 7] };
+    operation(INIT_CONTROL, &mut request)
+}
+
+/// Adds a page of event words to those of the FIFO interface.
+///
+/// # Safety
+///
+/// As for [`event_init_control`].
+pub(crate) unsafe fn event_expand_array(frame: u64) -> Result<(), Errno> {
+    operation(EXPAND_ARRAY, &mut ExpandArray { array_gfn: frame })
+}
+
+/// Sets the priority of a port, for events from now on.
+pub(crate) fn event_set_priority(port: u32, priority: u8) -> Result<(), Errno> {
+    operation(SET_PRIORITY, &mut SetPriority { port, priority: priority.into() })
 }
 
 /// What a port of this domain is bound to.

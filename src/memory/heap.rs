@@ -39,7 +39,7 @@ pub(crate) unsafe fn claim(range: FrameRange) {
 
 /// Takes so many adjacent frames from the heap for good, aligned to their number, a power of two.
 #[cfg(target_os = "none")]
-pub(super) fn take(frames: u64) -> Option<u64> {
+pub(crate) fn take(frames: u64) -> Option<u64> {
     let size = (frames as usize) << 12;
     let layout = core::alloc::Layout::from_size_align(size, size).ok()?;
     // SAFETY: the size is not zero.
@@ -49,6 +49,29 @@ pub(super) fn take(frames: u64) -> Option<u64> {
 
 /// Takes frames from the heap: here from those that the simulated machine was given.
 #[cfg(not(target_os = "none"))]
-pub(super) fn take(frames: u64) -> Option<u64> {
+pub(crate) fn take(frames: u64) -> Option<u64> {
     crate::sim::machine::take(frames)
+}
+
+/// Gives a frame back to the heap.
+///
+/// # Safety
+///
+/// It was taken by [`take`] alone, and nothing uses it any more.
+#[cfg(target_os = "none")]
+pub(crate) unsafe fn put_back(frame: u64) {
+    const PAGE: usize = crate::abi::memory::PAGE_SIZE as usize;
+    let Ok(layout) = core::alloc::Layout::from_size_align(PAGE, PAGE) else { return };
+    // SAFETY: `take` allocated it with this layout, and the caller no longer uses it.
+    unsafe { alloc::alloc::dealloc(crate::arch::phys(frame << 12), layout) }
+}
+
+/// Gives a frame back to the heap of the simulated machine.
+///
+/// # Safety
+///
+/// As in a unikernel.
+#[cfg(not(target_os = "none"))]
+pub(crate) unsafe fn put_back(frame: u64) {
+    crate::sim::machine::put_back(frame);
 }

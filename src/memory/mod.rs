@@ -26,7 +26,7 @@ mod surplus;
 mod tables;
 
 pub(crate) use frames::{FrameRange, Frames};
-pub(crate) use heap::claim;
+pub(crate) use heap::{claim, put_back, take};
 pub(crate) use image::{Image, Stack};
 pub(crate) use layout::Layout;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The page of shared information: pending events, and the time of this vCPU.
+//! The page of shared information: whether events are pending, and the time of this vCPU.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -27,60 +27,24 @@ impl SharedInfo {
         Self(page)
     }
 
-    /// Forgets that a port is pending, so that the next event on it can be noticed.
-    pub(crate) fn clear_pending(&self, port: u32) {
-        let word = self.0.u64(offset::PENDING + 8 * (port as usize / 64));
-        word.fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
+    /// The page itself, for the event channels' part of it.
+    pub(crate) const fn page(&self) -> &SharedPage {
+        &self.0
     }
 
-    /// Whether Xen has raised an event since the last [`take_upcall`](Self::take_upcall).
+    /// Whether an event was raised since the last [`take_upcall`](Self::take_upcall).
     pub(crate) fn upcall_pending(&self) -> bool {
         self.0.u8(offset::UPCALL_PENDING).load(Ordering::SeqCst) != 0
     }
 
-    /// Takes note of an upcall, and returns the words of the bitmaps that may have pending ports, as bits.
-    ///
-    /// | Xen, for an event | here |
-    /// |---|---|
-    /// | 1. sets the port's pending bit | 1. clears upcall_pending |
-    /// | 2. sets the word's bit in the selector | 2. swaps the selector with zero |
-    /// | 3. sets upcall_pending | 3. reads and clears pending bits |
-    ///
-    /// Each step is sequentially consistent. An event whose third step comes before our first has its bits seen by our
-    /// second and third; one whose third step comes later leaves upcall_pending set, and is seen in the next turn.
-    pub(crate) fn take_upcall(&self) -> u64 {
+    /// Takes note of an upcall. What was raised before it is to be looked for now: what is raised from here on sets it anew.
+    pub(crate) fn take_upcall(&self) {
         self.0.u8(offset::UPCALL_PENDING).swap(0, Ordering::SeqCst);
-        self.0.u64(offset::PENDING_SELECTOR).swap(0, Ordering::SeqCst)
     }
 
-    /// Takes the ports of a word that are pending and not masked: they are masked and no longer pending.
-    pub(crate) fn take_ports(&self, word: usize) -> u64 {
-        // Looked up for each access, since the simulated Xen may act before each look-up.
-        let pending = || self.0.u64(offset::PENDING + 8 * word);
-        let mask = || self.0.u64(offset::MASK + 8 * word);
-        let unmasked = !mask().load(Ordering::SeqCst);
-        let ready = pending().load(Ordering::SeqCst) & unmasked;
-        if ready != 0 {
-            mask().fetch_or(ready, Ordering::SeqCst);
-            pending().fetch_and(!ready, Ordering::SeqCst);
-        }
-        ready
-    }
-
-    /// Keeps events on a port from being taken.
-    pub(crate) fn mask(&self, port: u32) {
-        self.0.u64(offset::MASK + 8 * (port as usize / 64)).fetch_or(1 << (port % 64), Ordering::SeqCst);
-    }
-
-    /// Lets events on a port be taken again. One that came meanwhile is raised anew, as Xen would, but without asking it:
-    /// the port notifies the only virtual CPU.
-    pub(crate) fn unmask(&self, port: u32) {
-        let (word, bit) = (port as usize / 64, 1_u64 << (port % 64));
-        self.0.u64(offset::MASK + 8 * word).fetch_and(!bit, Ordering::SeqCst);
-        if self.0.u64(offset::PENDING + 8 * word).load(Ordering::SeqCst) & bit != 0 {
-            self.0.u64(offset::PENDING_SELECTOR).fetch_or(1 << word, Ordering::SeqCst);
-            self.0.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
-        }
+    /// Has the next turn look for events, as Xen does when it raises one.
+    pub(crate) fn set_upcall(&self) {
+        self.0.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
     }
 
     /// Reads the wall clock under its version lock: seconds and nanoseconds since 1970 at system time zero.

@@ -31,15 +31,9 @@ impl SharedPage {
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(offset.is_multiple_of(size) && offset + size <= SIZE, "no such field in a shared page");
         #[cfg(not(target_os = "none"))]
-        crate::sim::race::access(self.0);
+        crate::sim::race::access();
         // SAFETY: the offset lies in the page, as just checked.
         unsafe { self.0.as_ptr().add(offset) }
-    }
-
-    /// Where the page is seen.
-    #[cfg(not(target_os = "none"))]
-    pub(crate) const fn address(&self) -> NonNull<u8> {
-        self.0
     }
 
     /// The byte at an offset.

@@ -1,17 +1,18 @@
 //! Event channels, virtual interrupts and the timer of the simulated Xen.
 //!
-//! Events are delivered as Xen does: the pending bit, then, unless the port is masked, its word in the selector, then
-//! upcall_pending. A peer is another domain of the same host (see `host`), or a function of the test's, called at a moment of
-//! the virtual clock.
+//! A peer is another domain of the same host (see `host`), or a function of the test's, called at a moment of the virtual
+//! clock. How an event reaches the domain stands in [`raise`](super::raise).
 
 use core::sync::atomic::Ordering;
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
+use super::fifo::Fifo;
 use super::machine::{CONSOLE_PORT, Machine};
 use super::race;
 use crate::abi::errno::Errno;
+use crate::abi::event_channel::fifo;
 use crate::abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, BindVirq, Status, TWO_LEVEL_PORTS, status, virq,
 };
@@ -38,6 +39,12 @@ pub(super) enum End {
 /// What Xen knows of the domain's ports and timer.
 pub(crate) struct Events {
     pub(super) ports: BTreeMap<u32, End>,
+    /// All ports below are taken.
+    lowest_free: u32,
+    /// The FIFO interface is to be had.
+    pub(super) offers_fifo: bool,
+    /// It, once the domain uses it.
+    pub(super) fifo: Option<Fifo>,
     /// Ports from here on are not to be had.
     pub(crate) limit: u32,
     /// Ports of others that this domain may bind to.
@@ -55,9 +62,12 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(limit: u32, offered: Vec<(u16, u32)>, actions: Vec<(u64, Action)>) -> Self {
+    pub(crate) fn new(limit: u32, offers_fifo: bool, offered: Vec<(u16, u32)>, actions: Vec<(u64, Action)>) -> Self {
         Self {
             ports: BTreeMap::new(),
+            lowest_free: 0,
+            offers_fifo,
+            fifo: None,
             limit,
             offered,
             timer_ns: None,
@@ -71,11 +81,17 @@ impl Events {
     /// Takes the lowest free port.
     fn take(&mut self, end: End) -> Result<u32, Errno> {
         let reserved = [0, 1, CONSOLE_PORT];
-        let port = (0..self.limit)
+        let most = if self.fifo.is_some() { fifo::PORTS } else { TWO_LEVEL_PORTS };
+        let port = (self.lowest_free..self.limit.min(most))
             .find(|port| !reserved.contains(port) && !self.ports.contains_key(port))
             .ok_or(Errno::ENOSPC)?;
         self.ports.insert(port, end);
+        self.lowest_free = port + 1;
         Ok(port)
+    }
+
+    pub(super) fn is_bound(&self, port: u32) -> bool {
+        self.ports.contains_key(&port)
     }
 }
 
@@ -162,6 +178,7 @@ impl Machine {
 
     pub(crate) fn close_port(&mut self, port: u32) -> Result<u64, Errno> {
         let end = self.events.ports.remove(&port).ok_or(Errno::EINVAL)?;
+        self.events.lowest_free = self.events.lowest_free.min(port);
         self.clear_pending(port);
         let own = self.number_of(DomainId::SELF.0);
         match end {
@@ -206,25 +223,24 @@ impl Machine {
         if domain == DomainId::SELF.0 { self.domain.unwrap_or(domain) } else { domain }
     }
 
-    /// Marks a port pending, as Xen does.
-    pub(crate) fn raise(&self, port: u32) {
-        assert!(port < TWO_LEVEL_PORTS, "no such port: {port}");
-        let Some(info) = &self.info else { return };
+    /// Whether a port is pending, as a poll of Xen's sees it.
+    pub(crate) fn is_pending(&self, port: u32) -> bool {
+        if let Some(fifo) = &self.events.fifo {
+            return fifo.is_pending(port);
+        }
         let (word, bit) = (port as usize / 64, 1_u64 << (port % 64));
-        let before = info.u64(shared_info::PENDING + 8 * word).fetch_or(bit, Ordering::SeqCst);
-        let masked = info.u64(shared_info::MASK + 8 * word).load(Ordering::SeqCst) & bit != 0;
-        if before & bit != 0 || masked {
-            return;
-        }
-        let selector = info.u64(shared_info::PENDING_SELECTOR).fetch_or(1 << word, Ordering::SeqCst);
-        if selector & 1 << word == 0 {
-            info.u8(shared_info::UPCALL_PENDING).store(1, Ordering::SeqCst);
-        }
+        let pending = self.info.as_ref().filter(|_| word < shared_info::WORDS);
+        pending.is_some_and(|info| info.u64(shared_info::PENDING + 8 * word).load(Ordering::SeqCst) & bit != 0)
     }
 
-    fn clear_pending(&self, port: u32) {
-        if let Some(info) = &self.info {
-            info.u64(shared_info::PENDING + 8 * (port as usize / 64)).fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
+    fn clear_pending(&mut self, port: u32) {
+        match (&mut self.events.fifo, &self.info) {
+            (Some(fifo), _) => fifo.close(port),
+            (None, Some(info)) => {
+                let word = info.u64(shared_info::PENDING + 8 * (port as usize / 64));
+                word.fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
+            }
+            (None, None) => {}
         }
     }
 
@@ -263,7 +279,7 @@ impl Machine {
     /// If no interrupt would end the halt: the domain would sleep for ever.
     pub(crate) fn halt(&mut self) {
         self.events.halts += 1;
-        race::finish();
+        race::finish(self);
         let callback = CALLBACK_VECTOR | u64::from(arch::CALLBACK_VECTOR);
         assert_eq!(self.events.callback, Some(callback), "no interrupt ends this halt");
     }

@@ -86,6 +86,9 @@ unsafe fn event_channel_op(operation: u64, argument: Arg) -> Result<u64, Errno> 
             event_channel::BIND_VIRQ => machine.bind_virq(&mut *argument.as_ptr()),
             event_channel::BIND_IPI => machine.bind_ipi(&mut *argument.as_ptr()),
             event_channel::STATUS => machine.port_status(&mut *argument.as_ptr()),
+            event_channel::INIT_CONTROL => machine.init_control(&mut *argument.as_ptr()),
+            event_channel::EXPAND_ARRAY => machine.expand_array(&*argument.as_ptr()),
+            event_channel::SET_PRIORITY => machine.set_priority(&*argument.as_ptr()),
             _ => Err(Errno::ENOSYS),
         }
     })
@@ -230,10 +233,6 @@ fn console_io(text: &[u8]) -> Result<u64, Errno> {
 
 impl Machine {
     pub(super) fn any_pending(&self, ports: &[u32]) -> bool {
-        let Some(info) = &self.info else { return false };
-        ports.iter().any(|&port| {
-            let word = info.u64(shared_info::PENDING + 8 * (port as usize / 64)).load(Ordering::SeqCst);
-            word & 1 << (port % 64) != 0
-        })
+        ports.iter().any(|&port| self.is_pending(port))
     }
 }

@@ -146,7 +146,7 @@ impl Machine {
             info: None,
             clock_ns: START_NS,
             wall_clock_ns: WALL_CLOCK_NS,
-            events: Events::new(guest.port_limit, guest.offered, guest.actions),
+            events: Events::new(guest.port_limit, guest.fifo, guest.offered, guest.actions),
             seat: None,
             hypercalls: Vec::new(),
             given_back: Vec::new(),
@@ -571,6 +571,15 @@ pub(crate) fn claim(range: FrameRange) {
             "the heap is given the image: {range:x?}"
         );
         machine.heap.push(range.start..range.end);
+    });
+}
+
+/// Gives a frame back to the heap.
+pub(crate) fn put_back(frame: u64) {
+    with(|machine| {
+        let free = machine.heap.iter().any(|range| range.contains(&frame));
+        assert!(!free, "given back twice: frame {frame:#x}");
+        machine.heap.push(frame..frame + 1);
     });
 }
 

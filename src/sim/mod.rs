@@ -24,11 +24,13 @@
 mod backend;
 mod baton;
 mod events;
+mod fifo;
 mod host;
 pub(crate) mod hypercalls;
 pub(crate) mod machine;
 mod memory;
 pub mod race;
+mod raise;
 pub(crate) mod state;
 
 use core::ops::Range;
@@ -130,6 +132,7 @@ pub struct Guest {
     pub(crate) random: Random,
     pub(crate) rich: bool,
     pub(crate) port_limit: u32,
+    pub(crate) fifo: bool,
     pub(crate) offered: Vec<(u16, u32)>,
     pub(crate) actions: Vec<(u64, Action)>,
 }
@@ -200,6 +203,7 @@ impl Guest {
             random: Random::Works,
             rich: true,
             port_limit: 1024,
+            fifo: true,
             offered: Vec::new(),
             actions: Vec::new(),
         }
@@ -209,6 +213,13 @@ impl Guest {
     #[must_use]
     pub const fn port_limit(mut self, limit: u32) -> Self {
         self.port_limit = limit;
+        self
+    }
+
+    /// Runs on a Xen that has event channels by the two-level interface only.
+    #[must_use]
+    pub const fn without_fifo(mut self) -> Self {
+        self.fifo = false;
         self
     }
 

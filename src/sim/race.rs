@@ -1,106 +1,71 @@
 //! Xen raising an event while the domain runs, a step at each place that a test chooses.
 //!
 //! On a real host a peer's event is raised by another processor: its steps fall anywhere between the domain's own
-//! accesses to the page of shared information. Here each access asks whether a step is due before it. A test that waits
+//! accesses to the pages that it shares with Xen. Here each access asks whether a step is due before it. A test that waits
 //! once for every choice of places has seen all interleavings.
 
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::cell::RefCell;
+use std::vec::Vec;
 
-use crate::abi::event_channel::TWO_LEVEL_PORTS;
-use crate::abi::xen::shared_info::{MASK, PENDING, PENDING_SELECTOR, UPCALL_PENDING};
-
-/// Steps in which Xen raises an event: it sets the pending bit; looks at the mask; sets the word's bit in the selector;
-/// sets upcall_pending. An earlier step may find that there is nothing more to do.
-pub const STEPS: usize = 4;
+use super::machine::{self, Machine};
+use super::raise::Raise;
+pub use super::raise::{FIFO_STEPS, TWO_LEVEL_STEPS};
 
 /// An event on its way.
 struct Race {
-    page: NonNull<u8>,
-    port: u32,
-    /// Before which access of the domain's each step comes.
-    places: [usize; STEPS],
-    next: usize,
+    raise: Raise,
+    /// Before which access of the domain's each step comes, of those that are still to come, the last one first.
+    places: Vec<usize>,
     /// Accesses so far.
     accesses: usize,
-    /// The port was pending already when the event came.
-    coalesced: bool,
 }
 
 std::thread_local! {
     static RACE: RefCell<Option<Race>> = const { RefCell::new(None) };
 }
 
-impl Race {
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: the offsets are those of words in the page of shared information, as `begin` has looked at the port; it
-        // lives as long as the process and is accessed by atomics only.
-        unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(offset).cast()) }
-    }
-
-    fn step(&mut self) {
-        let (word, bit) = (self.port as usize / 64, 1_u64 << (self.port % 64));
-        let done = match self.next {
-            0 => {
-                self.coalesced = self.word(PENDING + 8 * word).fetch_or(bit, Ordering::SeqCst) & bit != 0;
-                self.coalesced
-            }
-            1 => self.word(MASK + 8 * word).load(Ordering::SeqCst) & bit != 0,
-            2 => self.word(PENDING_SELECTOR).fetch_or(1 << word, Ordering::SeqCst) & 1 << word != 0,
-            _ => {
-                // SAFETY: as for words; this is a byte.
-                let upcall = unsafe { AtomicU8::from_ptr(self.page.as_ptr().add(UPCALL_PENDING)) };
-                upcall.store(1, Ordering::SeqCst);
-                true
-            }
-        };
-        self.next = if done { STEPS } else { self.next + 1 };
-    }
-}
-
 /// Raises an event on a port of the domain that this thread runs, from now on: each step of Xen's comes before the access
-/// of this number that the domain makes to its shared information; what is left comes when it halts.
+/// of this number that the domain makes to its shared pages; what is left comes when it halts. The interface in force says
+/// how many steps there are: [`TWO_LEVEL_STEPS`] or [`FIFO_STEPS`].
 ///
 /// # Panics
 ///
 /// Outside of a simulated domain, for what is no port, and while another race is under way.
-pub fn begin(port: u32, places: [usize; STEPS]) {
-    let page = super::machine::with(|machine| machine.info.as_ref().expect("a domain that has booted").address());
-    assert!(port < TWO_LEVEL_PORTS, "no such port: {port}");
+pub fn begin(port: u32, places: &[usize]) {
+    machine::with(|machine| assert!(machine.info.is_some(), "a domain that has booted"));
     assert!(RACE.with_borrow(Option::is_none), "a race is under way");
-    RACE.set(Some(Race { page, port, places, next: 0, accesses: 0, coalesced: false }));
+    RACE.set(Some(Race { raise: Raise::new(port), places: places.iter().rev().copied().collect(), accesses: 0 }));
 }
 
 /// Whether the event became one with another that was pending already.
 #[must_use]
 pub fn coalesced() -> bool {
-    RACE.with_borrow(|race| race.as_ref().is_some_and(|race| race.coalesced))
+    RACE.with_borrow(|race| race.as_ref().is_some_and(|race| race.raise.coalesced))
 }
 
-/// The domain accesses a page.
-pub(crate) fn access(page: NonNull<u8>) {
+/// The domain accesses a shared page.
+pub(crate) fn access() {
     // Not while the simulated machine itself is at it.
     if !super::baton::step() {
         return;
     }
     RACE.with(|race| {
         let Ok(mut race) = race.try_borrow_mut() else { return };
-        let Some(race) = race.as_mut().filter(|race| race.page == page) else { return };
-        while race.next < STEPS && race.places[race.next] <= race.accesses {
-            race.step();
+        let Some(race) = race.as_mut() else { return };
+        machine::with(|machine| race.raise.watch(machine));
+        while race.places.pop_if(|place| *place <= race.accesses).is_some() {
+            machine::with(|machine| race.raise.step(machine));
         }
         race.accesses += 1;
     });
 }
 
 /// The domain halts: Xen does what is left.
-pub(super) fn finish() {
+pub(super) fn finish(machine: &mut Machine) {
     RACE.with_borrow_mut(|race| {
         if let Some(race) = race {
-            while race.next < STEPS {
-                race.step();
-            }
+            race.places.clear();
+            while race.raise.step(machine) {}
         }
     });
 }
@@ -108,6 +73,6 @@ pub(super) fn finish() {
 /// Ends the race: Xen does what is left. Tells how many accesses there were.
 #[must_use]
 pub fn end() -> usize {
-    finish();
+    machine::with(finish);
     RACE.take().map_or(0, |race| race.accesses)
 }

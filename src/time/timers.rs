@@ -6,11 +6,9 @@ use core::task::Waker;
 use spin::Mutex;
 
 use super::Instant;
-use crate::abi::errno::Errno;
 use crate::abi::event_channel::virq;
-use crate::hypercall;
-use crate::shared::SharedInfo;
 use crate::state::State;
+use crate::{eventchn, hypercall};
 
 /// A deadline and who waits for it, so that two may be for the same moment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,10 +42,17 @@ struct Inner {
 }
 
 impl Inner {
-    fn bind(&mut self, info: &SharedInfo) -> Result<(), Errno> {
+    fn bind(&mut self, state: &State) -> Result<(), eventchn::Error> {
         if self.port.is_none() {
-            let port = hypercall::event_bind_virq(virq::TIMER)?;
-            info.unmask(port);
+            state.delivery.choose();
+            let port =
+                hypercall::event_bind_virq(virq::TIMER).map_err(|errno| eventchn::Error::from_xen(errno, None))?;
+            if let Err(error) = state.delivery.reserve(port) {
+                // Closing what was just bound fails for no reason that could be acted on.
+                let _ = hypercall::event_close(port);
+                return Err(error);
+            }
+            state.delivery.unmask(&state.info, port);
             self.port = Some(port);
         }
         Ok(())
@@ -132,7 +137,7 @@ impl Timers {
         if wanted == inner.programmed || is_step {
             return true;
         }
-        if inner.bind(&state.info).is_err() {
+        if inner.bind(state).is_err() {
             return false;
         }
         // Should Xen refuse, for whatever reason, the deadline is waited for awake.
@@ -141,9 +146,9 @@ impl Timers {
         set.is_ok()
     }
 
-    /// Binds the timer's port, if that has not been done.
-    pub(crate) fn bind(&self, info: &SharedInfo) -> Result<(), Errno> {
-        self.0.lock().bind(info)
+    /// Binds the timer's port, the first that the domain binds, if that has not been done.
+    pub(crate) fn bind(&self, state: &State) -> Result<(), eventchn::Error> {
+        self.0.lock().bind(state)
     }
 
     /// Whether a port is that of the timer, which then has fired.

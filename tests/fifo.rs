@@ -1,0 +1,348 @@
+//! Xen's FIFO interface for event channels on the simulated Xen: when it is used, priorities, many ports, and its refusals.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use domu::abi::errno::Errno;
+use domu::abi::event_channel::{EXPAND_ARRAY, INIT_CONTROL};
+use domu::abi::xen::Hypercall;
+use domu::eventchn::{self, Abi, Error, Port, Priority};
+use domu::executor::{activity, spawn, yield_now};
+use domu::lifecycle::Reason;
+use domu::sim::{Backend, End, Guest, Report, race};
+use domu::{Domain, DomainId, time};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Runs a guest whose main must come to its end.
+fn run<F: Future<Output = domu::Result>>(guest: Guest, main: impl FnOnce(Domain) -> F) -> Report {
+    let report = guest.run(main);
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    report
+}
+
+/// How often a guest has called an operation on event channels.
+fn calls(report: &Report, operation: u64) -> usize {
+    report.hypercalls.iter().filter(|call| **call == (Hypercall::EventChannel, operation)).count()
+}
+
+#[test]
+fn it_is_chosen_with_the_first_port_and_costs_nothing_before() {
+    let report = run(Guest::new(), async |domain| {
+        assert_eq!((eventchn::abi(), eventchn::abi().ports()), (Abi::TwoLevel, 4096));
+        domain.console().write_all(b"no port\n").await?;
+        Ok(())
+    });
+    assert_eq!(calls(&report, INIT_CONTROL), 0);
+    let report = run(Guest::new(), async |_| {
+        let _port = eventchn::bind_ipi()?;
+        assert_eq!((eventchn::abi(), eventchn::abi().ports()), (Abi::Fifo, 131_072));
+        let _port = eventchn::bind_ipi()?;
+        Ok(())
+    });
+    assert_eq!((calls(&report, INIT_CONTROL), calls(&report, EXPAND_ARRAY)), (1, 1));
+}
+
+#[test]
+fn without_it_the_two_level_interface_does_without_priorities() {
+    let refused = [Errno::ENOSYS, Errno::EOPNOTSUPP, Errno::ENOMEM];
+    let refusing = refused.map(|errno| {
+        let fault =
+            move |call, operation| (call == Hypercall::EventChannel && operation == INIT_CONTROL).then_some(errno);
+        Guest::new().fault(fault)
+    });
+    let guests = [Guest::new().without_fifo(), Guest::new().command_line("domu.fifo=off")];
+    for guest in guests.into_iter().chain(refusing) {
+        let report = run(guest, async |_| {
+            let port = eventchn::bind_ipi()?;
+            assert_eq!(eventchn::abi(), Abi::TwoLevel);
+            assert_eq!(port.set_priority(Priority::HIGHEST), Err(Error::NoPriorities));
+            port.notify()?;
+            assert_eq!(port.after(0).await, 1);
+            Ok(())
+        });
+        assert_eq!(calls(&report, EXPAND_ARRAY), 0);
+    }
+}
+
+/// Refuses the expansion of this number.
+fn refusing_expansion(number: usize, errno: Errno) -> Guest {
+    let mut seen = 0;
+    Guest::new().port_limit(3000).fault(move |call, operation| {
+        seen += usize::from(call == Hypercall::EventChannel && operation == EXPAND_ARRAY);
+        if call == Hypercall::EventChannel && operation == EXPAND_ARRAY && seen == number { Some(errno) } else { None }
+    })
+}
+
+#[test]
+fn a_page_that_is_refused_costs_one_port_and_is_asked_for_again() {
+    // Once Xen has agreed to the interface, there is no way back: the first port fails, and the next has its page.
+    for (errno, error) in [(Errno::ENOMEM, Error::OutOfMemory), (Errno::EINVAL, Error::Refused(Errno::EINVAL))] {
+        let report = run(refusing_expansion(2, errno), async |_| {
+            // The first page was there when the interface was chosen.
+            let mut ports = Vec::new();
+            let refused = loop {
+                match eventchn::bind_ipi() {
+                    Ok(port) => ports.push(port),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!((refused, ports.last().map(Port::number)), (error, Some(1023)));
+            let port = eventchn::bind_ipi()?;
+            assert_eq!(port.number(), 1024);
+            port.notify()?;
+            assert_eq!(port.after(0).await, 1);
+            Ok(())
+        });
+        assert_eq!(calls(&report, EXPAND_ARRAY), 3);
+    }
+    // Refused when it is chosen: the first port asks again.
+    let report = run(refusing_expansion(1, Errno::ENOMEM), async |_| {
+        let port = eventchn::bind_ipi()?;
+        port.notify()?;
+        assert_eq!(port.after(0).await, 1);
+        Ok(())
+    });
+    assert_eq!(calls(&report, EXPAND_ARRAY), 2);
+    // Refused for ever: the error is told, and the domain has its console.
+    let never =
+        |call, operation| (call == Hypercall::EventChannel && operation == EXPAND_ARRAY).then_some(Errno::ENOMEM);
+    let report = run(Guest::new().fault(never), async |domain| {
+        assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::OutOfMemory);
+        assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::OutOfMemory);
+        domain.console().write_all(b"still here\n").await?;
+        Ok(())
+    });
+    assert_eq!(report.console, b"still here\n");
+}
+
+#[test]
+fn the_console_waits_as_before_after_the_switch() {
+    // Its port was made before. It is waited for by tasks, and polled at the end: each wait ends by an event, none at once.
+    let waits = |line: &str| {
+        let guest = Guest::new().backend(Backend::Trickles(100)).command_line(line);
+        let report = run(guest, async |domain| {
+            let _port = eventchn::bind_ipi()?;
+            domain.console().write_all(&[b'x'; 5000]).await?;
+            Ok(())
+        });
+        assert_eq!(report.console.len(), 5000);
+        let polls =
+            report.hypercalls.iter().filter(|(call, operation)| (*call, *operation) == (Hypercall::Sched, 3)).count();
+        assert!(polls > 5 && report.halts > 5, "{polls} polls, {} halts", report.halts);
+        (polls, report.halts, report.elapsed_ns)
+    };
+    let (fifo, two_level) = (waits(""), waits("domu.fifo=off"));
+    assert_eq!((fifo.0, fifo.1), (two_level.0, two_level.1));
+    assert!(fifo.2.abs_diff(two_level.2) < 1_000_000);
+}
+
+/// Starts a task that notes each event of a port.
+fn note(order: &Rc<RefCell<Vec<u32>>>, port: &Rc<Port>) {
+    let (order, port) = (Rc::clone(order), Rc::clone(port));
+    spawn(async move {
+        let mut seen = 0;
+        loop {
+            seen = port.after(seen).await;
+            order.borrow_mut().push(port.number());
+        }
+    })
+    .detach();
+}
+
+#[test]
+fn the_higher_priority_is_delivered_first() {
+    run(Guest::new(), async |_| {
+        assert_eq!(Priority::new(16), None);
+        assert_eq!((Priority::default(), Priority::DEFAULT.number()), (Priority::new(7).unwrap(), 7));
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let mut ports = Vec::new();
+        // Bound in the reverse order of their priorities.
+        for number in [15, 9, 8, 7, 2, 0] {
+            let port = Rc::new(eventchn::bind_ipi()?);
+            port.set_priority(Priority::new(number).unwrap())?;
+            note(&order, &port);
+            ports.push(port);
+        }
+        yield_now().await;
+        let numbers: Vec<u32> = ports.iter().rev().map(|port| port.number()).collect();
+        // In the first round each event is put into its queue by Xen. In the others they come while nobody has taken note of
+        // the ones before: the ports are masked.
+        for round in 0..3 {
+            for _ in 0..=round {
+                ports.iter().try_for_each(|port| port.notify())?;
+            }
+            if round > 0 {
+                // They are delivered, and come again, before the tasks run.
+                yield_now().await;
+                ports.iter().try_for_each(|port| port.notify())?;
+            }
+            if round == 2 {
+                // Note is taken of them in the order of their numbers.
+                assert!(ports.iter().all(|port| port.count() > 0));
+            }
+            for _ in 0..4 {
+                yield_now().await;
+            }
+            let seen = order.take();
+            assert_eq!(seen, numbers.repeat(if round == 0 { 1 } else { 2 }), "round {round}");
+        }
+        // Of one priority: first come, first served.
+        for port in &ports {
+            port.set_priority(Priority::LOWEST)?;
+        }
+        ports.iter().rev().try_for_each(|port| port.notify())?;
+        yield_now().await;
+        yield_now().await;
+        assert_eq!(order.take(), numbers);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_number_that_is_used_again_while_it_is_queued_has_no_past() {
+    run(Guest::new(), async |_| {
+        let quiet = eventchn::bind_ipi()?;
+        for behind in [false, true] {
+            let first = eventchn::bind_ipi()?;
+            let number = first.number();
+            // In its queue, alone or with another behind it, and closed there.
+            first.notify()?;
+            if behind {
+                quiet.notify()?;
+            }
+            drop(first);
+            let second = eventchn::bind_ipi()?;
+            second.set_priority(Priority::HIGHEST)?;
+            assert_eq!((second.number(), second.count()), (number, 0));
+            if behind {
+                assert_eq!(quiet.after(0).await, 1);
+            }
+            yield_now().await;
+            assert_eq!(second.count(), 0);
+            second.notify()?;
+            assert_eq!(second.after(0).await, 1);
+            // The same, with an event of the new one while the old one is queued.
+            second.notify()?;
+            drop(second);
+            let third = eventchn::bind_ipi()?;
+            assert_eq!(third.number(), number);
+            third.notify()?;
+            assert_eq!(third.after(0).await, 1);
+            assert_eq!(time::timeout(MS, third.after(1)).await, Err(time::Elapsed));
+            third.notify()?;
+            assert_eq!(third.after(1).await, 2);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of turns; the same code runs in the other tests")]
+fn all_ports_that_there_are_work() {
+    let report = run(Guest::new().port_limit(u32::MAX), async |_| {
+        let mut ports = Vec::new();
+        let error = loop {
+            match eventchn::bind_ipi() {
+                Ok(port) => ports.push(port),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error, ports.len()), (Error::NoPort, 131_072 - 4));
+        for port in &ports {
+            port.notify()?;
+        }
+        let turns = activity().turns;
+        for port in &ports {
+            assert_eq!(port.after(0).await, 1);
+        }
+        // All of them are delivered in one turn.
+        assert!(activity().turns - turns <= 3);
+        Ok(())
+    });
+    assert_eq!(calls(&report, EXPAND_ARRAY), 128);
+}
+
+/// Raises an event on its port when it is woken, and waits again at once, within the turn of the delivery.
+struct Storm(&'static Port);
+
+impl Wake for Storm {
+    fn wake(self: Arc<Self>) {
+        // Unmasked before it is raised: Xen puts it behind the other storm.
+        let seen = self.0.count();
+        self.0.notify().unwrap();
+        let after: &'static mut Pin<Box<_>> = Box::leak(Box::new(Box::pin(self.0.after(seen))));
+        let _ = after.as_mut().poll(&mut Context::from_waker(&Waker::from(self)));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it leaks what waits")]
+fn a_waker_that_raises_its_own_event_does_not_hold_a_turn() {
+    for line in ["", "domu.fifo=off"] {
+        run(Guest::new().command_line(line), async |_| {
+            let quiet = eventchn::bind_ipi()?;
+            // Two of them, so that their queue is never empty.
+            let storms = [eventchn::bind_ipi()?, eventchn::bind_ipi()?].map(|port| &*Box::leak(Box::new(port)));
+            storms.into_iter().for_each(|port| Arc::new(Storm(port)).wake());
+            for seen in 0..20 {
+                quiet.notify()?;
+                assert_eq!(quiet.after(seen).await, seen + 1);
+            }
+            // It has the same turns.
+            assert!(storms.iter().all(|port| port.count() >= 10));
+            time::sleep(MS).await;
+            Ok(())
+        });
+    }
+}
+
+/// How often a producer is at work between a look and a wait, by either interface.
+const ROUNDS: u32 = if cfg!(miri) { 20 } else { 1_000_000 };
+
+/// A producer that raises an event somewhere between the look and the wait, and now and then one beside it.
+fn produce(line: &str, steps: usize) {
+    run(Guest::new().command_line(line), async |_| {
+        let (port, other) = (eventchn::alloc_unbound(DomainId(1))?, eventchn::bind_ipi()?);
+        let (mut random, mut seen, mut others) = (0x2545_f491_4f6c_dd1d_u64, 0, 0);
+        for round in 0..ROUNDS {
+            let places: Vec<usize> = (0..steps)
+                .scan(0, |place, _| {
+                    // An xorshift generator: the steps are near to each other, most often, and far at times.
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    *place += [0, 0, 1, 1, 2, 3, 5, 8][random as usize % 8];
+                    Some(*place)
+                })
+                .collect();
+            if random & 1 << 40 == 0 {
+                other.notify()?;
+                others += 1;
+            }
+            assert_eq!(port.count(), seen);
+            race::begin(port.number(), &places);
+            seen = port.after(seen).await;
+            let _ = race::end();
+            assert_eq!((seen, port.count()), (u64::from(round) + 1, u64::from(round) + 1), "{places:?}");
+            if others > 0 {
+                assert_eq!(other.after(others - 1).await, others, "{places:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_producer_between_the_look_and_the_wait_is_never_missed_by_two_level() {
+    produce("domu.fifo=off", race::TWO_LEVEL_STEPS);
+}
+
+#[test]
+fn a_producer_between_the_look_and_the_wait_is_never_missed_by_fifo() {
+    produce("", race::FIFO_STEPS);
+}
