@@ -45,19 +45,24 @@ struct Operation {
     /// Its name for the guest.
     name: &'static str,
     times: u64,
+    /// Options of the crate's.
+    options: &'static str,
     /// What the predecessor needs, and the aim, where there are such.
     predecessor: Option<u64>,
     aim: Option<u64>,
 }
 
 const fn operation(what: &'static str, name: &'static str, times: u64) -> Operation {
-    Operation { what, name, times, predecessor: None, aim: None }
+    Operation { what, name, times, options: "", predecessor: None, aim: None }
 }
+
+/// By the interface for events that all Xens have.
+const TWO_LEVEL: &str = " domu.fifo=off";
 
 /// The guest of these.
 const OPERATION: &str = "op";
 
-static OPERATIONS: [Operation; 11] = [
+static OPERATIONS: [Operation; 13] = [
     operation("a yield, with its turn", "yield", 10_000),
     operation("a wait for what has come", "wait", 10_000),
     operation("a timer set, yield, given up", "timer", 10_000),
@@ -67,6 +72,8 @@ static OPERATIONS: [Operation; 11] = [
     operation("an event, sent to delivered", "event", 1_000),
     operation("the same with 10 ports", "event_10", 1_000),
     operation("the same with 1000 ports", "event_1000", 1_000),
+    Operation { options: TWO_LEVEL, ..operation("two-level, with 10 ports", "event_10", 1_000) },
+    Operation { options: TWO_LEVEL, ..operation("two-level, with 1000 ports", "event_1000", 1_000) },
     Operation { predecessor: Some(45_301), aim: Some(20_000), ..operation("a sleep of 1 ms, halted", "sleep", 200) },
     Operation {
         predecessor: Some(20_000_000),
@@ -106,7 +113,7 @@ pub fn run() -> Result<()> {
             let config = Config {
                 base: base_config(&workspace, OPERATION)?,
                 memory: Some(16),
-                cmdline: Some(format!("{} {times}", operation.name)),
+                cmdline: Some(format!("{} {times}{}", operation.name, operation.options)),
                 more: vec!["tsc_mode = \"native\"".into()],
                 ..Config::default()
             };
@@ -187,7 +194,8 @@ pub fn run() -> Result<()> {
 }
 
 fn operation_domain(operation: &Operation, times: u64) -> String {
-    format!("{}-{times}", operation.name.replace('_', "-"))
+    let interface = if operation.options.is_empty() { "" } else { "two-level-" };
+    format!("{interface}{}-{times}", operation.name.replace('_', "-"))
 }
 
 fn boot_domain(memory: u32) -> String {

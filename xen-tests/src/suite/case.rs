@@ -98,6 +98,12 @@ impl Case {
         self
     }
 
+    /// With another line in its configuration.
+    pub fn line(mut self, line: &str) -> Case {
+        self.config.more.push(line.into());
+        self
+    }
+
     /// With a module.
     pub fn ramdisk(mut self, name: &str, content: Vec<u8>) -> Case {
         self.config.ramdisk = Some(name.into());

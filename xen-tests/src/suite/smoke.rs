@@ -51,7 +51,8 @@ fn tests() -> Vec<Test> {
         test("ends_panic", "ends", "panic", true, panics),
         test("ends_nested", "ends", "nested", false, crash),
         test("ends_reboot", "ends", "reboot", false, reboot),
-        test("events", "events", events::EVENTS, false, events::judge),
+        test("events", "events", events::FIFO, true, events::judge_fifo),
+        test("events_two_level", "events", events::TWO_LEVEL, false, events::judge_two_level),
         test("embassy", "embassy", "", false, reads_all),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {

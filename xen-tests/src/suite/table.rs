@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Stage, Where, ended};
 use super::verdict::all_ok;
-use super::{crash, float, protection};
+use super::{crash, events, float, protection};
 use crate::build::Flavour;
 use crate::lab::domain::{Outcome, Reason};
 use crate::pattern::{CONSOLE_SIZES, RAMDISK_SIZE, console_byte, console_byte_lf, ramdisk_byte};
@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
     float::cases(&mut cases);
     crash::cases(&mut cases);
     protection::cases(&mut cases);
+    events::cases(&mut cases);
     cases.push(
         Case::new("modules::ramdisk", "modules", |outcome| all_ok(outcome, &["modules.ramdisk"]))
             .ramdisk("modules.ramdisk", (0..RAMDISK_SIZE).map(ramdisk_byte).collect())

@@ -1,8 +1,14 @@
-//! Event channels, timers and tasks on real Xen, within one domain.
+//! Event channels, timers and tasks on real Xen, within one domain, by the interface for events that is in force.
 //!
+//! The command line says how many events there are to be and, if the domain is to have ports up to a number only, how many
+//! it gets at least.
+//!
+//! * `events.fifo` or `events.two_level`: the interface is that, as the command line asks for.
 //! * `events.self`: the number of events that the command line names go between two ports of this domain, none is lost.
 //! * `events.bind`: bindings, their states and errors are as documented.
-//! * `events.many`: as many ports as there are to be had, each with an event.
+//! * `events.many`: as many ports as there are to be had, up to 6000, each with an event.
+//! * `events.priority`: of two ports that are pending the one of the higher priority is delivered first; without priorities
+//!   there is an error.
 //! * `time.sleep`: sleeps of several lengths are not too short; how late they are is logged.
 //! * `time.order`: sleeps end in the order of their deadlines, and a far one can be given up.
 //! * `time.busy`: a task that always yields delays a timer by no more than a turn.
@@ -21,7 +27,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
-use domu::eventchn::{self, Binding};
+use domu::eventchn::{self, Abi, Binding, Priority};
 use domu::executor::{activity, spawn, yield_now};
 use domu::{Domain, DomainId, time};
 use domu_guests::verdict;
@@ -31,11 +37,19 @@ domu::main!(main);
 const MS: Duration = Duration::from_millis(1);
 
 async fn main(domain: Domain) -> domu::Result {
-    let events: u64 =
-        domain.words().next().and_then(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(1000);
+    let mut numbers = domain.words().map_while(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok());
+    let (events, ports) = (numbers.next().unwrap_or(1000), numbers.next().unwrap_or(900));
     verdict(&domain, "events.self", to_itself(events).await);
+    let (abi, asked) = match eventchn::abi() {
+        Abi::Fifo => ("events.fifo", Abi::Fifo),
+        Abi::TwoLevel => ("events.two_level", Abi::TwoLevel),
+    };
+    let off = domain.words().any(|word| word.raw() == b"domu.fifo=off");
+    let right = off == (asked == Abi::TwoLevel);
+    verdict(&domain, abi, if right { Ok(()) } else { Err("not what was asked for".into()) });
     verdict(&domain, "events.bind", bindings().await);
-    verdict(&domain, "events.many", many().await);
+    verdict(&domain, "events.many", many(ports as usize).await);
+    verdict(&domain, "events.priority", priority().await);
     verdict(&domain, "time.sleep", sleeps().await);
     verdict(&domain, "time.order", order().await);
     verdict(&domain, "time.busy", busy().await);
@@ -94,16 +108,20 @@ async fn bindings() -> Result<(), String> {
     }
 }
 
-async fn many() -> Result<(), String> {
+/// Ports that are enough. The first domain may have all, and Xen looks through those in use for one that is free.
+const MOST: usize = 6000;
+
+async fn many(least: usize) -> Result<(), String> {
     let mut ports = Vec::new();
-    let error = loop {
+    let mut end = None;
+    while end.is_none() && ports.len() < MOST {
         match eventchn::bind_ipi() {
             Ok(port) => ports.push(port),
-            Err(error) => break error,
+            Err(error) => end = Some(error),
         }
-    };
-    if error != eventchn::Error::NoPort || ports.len() < 900 {
-        return Err(format!("{error} after {} ports", ports.len()));
+    }
+    if !matches!(end, None | Some(eventchn::Error::NoPort)) || ports.len() < least {
+        return Err(format!("{end:?} after {} ports", ports.len()));
     }
     for port in &ports {
         port.notify().map_err(said)?;
@@ -113,8 +131,54 @@ async fn many() -> Result<(), String> {
             return Err(format!("port {} has {} events", port.number(), port.count()));
         }
     }
+    // Nothing comes twice.
+    yield_now().await;
+    yield_now().await;
+    if let Some(port) = ports.iter().find(|port| port.count() != 1) {
+        return Err(format!("port {} has {} events", port.number(), port.count()));
+    }
     log::info!("{} ports, the last is {}", ports.len(), ports[ports.len() - 1].number());
     Ok(())
+}
+
+async fn priority() -> Result<(), String> {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let mut ports = Vec::new();
+    for number in [Priority::LOWEST.number(), 8, 7, 6, Priority::HIGHEST.number()] {
+        let port = Rc::new(eventchn::bind_ipi().map_err(said)?);
+        match (port.set_priority(Priority::new(number).unwrap_or_default()), eventchn::abi()) {
+            (Ok(()), Abi::Fifo) => {}
+            (Err(eventchn::Error::NoPriorities), Abi::TwoLevel) => return Ok(()),
+            (result, abi) => return Err(format!("{result:?} with {abi:?}")),
+        }
+        let (order, waiting) = (Rc::clone(&order), Rc::clone(&port));
+        let task = spawn(async move {
+            let mut seen = 0;
+            loop {
+                seen = waiting.after(seen).await;
+                order.borrow_mut().push(number);
+            }
+        });
+        ports.push((port, task));
+    }
+    yield_now().await;
+    // Once into the queues of Xen, and once while the ports are masked, as nobody has taken note of the first.
+    for (port, _) in &ports {
+        port.notify().map_err(said)?;
+    }
+    yield_now().await;
+    for (port, _) in &ports {
+        port.notify().map_err(said)?;
+    }
+    // Note is taken in the reverse order, which is not that of the second deliveries.
+    if ports.iter().any(|(port, _)| port.count() != 1) {
+        return Err("an event is not delivered within a turn".into());
+    }
+    for _ in 0..4 {
+        yield_now().await;
+    }
+    let order = order.borrow();
+    if *order == [0, 6, 7, 8, 15, 0, 6, 7, 8, 15] { Ok(()) } else { Err(format!("{order:?}")) }
 }
 
 async fn sleeps() -> Result<(), String> {
