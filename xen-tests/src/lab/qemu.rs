@@ -45,12 +45,16 @@ impl Cpu {
 }
 
 /// The command line of a machine with nothing in it yet.
+///
+/// One thread emulates all processors. With one for each, QEMU 7.2 mixes up what belongs to Xen and to its guests: after
+/// some ten thousand events a guest had the hypervisor's registers.
 pub fn machine(cpu: Cpu, memory_mb: u32, processors: u32) -> Command {
     let mut command = process::command("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
         .args(["-monitor", "none", "-cpu", cpu.model()])
         .args(["-m", &memory_mb.to_string(), "-smp", &processors.to_string()])
+        .args(["-accel", "tcg,thread=single"])
         .args(["-chardev", "stdio,id=com1,signal=off", "-serial", "chardev:com1"]);
     command
 }
