@@ -70,13 +70,8 @@ pub fn run(wanted: &Run) -> Result<u8> {
     let mut session = Session::boot(&lab, archive, &logs)?;
     say!("xl create {name}.xl");
     let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
-    let outcome = match session.gdb() {
-        Some(socket) => {
-            let gdb = gdb_command(&image, socket, &logs)?;
-            domain::run_after(&mut session, &name, watch, || wait_for_gdb(&gdb))?
-        }
-        None => domain::run(&mut session, &name, watch)?,
-    };
+    let gdb = session.gdb().map(|socket| gdb_command(&image, socket, &logs)).transpose()?;
+    let outcome = domain::run_attached(&mut session, &name, watch, || gdb.as_deref().map_or(Ok(()), wait_for_gdb))?;
     Ok(verdict(&outcome, &image, &logs, wanted.limit))
 }
 

@@ -1,7 +1,7 @@
 //! The line over which the tool tells dom0 what to do: the machine's second serial port.
 //!
-//! A request is a line, a number and a shell command. The answer is a line `=NUMBER STATUS LENGTH`
-//! and that many bytes of output, which may be anything. The other end is `dom0/agent.sh`: a loop
+//! A request is a line, `NUMBER LENGTH COMMAND`, and that many bytes of input for the shell command, which may be
+//! anything. The answer is a line `=NUMBER STATUS LENGTH` and that many bytes of output. The other end is `dom0/agent.sh`: a loop
 //! of busybox's shell, so that all that runs in dom0 is what the suite ships.
 
 use std::io::{ErrorKind, Read, Write};
@@ -62,15 +62,15 @@ impl Control {
         })
     }
 
-    /// Has dom0 run a command line.
-    pub fn run(&mut self, command: &str, limit: Duration) -> Result<Result<Reply, Silence>> {
+    /// Has dom0 run a command line with this input.
+    pub fn run(&mut self, command: &str, input: &[u8], limit: Duration) -> Result<Result<Reply, Silence>> {
         if command.contains('\n') {
             bail!("a command for dom0 must be one line: {command:?}");
         }
         self.last += 1;
         let number = self.last;
         self.line
-            .write_all(format!("{number} {command}\n").as_bytes())
+            .write_all(&[format!("{number} {} {command}\n", input.len()).as_bytes(), input].concat())
             .with_context(|| format!("telling dom0 to run `{command}`"))?;
         self.receive(limit, |received| take_reply(received, number))
     }
@@ -172,7 +172,7 @@ mod tests {
     fn silence_has_an_end() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut control = Control::new(ours).unwrap();
-        let answer = control.run("true", Duration::from_millis(50)).unwrap();
+        let answer = control.run("true", b"", Duration::from_millis(50)).unwrap();
         assert_eq!(answer, Err(Silence::TooLong));
     }
 

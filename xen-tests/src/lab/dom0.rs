@@ -121,9 +121,14 @@ impl Session {
 
     /// Has dom0 run a command line; the answer has the command's own verdict.
     pub fn run(&mut self, command: &str, limit: Duration) -> Result<Reply> {
+        self.run_with_input(command, &[], limit)
+    }
+
+    /// The same, for a command that reads its standard input.
+    pub fn run_with_input(&mut self, command: &str, input: &[u8], limit: Duration) -> Result<Reply> {
         let start = Instant::now();
         let limit = if self.gdb.is_some() { Duration::MAX } else { limit };
-        let answer = self.control.run(command, limit)?;
+        let answer = self.control.run(command, input, limit)?;
         if say::is_verbose() {
             say!("dom0: {command} ({} ms)", start.elapsed().as_millis());
         }

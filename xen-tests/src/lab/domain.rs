@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::cpio::Archive;
 use super::dom0::Session;
+use super::input::Input;
 
 /// How long one of dom0's commands may take when the machine is busy.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(90);
@@ -177,8 +178,8 @@ pub fn run(session: &mut Session, name: &str, watch: Watch<'_>) -> Result<Outcom
     follow(session, name, start, mark, watch)
 }
 
-/// Starts the guest held, and follows it as [`run`] does once `before` is done.
-pub fn run_after(
+/// The same with the tool's own input going to its console, from when it is held and `before` has been done.
+pub fn run_attached(
     session: &mut Session,
     name: &str,
     watch: Watch<'_>,
@@ -187,19 +188,41 @@ pub fn run_after(
     let mark = session.serial().length();
     session.must(&format!("xl create -p {}", config_of(name)), COMMAND_LIMIT)?;
     before()?;
+    let input = Input::from_stdin(session, name)?;
     let start = Instant::now();
     session.must(&format!("xl unpause {name}"), COMMAND_LIMIT)?;
-    follow(session, name, start, mark, watch)
+    follow_with(session, name, start, mark, watch, Some(input))
 }
 
 /// Follows a domain that has been created, to its end. `mark` is from where the hypervisor's serial
 /// line belongs to it.
 pub fn follow(session: &mut Session, name: &str, start: Instant, mark: usize, watch: Watch<'_>) -> Result<Outcome> {
+    follow_with(session, name, start, mark, watch, None)
+}
+
+fn follow_with(
+    session: &mut Session,
+    name: &str,
+    start: Instant,
+    mark: usize,
+    watch: Watch<'_>,
+    mut input: Option<Input>,
+) -> Result<Outcome> {
     let limit = watch.limit;
     let mut console = Console { name: name.to_owned(), bytes: Vec::new(), size: 0, watch };
     let mut domain = 0;
+    let mut next_state = start;
     let reason = loop {
         let grown = console.look(session)?;
+        let pause = if grown { Duration::ZERO } else { Duration::from_millis(100) };
+        if let Some(input) = &mut input {
+            input.hand_on(session, pause)?;
+            // What comes next takes longest, and who types is to see it come back.
+            if Instant::now() < next_state {
+                continue;
+            }
+            next_state = Instant::now() + Duration::from_millis(500);
+        }
         let state = match state(session, name)? {
             Some((number, state)) => {
                 domain = number;
@@ -210,8 +233,8 @@ pub fn follow(session: &mut Session, name: &str, start: Instant, mark: usize, wa
         match state {
             State::Ended(reason) => break Some(reason),
             State::Running if start.elapsed() > limit => break None,
-            State::Running if grown => {}
-            State::Running => std::thread::sleep(Duration::from_millis(100)),
+            State::Running if input.is_some() => {}
+            State::Running => std::thread::sleep(pause),
         }
     };
     let took = start.elapsed();

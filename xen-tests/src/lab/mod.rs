@@ -6,5 +6,6 @@ pub mod control;
 pub mod cpio;
 pub mod dom0;
 pub mod domain;
+pub mod input;
 pub mod qemu;
 pub mod smoke;

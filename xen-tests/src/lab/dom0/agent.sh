@@ -9,12 +9,47 @@ look() {
     [ "$3" -eq 0 ] || tail -c +$(($2 + 1)) "$log" 2> /dev/null | head -c "$3"
 }
 
+# Waits for a word on a domain's console, for ten seconds at least.
+until_said() {
+    tries=0
+    until grep -q -s "$2" /var/log/xen/console/guest-$1.log; do
+        tries=$((tries + 1))
+        [ $tries -le 100 ] || return 1
+        sleep 0.1
+    done
+}
+
+# The terminal of a domain's console, which xenconsoled makes some time after the domain.
+console_of() {
+    node=/local/domain/$(xl domid "$1")/console/tty
+    tries=0
+    until terminal=$(xenstore-read "$node") && [ -n "$terminal" ]; do
+        tries=$((tries + 1))
+        [ $tries -le 100 ] || return 1
+        sleep 0.1
+    done
+    echo "$terminal"
+}
+
+# Has its input go to a terminal; fails while the last one is on its way there.
+feed() {
+    [ ! -e /run/fed ] || return 1
+    [ -c "$1" ] || return 2
+    cat > /run/fed
+    { cat /run/fed > "$1"; rm /run/fed; } > /dev/null 2>&1 &
+}
+
 exec 3<> /dev/ttyS1
 stty -F /dev/ttyS1 115200 raw -echo
 cd /guests
 echo "domu-agent ready" >&3
-while read -r number line <&3; do
-    (eval "$line") > /run/answer 2>&1 < /dev/null 3>&-
+while read -r number length line <&3; do
+    input=/dev/null
+    if [ "$length" -gt 0 ]; then
+        input=/run/input
+        dd bs="$length" count=1 iflag=fullblock of=$input <&3 2> /dev/null
+    fi
+    (eval "$line") > /run/answer 2>&1 < $input 3>&-
     status=$?
     length=$(stat -c %s /run/answer)
     { echo "=$number $status $length"; cat /run/answer; } >&3
