@@ -30,3 +30,11 @@ pub const fn console_byte_lf(index: usize) -> u8 {
 pub const fn ramdisk_byte(index: usize) -> u8 {
     (index * 7 + index / 256) as u8
 }
+
+/// Byte `index` of what is typed on the console: all values in no order, each place of them with its own.
+pub const fn input_byte(index: usize) -> u8 {
+    let mut mixed = (index as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^= mixed >> 32;
+    mixed = mixed.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (mixed >> 56) as u8
+}

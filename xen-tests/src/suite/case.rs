@@ -12,6 +12,8 @@ use crate::lab::qemu::Cpu;
 /// The machines that a test runs on by default; with `--all` every test runs on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Where {
+    /// The main version of Xen, C xenstored, the poor processor.
+    pub main: bool,
     /// Every version of Xen, not only the main one.
     pub versions: bool,
     /// Either xenstored.
@@ -21,8 +23,10 @@ pub struct Where {
 }
 
 impl Where {
+    /// None: a test that takes minutes.
+    pub const NOWHERE: Where = Where { main: false, versions: false, xenstoreds: false, processors: false };
     /// The main version of Xen, C xenstored, the poor processor.
-    pub const MAIN: Where = Where { versions: false, xenstoreds: false, processors: false };
+    pub const MAIN: Where = Where { main: true, ..Where::NOWHERE };
     /// That on every version.
     pub const VERSIONS: Where = Where { versions: true, ..Where::MAIN };
     /// That on the rich processor too.
@@ -31,7 +35,8 @@ impl Where {
     /// Whether a machine is among them.
     pub fn includes(self, main: bool, xenstored: Xenstored, cpu: Cpu) -> bool {
         match (xenstored, cpu) {
-            (Xenstored::C, Cpu::Poor) => main || self.versions,
+            (Xenstored::C, Cpu::Poor) if main => self.main,
+            (Xenstored::C, Cpu::Poor) => self.versions,
             (Xenstored::Ocaml, Cpu::Poor) => self.xenstoreds && (main || self.versions),
             (Xenstored::C, Cpu::Rich) => self.processors && main,
             (Xenstored::Ocaml, Cpu::Rich) => false,
@@ -180,12 +185,22 @@ impl Stage<'_> {
 
     /// Starts the domain held, has `before` do something, and lets it run to its end.
     pub fn run_after(&mut self, before: impl FnOnce(&mut Stage) -> Result<()>) -> Result<Outcome> {
+        self.follow_after("xl create -p", |stage| {
+            before(stage)?;
+            stage.dom0(&format!("xl unpause {}", stage.domain)).map(drop)
+        })
+    }
+
+    /// Starts the domain, has `meanwhile` do something, and follows it to its end.
+    pub fn run_with(&mut self, meanwhile: impl FnOnce(&mut Stage) -> Result<()>) -> Result<Outcome> {
+        self.follow_after("xl create", meanwhile)
+    }
+
+    fn follow_after(&mut self, create: &str, steps: impl FnOnce(&mut Stage) -> Result<()>) -> Result<Outcome> {
         let mark = self.session.serial().length();
-        let domain = self.domain.clone();
-        self.dom0(&format!("xl create -p {}", domain::config_of(&domain)))?;
-        before(self)?;
-        let start = Instant::now();
-        self.dom0(&format!("xl unpause {domain}"))?;
+        let (start, domain) = (Instant::now(), self.domain.clone());
+        self.dom0(&format!("{create} {}", domain::config_of(&domain)))?;
+        steps(self)?;
         let watch = Watch { limit: self.limit, most: FETCHED, on_console: &mut |_| {} };
         let outcome = domain::follow(self.session, &domain, start, mark, watch)?;
         self.keep(outcome)

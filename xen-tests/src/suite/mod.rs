@@ -6,6 +6,7 @@
 mod case;
 #[cfg(test)]
 mod conformance;
+mod console;
 mod crash;
 mod domu;
 mod events;
@@ -16,6 +17,7 @@ mod protector;
 mod report;
 mod smoke;
 mod table;
+mod time;
 mod tree;
 mod verdict;
 

@@ -24,9 +24,18 @@ struct Test {
     guest: &'static str,
     cmdline: &'static str,
     flavour: Flavour,
-    /// On every version of Xen, not only with `--all`.
-    everywhere: bool,
+    usual: Usual,
+    /// How long it may take.
+    limit: Duration,
     judge: Judge,
+}
+
+/// On which versions of Xen a test runs without `--all`, which runs each on all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Usual {
+    All,
+    Main,
+    None,
 }
 
 enum Judge {
@@ -36,24 +45,29 @@ enum Judge {
 
 /// All of them.
 fn tests() -> Vec<Test> {
-    let test = |name: &str, guest, cmdline, everywhere, judge| Test {
+    let test = |name: &str, guest, cmdline, usual, judge| Test {
         name: name.into(),
         guest,
         cmdline,
         flavour: Flavour::Hardened,
-        everywhere,
+        usual,
+        limit: LIMIT,
         judge: Judge::Ended(judge),
     };
     let mut tests = vec![
-        test("hello", "hello", "", true, says_hello),
-        test("ends_ok", "ends", "ok", false, poweroff),
-        test("ends_err", "ends", "err", false, error),
-        test("ends_panic", "ends", "panic", true, panics),
-        test("ends_nested", "ends", "nested", false, crash),
-        test("ends_reboot", "ends", "reboot", false, reboot),
-        test("events", "events", events::FIFO, true, events::judge_fifo),
-        test("events_two_level", "events", events::TWO_LEVEL, false, events::judge_two_level),
-        test("embassy", "embassy", "", false, reads_all),
+        test("hello", "hello", "", Usual::All, says_hello),
+        test("ends_ok", "ends", "ok", Usual::Main, poweroff),
+        test("ends_err", "ends", "err", Usual::Main, error),
+        test("ends_panic", "ends", "panic", Usual::All, panics),
+        test("ends_nested", "ends", "nested", Usual::Main, crash),
+        test("ends_reboot", "ends", "reboot", Usual::Main, reboot),
+        test("events", "events", events::FIFO, Usual::All, events::judge_fifo),
+        test("events_two_level", "events", events::TWO_LEVEL, Usual::Main, events::judge_two_level),
+        Test {
+            limit: Duration::from_secs(300),
+            ..test("events_million", "events", events::MILLION, Usual::None, events::judge_fifo)
+        },
+        test("embassy", "embassy", "", Usual::Main, reads_all),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;
@@ -62,7 +76,8 @@ fn tests() -> Vec<Test> {
             guest: crash::GUEST,
             cmdline: crash.how,
             flavour,
-            everywhere: hardened,
+            usual: if hardened { Usual::All } else { Usual::Main },
+            limit: LIMIT,
             judge: Judge::Crash(crash),
         }));
     }
@@ -79,9 +94,9 @@ pub fn run(suite: &mut Suite) -> Result<()> {
             for test in &tests {
                 // The plain build is for the poor processor, but with `--all`.
                 let usual = match (main, cpu) {
-                    (true, Cpu::Poor) => true,
-                    (true, Cpu::Rich) => test.flavour == Flavour::Hardened,
-                    (false, Cpu::Poor) => test.everywhere,
+                    (true, Cpu::Poor) => test.usual != Usual::None,
+                    (true, Cpu::Rich) => test.usual != Usual::None && test.flavour == Flavour::Hardened,
+                    (false, Cpu::Poor) => test.usual == Usual::All,
                     (false, Cpu::Rich) => false,
                 };
                 if (usual || suite.selection.all) && suite.wants(&name(version, cpu, test)) {
@@ -128,7 +143,7 @@ fn with_xen(suite: &mut Suite, version: &'static Version, cpu: Cpu, test: &Test)
     suite.test(&name, || {
         setup::qemu()?;
         let root = setup::root(version)?;
-        let ended = smoke::as_first_domain(&root, &image, cpu, test.cmdline, LIMIT, &logs)?;
+        let ended = smoke::as_first_domain(&root, &image, cpu, test.cmdline, test.limit, &logs)?;
         let judged = match test.judge {
             Judge::Ended(judge) => judge(&ended),
             Judge::Crash(crash) => crash.judge_smoke(&ended, &image),

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Stage, Where, ended};
 use super::verdict::all_ok;
-use super::{crash, events, float, protection};
+use super::{console, crash, events, float, protection, time};
 use crate::build::Flavour;
 use crate::lab::domain::{Outcome, Reason};
 use crate::pattern::{CONSOLE_SIZES, RAMDISK_SIZE, console_byte, console_byte_lf, ramdisk_byte};
@@ -23,7 +23,9 @@ pub fn cases() -> Vec<Case> {
     float::cases(&mut cases);
     crash::cases(&mut cases);
     protection::cases(&mut cases);
+    console::cases(&mut cases);
     events::cases(&mut cases);
+    time::cases(&mut cases);
     cases.push(
         Case::new("modules::ramdisk", "modules", |outcome| all_ok(outcome, &["modules.ramdisk"]))
             .ramdisk("modules.ramdisk", (0..RAMDISK_SIZE).map(ramdisk_byte).collect())
@@ -33,7 +35,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn hello(cases: &mut Vec<Case>) {
-    let everywhere = Where { versions: true, xenstoreds: true, processors: false };
+    let everywhere = Where { xenstoreds: true, ..Where::VERSIONS };
     for memory in [2, 4, 16, 512, 6144] {
         let place = Where { processors: memory == 16, ..everywhere };
         cases.push(Case::new(format!("hello::memory_{memory}"), "hello", says_hello).memory(memory).on(place));
