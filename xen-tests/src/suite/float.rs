@@ -11,7 +11,7 @@ use crate::lab::qemu::Cpu;
 use crate::paths;
 use crate::process::{self, output_of};
 
-/// The machine's two processors.
+/// The rich machine's two processors; the poor one has the first.
 const DOM0_CPU: u32 = 0;
 const OTHER_CPU: u32 = 1;
 
@@ -39,7 +39,7 @@ pub fn cases(cases: &mut Vec<Case>) {
 /// The guest says `@ok` for all of its cases; which one that is for AVX follows from the processor, not from what the
 /// guest finds there.
 ///
-/// On the poor processor the guest shares a CPU with a busy dom0, so that one that yields really loses its registers to
+/// On the poor processor the guest shares the CPU with a busy dom0, so that one that yields really loses its registers to
 /// another and gets them back. On the rich one it is kept apart: QEMU before 8.2 does not report a guest's XSETBV to
 /// Xen, which then, when it comes back to the guest from another, restores an XCR0 without AVX.
 fn everything(stage: &mut Stage) -> Result<()> {
