@@ -302,14 +302,15 @@ fn a_waker_that_raises_its_own_event_does_not_hold_a_turn() {
 }
 
 /// How often a producer is at work between a look and a wait, by either interface.
-const ROUNDS: u32 = if cfg!(miri) { 20 } else { 1_000_000 };
+const ROUNDS: u32 = if cfg!(miri) { 20 } else { 100_000 };
+const MANY_ROUNDS: u32 = 10_000_000;
 
 /// A producer that raises an event somewhere between the look and the wait, and now and then one beside it.
-fn produce(line: &str, steps: usize) {
+fn produce(line: &str, steps: usize, rounds: u32) {
     run(Guest::new().command_line(line), async |_| {
         let (port, other) = (eventchn::alloc_unbound(DomainId(1))?, eventchn::bind_ipi()?);
         let (mut random, mut seen, mut others) = (0x2545_f491_4f6c_dd1d_u64, 0, 0);
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let places: Vec<usize> = (0..steps)
                 .scan(0, |place, _| {
                     // An xorshift generator: the steps are near to each other, most often, and far at times.
@@ -339,10 +340,22 @@ fn produce(line: &str, steps: usize) {
 
 #[test]
 fn a_producer_between_the_look_and_the_wait_is_never_missed_by_two_level() {
-    produce("domu.fifo=off", race::TWO_LEVEL_STEPS);
+    produce("domu.fifo=off", race::TWO_LEVEL_STEPS, ROUNDS);
+}
+
+#[test]
+#[ignore = "ten million rounds take a minute, optimised; `cargo xen test --all` has them"]
+fn a_producer_is_not_missed_in_ten_million_rounds_by_two_level() {
+    produce("domu.fifo=off", race::TWO_LEVEL_STEPS, MANY_ROUNDS);
+}
+
+#[test]
+#[ignore = "ten million rounds take a minute, optimised; `cargo xen test --all` has them"]
+fn a_producer_is_not_missed_in_ten_million_rounds_by_fifo() {
+    produce("", race::FIFO_STEPS, MANY_ROUNDS);
 }
 
 #[test]
 fn a_producer_between_the_look_and_the_wait_is_never_missed_by_fifo() {
-    produce("", race::FIFO_STEPS);
+    produce("", race::FIFO_STEPS, ROUNDS);
 }

@@ -19,11 +19,22 @@ const CLIPPY_OF_UNIKERNELS: &str = "host::clippy_of_unikernels";
 /// How long one of cargo's runs may take, building included.
 const LIMIT: Duration = Duration::from_secs(1800);
 
+/// The test programs that Miri runs by default, beside the library's own tests; with `--all` it runs all of them.
+const MIRI_ALWAYS: [&str; 2] = ["executor", "console"];
+
 /// Runs what is asked for of them, but for Miri.
 pub fn run(suite: &mut Suite) -> Result<()> {
-    cargo_test(suite, "host::cargo_test", &[]);
-    // With features there are more tests, and the others hold as well.
-    cargo_test(suite, "host::cargo_test_of_features", &["--package", "domu", "--all-features"]);
+    cargo_test(suite, "host::cargo_test", &["--no-fail-fast"]);
+    // With features there are more tests; the others hold as well, which need not be shown each time.
+    let few = ["--lib", "--test", "embassy", "--test", "console"];
+    let few = if suite.selection.all { &[] } else { few.as_slice() };
+    let arguments = [["--package", "domu", "--all-features", "--no-fail-fast"].as_slice(), few].concat();
+    cargo_test(suite, "host::cargo_test_of_features", &arguments);
+    if suite.selection.all {
+        // Those that are ignored for the time that they take. Unoptimised they would take the longer.
+        let long = ["--package", "domu", "--release", "--lib", "--tests", "--no-fail-fast", "--", "--ignored"];
+        cargo_test(suite, "host::cargo_test_of_what_takes_long", &long);
+    }
     checked(suite, "host::format", &["fmt", "--all", "--check"], &[]);
     checked(suite, "host::clippy", &["clippy", "--all-targets", "--", "-Dwarnings"], &[]);
     if suite.wants(CLIPPY_OF_UNIKERNELS) {
@@ -86,7 +97,7 @@ fn cargo_test(suite: &mut Suite, name: &'static str, arguments: &[&str]) {
     if suite.wants(name) {
         say!("cargo test {}", arguments.join(" "));
         let mut command = build::cargo(&paths::workspace());
-        command.args(["test", "--no-fail-fast"]).args(arguments);
+        command.arg("test").args(arguments);
         Counted::start(suite, name, &mut command).finish(suite);
     }
 }
@@ -105,7 +116,12 @@ pub fn miri(suite: &mut Suite) -> Option<Counted> {
     }
     say!("cargo +nightly miri test, while the other tests run");
     let mut command = build::cargo(&paths::workspace());
-    command.args(["+nightly", "miri", "test", "--package", "domu", "--lib", "--tests", "--no-fail-fast"]);
+    command.args(["+nightly", "miri", "test", "--package", "domu", "--lib", "--no-fail-fast"]);
+    if suite.selection.all {
+        command.arg("--tests");
+    } else {
+        command.args(MIRI_ALWAYS.iter().flat_map(|test| ["--test", test]));
+    }
     // Its builds are of no use to others, nor others' to it.
     command.arg("--target-dir").arg(paths::target().join("miri"));
     Some(Counted::start(suite, name, &mut command))

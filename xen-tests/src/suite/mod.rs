@@ -114,8 +114,8 @@ pub fn run(selection: &Selection) -> Result<u8> {
     let wanted = |tier| selection.tier.is_none_or(|only| only == tier);
     let mut miri = None;
     if wanted(Tier::Host) {
-        host::run(&mut suite)?;
         miri = host::miri(&mut suite);
+        host::run(&mut suite)?;
         tree::run(&mut suite)?;
     }
     if wanted(Tier::Smoke) {
