@@ -9,7 +9,7 @@ use crate::lab::dom0::{Session, Xenstored};
 use crate::lab::domain::{self, COMMAND_LIMIT, Config, Outcome, Reason, Watch};
 use crate::lab::qemu::Cpu;
 
-/// The machines that a test runs on by default; with `--all` every test runs on all of them.
+/// The machines that a test runs on by default; with `--all` every test runs on all of them, but for those that take minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Where {
     /// The main version of Xen, C xenstored, the poor processor.
@@ -23,7 +23,7 @@ pub struct Where {
 }
 
 impl Where {
-    /// None: a test that takes minutes.
+    /// None: a test that takes minutes. With `--all` it runs on every version, with C xenstored and the poor processor.
     pub const NOWHERE: Where = Where { main: false, versions: false, xenstoreds: false, processors: false };
     /// The main version of Xen, C xenstored, the poor processor.
     pub const MAIN: Where = Where { main: true, ..Where::NOWHERE };
@@ -31,6 +31,11 @@ impl Where {
     pub const VERSIONS: Where = Where { versions: true, ..Where::MAIN };
     /// That on the rich processor too.
     pub const PROCESSORS: Where = Where { processors: true, ..Where::MAIN };
+
+    /// Whether a machine is among those of `--all`.
+    pub fn includes_with_all(self, xenstored: Xenstored, cpu: Cpu) -> bool {
+        self != Where::NOWHERE || (xenstored, cpu) == (Xenstored::C, Cpu::Poor)
+    }
 
     /// Whether a machine is among them.
     pub fn includes(self, main: bool, xenstored: Xenstored, cpu: Cpu) -> bool {

@@ -54,7 +54,10 @@ pub fn run(suite: &mut Suite) -> Result<()> {
         let machine = name_of(&lab);
         let wanted: Vec<&Case> = cases
             .iter()
-            .filter(|case| all || case.place.includes(main, lab.xenstored, lab.cpu))
+            .filter(|case| match all {
+                true => case.place.includes_with_all(lab.xenstored, lab.cpu),
+                false => case.place.includes(main, lab.xenstored, lab.cpu),
+            })
             .filter(|case| suite.wants(&format!("{machine}::{}", case.name)))
             .collect();
         if !wanted.is_empty() {
