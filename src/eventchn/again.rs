@@ -31,8 +31,8 @@ struct List {
 }
 
 impl Again {
-    /// Makes room for a port, which has the default priority. It may still be in a list, from when its number was that of
-    /// another port, and stays there: a look at it does no harm.
+    /// Makes room for a port, which has the default priority. Its number may still be in a list from the port before, and
+    /// stays there: a look at it does no harm.
     pub(super) fn reserve(&mut self, port: u32) -> Result<(), Error> {
         let needed = port as usize + 1;
         let missing = needed.saturating_sub(self.ports.len());

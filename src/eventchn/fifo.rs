@@ -28,11 +28,11 @@
 //! *Nothing is counted twice.* An event is what PENDING says, and is delivered by the one operation that clears it. A
 //! second look at a port, in whichever list or queue, finds PENDING clear, or an event that came since.
 //!
-//! *A number that is used again.* A port may be closed while it is in a queue, and its number bound anew. Its word then is
-//! still LINKED, so that Xen adds no second entry for the new port's first event, and the old entry delivers it. Closing
-//! clears PENDING, so the entry delivers nothing of the old port's. The one virtual CPU has all queues, so the entry is where
-//! the new port's belongs, unless that has another priority: its first event is then delivered in the order of the old one.
-//! With more virtual CPUs a number would have to wait until its word is not LINKED.
+//! *A number that is used again.* Xen gives out no number whose word is LINKED: that of a port which is closed while it is in
+//! a queue stays taken until `take` has come to it, in the next turn. A task that binds, notifies and drops ports without
+//! waiting may so use up all numbers, for that turn. In a list here a number may be from its port before. Closing clears
+//! PENDING, so the entry delivers nothing of that one's; an event of the new port's that comes meanwhile may be delivered by
+//! it, in the order of the old priority.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;

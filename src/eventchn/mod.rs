@@ -48,7 +48,9 @@ use crate::abi::errno::Errno;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// All ports that the domain may have are in use; `xl` allows 1023 unless `max_event_channels` says otherwise.
+    /// All ports that the domain may have are in use; `xl` allows 1023 unless `max_event_channels` says otherwise. By the
+    /// FIFO interface a port that is closed before its last event was delivered is in use until the next turn of the main
+    /// loop: whoever waits and tries again may have it then.
     NoPort,
     /// The peer has no such port, or it is not for this domain.
     NoPeer,

@@ -78,15 +78,18 @@ impl Events {
         }
     }
 
-    /// Takes the lowest free port.
+    /// Takes the lowest free port that is in no queue any more.
     fn take(&mut self, end: End) -> Result<u32, Errno> {
         let reserved = [0, 1, CONSOLE_PORT];
         let most = if self.fifo.is_some() { fifo::PORTS } else { TWO_LEVEL_PORTS };
-        let port = (self.lowest_free..self.limit.min(most))
-            .find(|port| !reserved.contains(port) && !self.ports.contains_key(port))
-            .ok_or(Errno::ENOSPC)?;
+        let is_free = |port: &u32| !reserved.contains(port) && !self.ports.contains_key(port);
+        let mut free = (self.lowest_free..self.limit.min(most)).filter(is_free).peekable();
+        let lowest = free.peek().copied();
+        let is_queued = |port: &u32| self.fifo.as_ref().is_some_and(|fifo| fifo.is_linked(*port));
+        let port = free.find(|port| !is_queued(port)).ok_or(Errno::ENOSPC)?;
         self.ports.insert(port, end);
-        self.lowest_free = port + 1;
+        // One that was passed over comes first when its queue has been read.
+        self.lowest_free = lowest.filter(|&lowest| lowest < port).unwrap_or(port + 1);
         Ok(port)
     }
 

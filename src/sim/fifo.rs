@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::machine::Machine;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo::{
-    CONTROL_SIZE, HEAD, MASKED, PENDING, PORTS, PRIORITIES, PRIORITY_DEFAULT, READY, WORDS,
+    CONTROL_SIZE, HEAD, LINKED, MASKED, PENDING, PORTS, PRIORITIES, PRIORITY_DEFAULT, READY, WORDS,
 };
 use crate::abi::event_channel::{ExpandArray, InitControl, SetPriority, TWO_LEVEL_PORTS};
 use crate::abi::memory::PAGE_SIZE;
@@ -53,7 +53,12 @@ impl Fifo {
         self.word(port).is_some_and(|word| word.load(Ordering::SeqCst) & PENDING != 0)
     }
 
-    /// A port is closed: it has no event. In its queue it stays, if it is in one.
+    /// Whether a port is in a queue.
+    pub(super) fn is_linked(&self, port: u32) -> bool {
+        self.word(port).is_some_and(|word| word.load(Ordering::SeqCst) & LINKED != 0)
+    }
+
+    /// A port is closed: it has no event. In its queue it stays, if it is in one, and is nobody else's as long.
     pub(super) fn close(&mut self, port: u32) {
         self.without_word.remove(&port);
         self.priorities.remove(&port);
