@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use domu::abi::errno::Errno;
 use domu::abi::event_channel::{EXPAND_ARRAY, INIT_CONTROL};
 use domu::abi::xen::Hypercall;
-use domu::eventchn::{self, Abi, Error, Port, Priority};
+use domu::eventchn::{self, Abi, After, Error, Port, Priority};
 use domu::executor::{activity, spawn, yield_now};
 use domu::lifecycle::Reason;
 use domu::sim::{Backend, End, Guest, Report, race};
@@ -273,17 +273,121 @@ fn all_ports_that_there_are_work() {
     assert_eq!(calls(&report, EXPAND_ARRAY), 128);
 }
 
+/// Notes its port when it is woken, and raises an event on another one.
+struct Note {
+    port: Arc<Port>,
+    raises: Option<Arc<Port>>,
+    order: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Wake for Note {
+    fn wake(self: Arc<Self>) {
+        self.order.lock().unwrap().push(self.port.number());
+        self.raises.iter().for_each(|port| port.notify().unwrap());
+    }
+}
+
+/// Has the delivery of the next event after so many noted within its turn, as tasks would not see it.
+fn note_delivery(note: Note, after: &mut Pin<Box<After<'_>>>) {
+    assert!(after.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(note)))).is_pending());
+}
+
+#[test]
+fn a_higher_priority_overtakes_what_is_being_delivered() {
+    run(Guest::new(), async |_| {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let urgent = Arc::new(eventchn::bind_ipi()?);
+        urgent.set_priority(Priority::HIGHEST)?;
+        let late = (0..4).map(|_| eventchn::bind_ipi().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        late.iter().try_for_each(|port| port.set_priority(Priority::LOWEST))?;
+        let mut waits: Vec<_> = late.iter().chain([&urgent]).map(|port| Box::pin(port.after(0))).collect();
+        for (port, wait) in late.iter().chain([&urgent]).zip(&mut waits) {
+            // The second of those that are delivered raises the urgent event.
+            let raises = Arc::ptr_eq(port, &late[1]).then(|| Arc::clone(&urgent));
+            note_delivery(Note { port: Arc::clone(port), raises, order: Arc::clone(&order) }, wait);
+        }
+        late.iter().try_for_each(|port| port.notify())?;
+        let turns = activity().turns;
+        yield_now().await;
+        assert_eq!(activity().turns - turns, 1, "all within a turn");
+        let expected: Vec<_> = [&late[0], &late[1], &urgent, &late[2], &late[3]].map(|port| port.number()).into();
+        assert_eq!(*order.lock().unwrap(), expected);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_number_that_is_used_again_has_the_default_priority() {
+    run(Guest::new(), async |_| {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let first = Arc::new(eventchn::bind_ipi()?);
+        let before = eventchn::bind_ipi()?;
+        before.set_priority(Priority::HIGHEST)?;
+        let number = before.number();
+        drop(before);
+        let second = Arc::new(eventchn::bind_ipi()?);
+        assert_eq!(second.number(), number);
+        let ports = [first, second];
+        // Once by the queue of Xen's, and once by our list, as the events come while nobody has taken note of those before.
+        for seen in [0, 1] {
+            let mut waits: Vec<_> = ports.iter().map(|port| Box::pin(port.after(seen))).collect();
+            for (port, wait) in ports.iter().zip(&mut waits) {
+                note_delivery(Note { port: Arc::clone(port), raises: None, order: Arc::clone(&order) }, wait);
+            }
+            ports.iter().try_for_each(|port| port.notify())?;
+            yield_now().await;
+            ports.iter().try_for_each(|port| port.notify())?;
+        }
+        assert_eq!(*order.lock().unwrap(), [ports[0].number(), number].repeat(2));
+        Ok(())
+    });
+}
+
 /// Raises an event on its port when it is woken, and waits again at once, within the turn of the delivery.
-struct Storm(&'static Port);
+struct Storm {
+    port: &'static Port,
+    /// The event comes while the port is masked: it is listed here, and not put into its queue by Xen.
+    masked: bool,
+    order: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Storm {
+    fn start(port: &'static Port, masked: bool, order: &Arc<Mutex<Vec<u32>>>) {
+        let order = Arc::clone(order);
+        Arc::new(Self { port, masked, order }).wake();
+    }
+}
 
 impl Wake for Storm {
     fn wake(self: Arc<Self>) {
-        // Unmasked before it is raised: Xen puts it behind the other storm.
-        let seen = self.0.count();
-        self.0.notify().unwrap();
-        let after: &'static mut Pin<Box<_>> = Box::leak(Box::new(Box::pin(self.0.after(seen))));
+        self.order.lock().unwrap().push(self.port.number());
+        if self.masked {
+            self.port.notify().unwrap();
+        }
+        let seen = self.port.count();
+        if !self.masked {
+            self.port.notify().unwrap();
+        }
+        let after: &'static mut Pin<Box<_>> = Box::leak(Box::new(Box::pin(self.port.after(seen))));
         let _ = after.as_mut().poll(&mut Context::from_waker(&Waker::from(self)));
     }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it leaks what waits")]
+fn what_is_listed_and_what_is_queued_take_turns() {
+    run(Guest::new(), async |_| {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for masked in [true, false] {
+            Storm::start(Box::leak(Box::new(eventchn::bind_ipi()?)), masked, &order);
+        }
+        yield_now().await;
+        order.lock().unwrap().clear();
+        yield_now().await;
+        let order = order.lock().unwrap();
+        assert!(order.len() >= 8 && order.windows(2).all(|pair| pair[0] != pair[1]), "{order:?}");
+        Ok(())
+    });
 }
 
 #[test]
@@ -294,7 +398,8 @@ fn a_waker_that_raises_its_own_event_does_not_hold_a_turn() {
             let quiet = eventchn::bind_ipi()?;
             // Two of them, so that their queue is never empty.
             let storms = [eventchn::bind_ipi()?, eventchn::bind_ipi()?].map(|port| &*Box::leak(Box::new(port)));
-            storms.into_iter().for_each(|port| Arc::new(Storm(port)).wake());
+            // Unmasked before they are raised: Xen puts each behind the other.
+            storms.into_iter().for_each(|port| Storm::start(port, false, &Arc::default()));
             for seen in 0..20 {
                 quiet.notify()?;
                 assert_eq!(quiet.after(seen).await, seen + 1);
