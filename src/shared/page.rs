@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 /// One shared page, read and written by copies and atomics only. A copy of it is another view of the same page.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SharedPage(NonNull<u8>);
 
 // SAFETY: the page is no thread's own; every access through this type is atomic, or a copy of bytes that tolerates
@@ -31,7 +31,7 @@ impl SharedPage {
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(offset.is_multiple_of(size) && offset + size <= SIZE, "no such field in a shared page");
         #[cfg(not(target_os = "none"))]
-        crate::sim::race::access();
+        crate::sim::race::access(*self, offset);
         // SAFETY: the offset lies in the page, as just checked.
         unsafe { self.0.as_ptr().add(offset) }
     }

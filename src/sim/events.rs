@@ -282,7 +282,7 @@ impl Machine {
     /// If no interrupt would end the halt: the domain would sleep for ever.
     pub(crate) fn halt(&mut self) {
         self.events.halts += 1;
-        race::finish(self);
+        race::halt(self);
         let callback = CALLBACK_VECTOR | u64::from(arch::CALLBACK_VECTOR);
         assert_eq!(self.events.callback, Some(callback), "no interrupt ends this halt");
     }

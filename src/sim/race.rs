@@ -10,15 +10,26 @@ use std::vec::Vec;
 use super::machine::{self, Machine};
 use super::raise::Raise;
 pub use super::raise::{FIFO_STEPS, TWO_LEVEL_STEPS};
+use crate::abi::xen::shared_info::VCPU_TIME;
+use crate::abi::xen::vcpu_time_info::TSC_SHIFT;
+use crate::shared::SharedPage;
 
 /// An event on its way.
 struct Race {
     raise: Raise,
     /// Before which access of the domain's each step comes, of those that are still to come, the last one first.
     places: Vec<usize>,
-    /// Accesses so far.
+    /// Accesses so far, but for those to the time record.
     accesses: usize,
+    /// How many there had been when the domain halted while steps were left.
+    halt: Option<usize>,
+    /// The field that was accessed last, and how often one after the other.
+    last: Option<(SharedPage, usize)>,
+    repeated: usize,
 }
+
+/// So many accesses to one field are a wait for the port that Xen has BUSY.
+const SPINS: usize = 5;
 
 std::thread_local! {
     static RACE: RefCell<Option<Race>> = const { RefCell::new(None) };
@@ -34,7 +45,14 @@ std::thread_local! {
 pub fn begin(port: u32, places: &[usize]) {
     machine::with(|machine| assert!(machine.info.is_some(), "a domain that has booted"));
     assert!(RACE.with_borrow(Option::is_none), "a race is under way");
-    RACE.set(Some(Race { raise: Raise::new(port), places: places.iter().rev().copied().collect(), accesses: 0 }));
+    RACE.set(Some(Race {
+        raise: Raise::new(port),
+        places: places.iter().rev().copied().collect(),
+        accesses: 0,
+        halt: None,
+        last: None,
+        repeated: 0,
+    }));
 }
 
 /// Whether the event became one with another that was pending already.
@@ -43,16 +61,39 @@ pub fn coalesced() -> bool {
     RACE.with_borrow(|race| race.as_ref().is_some_and(|race| race.raise.coalesced))
 }
 
-/// The domain accesses a shared page.
-pub(crate) fn access() {
+/// The place of a step that comes when the domain halts.
+pub const HALT: usize = usize::MAX;
+
+/// How many accesses there had been when the domain halted while steps were left, if it has: a test that puts steps before
+/// each of them, and at the [`HALT`], has tried all places that there are.
+#[must_use]
+pub fn before_halt() -> Option<usize> {
+    RACE.with_borrow(|race| race.as_ref()?.halt)
+}
+
+/// The domain accesses a field of a shared page.
+pub(crate) fn access(page: SharedPage, offset: usize) {
     // Not while the simulated machine itself is at it.
     if !super::baton::step() {
+        return;
+    }
+    // Reads of the clock are many, and have no part in an event.
+    let is_time = (VCPU_TIME..=VCPU_TIME + TSC_SHIFT).contains(&offset);
+    if is_time && machine::with(|machine| machine.info == Some(page)) {
         return;
     }
     RACE.with(|race| {
         let Ok(mut race) = race.try_borrow_mut() else { return };
         let Some(race) = race.as_mut() else { return };
         machine::with(|machine| race.raise.watch(machine));
+        let same = race.last.replace((page, offset)) == Some((page, offset));
+        race.repeated = if same { race.repeated + 1 } else { 1 };
+        // A domain that waits for Xen sees its next step, whenever that was to come: to wait longer changes nothing.
+        if race.repeated >= SPINS && race.raise.has_busy() {
+            race.repeated = 0;
+            race.places.pop();
+            machine::with(|machine| race.raise.step(machine));
+        }
         while race.places.pop_if(|place| *place <= race.accesses).is_some() {
             machine::with(|machine| race.raise.step(machine));
         }
@@ -60,12 +101,22 @@ pub(crate) fn access() {
     });
 }
 
+impl Race {
+    /// Does what is left.
+    fn finish(&mut self, machine: &mut Machine) {
+        self.places.clear();
+        while self.raise.step(machine) {}
+    }
+}
+
 /// The domain halts: Xen does what is left.
-pub(super) fn finish(machine: &mut Machine) {
+pub(super) fn halt(machine: &mut Machine) {
     RACE.with_borrow_mut(|race| {
         if let Some(race) = race {
-            race.places.clear();
-            while race.raise.step(machine) {}
+            if !race.raise.done {
+                race.halt = Some(race.accesses);
+            }
+            race.finish(machine);
         }
     });
 }
@@ -73,6 +124,8 @@ pub(super) fn finish(machine: &mut Machine) {
 /// Ends the race: Xen does what is left. Tells how many accesses there were.
 #[must_use]
 pub fn end() -> usize {
-    machine::with(finish);
-    RACE.take().map_or(0, |race| race.accesses)
+    RACE.take().map_or(0, |mut race| {
+        machine::with(|machine| race.finish(machine));
+        race.accesses
+    })
 }

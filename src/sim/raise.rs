@@ -21,7 +21,7 @@ pub const FIFO_STEPS: usize = 6;
 pub(super) struct Raise {
     port: u32,
     next: usize,
-    done: bool,
+    pub(super) done: bool,
     /// The port was pending already when the event came.
     pub(super) coalesced: bool,
     /// The port that is BUSY for this one, and whether it has been masked since.
@@ -48,6 +48,11 @@ impl Raise {
             self.next += 1;
         }
         !self.done && machine.info.is_some()
+    }
+
+    /// Whether a port is BUSY for this event.
+    pub(super) const fn has_busy(&self) -> bool {
+        self.busy.is_some()
     }
 
     /// Looks at what the domain does while Xen has a port BUSY.
