@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domu::abi::errno::Errno;
-use domu::eventchn::{self, Binding, Error, Port};
+use domu::eventchn::{self, Binding, Error, Port, Priority};
 use domu::executor::{spawn, yield_now};
 use domu::lifecycle::{self, Reason};
 use domu::sim::{Backend, End, Guest, Host, Report};
@@ -515,6 +515,7 @@ fn keep_or_compare(kept: &Kept, polled: bool) {
         assert_eq!(old_port.number(), port.number());
         assert_eq!(old_port.notify(), Err(Error::Refused(Errno::ESRCH)));
         assert_eq!(old_port.binding(), Err(Error::Refused(Errno::ESRCH)));
+        assert_eq!(old_port.set_priority(Priority::HIGHEST), Err(Error::Refused(Errno::ESRCH)));
         drop(old_port);
         assert_eq!(port.binding(), Ok(Binding::Ipi));
         if polled {

@@ -155,6 +155,30 @@ fn what_dropped_timers_leave_behind_does_not_pile_up_nor_keep_the_domain_awake()
     });
 }
 
+/// Sets a timer that is due whenever it is woken, until that has been often.
+struct Again(AtomicUsize);
+
+impl Wake for Again {
+    fn wake(self: Arc<Self>) {
+        if self.0.fetch_add(1, Ordering::Relaxed) < 10_000 {
+            assert!(poll(pin!(Timer::at(Instant::MIN)), &Waker::from(self)).is_pending());
+        }
+    }
+}
+
+#[test]
+fn a_waker_that_sets_a_timer_that_is_due_does_not_hold_a_turn() {
+    run(async |_| {
+        let again = Arc::new(Again(AtomicUsize::new(0)));
+        Arc::clone(&again).wake();
+        for turn in 1..=5 {
+            domu::executor::yield_now().await;
+            assert_eq!(again.0.load(Ordering::Relaxed), 1 + turn);
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_main_that_nothing_can_wake_is_told_after_its_last_stale_waker() {
     let report = Guest::new().run(async |_| {

@@ -218,10 +218,10 @@ impl Fifo {
     /// Hands on the ports that are pending and not masked, by priority: they are masked and no longer pending.
     ///
     /// A port that is unmasked meanwhile may fire again at once. So there is a bound, of two for each port, which is in a
-    /// queue and listed at most; what is left then has the next turn.
+    /// queue and listed at most, and of one if no port was bound; what is left then has the next turn.
     pub(super) fn take(&self, info: &SharedInfo, mut each: impl FnMut(u32)) {
         info.take_upcall();
-        let most = 2 * self.queues.lock().again.ports();
+        let most = (2 * self.queues.lock().again.ports()).max(1);
         for _ in 0..most {
             match self.next() {
                 Some((port, true)) => each(port),
@@ -258,5 +258,27 @@ impl Fifo {
             *ready &= !bit;
         }
         Some((port, word.is_some_and(fires)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::eventchn::{self, Error};
+    use crate::lifecycle::Reason;
+    use crate::sim::{End, Guest};
+    use crate::{executor, state};
+
+    #[test]
+    fn an_upcall_without_a_port_is_over_in_a_turn() {
+        // Numbers up to the console's are not to be had.
+        let report = Guest::new().port_limit(3).run(async |_| {
+            assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
+            assert_eq!(eventchn::abi(), eventchn::Abi::Fifo);
+            let info = &state::get().unwrap().info;
+            info.set_upcall();
+            executor::yield_now().await;
+            assert!(!info.upcall_pending());
+        });
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
     }
 }

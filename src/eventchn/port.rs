@@ -135,11 +135,13 @@ impl Port {
 
     /// Asks Xen something about the port, unless its domain has ended: then the number is another's.
     fn ask<T>(&self, hypercall: impl FnOnce(u32) -> Result<T, Errno>) -> Result<T, Error> {
-        if self.state.is_running() {
-            hypercall(self.number).map_err(Error::Refused)
-        } else {
-            Err(Error::Refused(Errno::ESRCH))
-        }
+        self.running()?;
+        hypercall(self.number).map_err(Error::Refused)
+    }
+
+    /// The state of the port's domain, unless that has ended.
+    fn running(&self) -> Result<&'static State, Error> {
+        if self.state.is_running() { Ok(self.state) } else { Err(Error::Refused(Errno::ESRCH)) }
     }
 
     /// What the port is bound to now.
@@ -167,7 +169,7 @@ impl Port {
     /// [`Error::NoPriorities`] if the interface in force has none: see [`abi`](super::abi). [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_set_priority")]
     pub fn set_priority(&self, priority: Priority) -> Result<(), Error> {
-        self.state.delivery.set_priority(self.number, priority)
+        self.running()?.delivery.set_priority(self.number, priority)
     }
 
     /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in

@@ -108,9 +108,11 @@ impl Timers {
         !self.0.lock().deadlines.is_empty()
     }
 
-    /// Wakes whoever waits for a moment that has come: at most those that are due now.
+    /// Wakes whoever waits for a moment that has come: at most as many as wait now, as a waker may set a timer that is due.
     pub(crate) fn fire(&self, now: Instant) {
-        while let Some(waker) = self.next_due(now) {
+        let most = self.0.lock().deadlines.len();
+        for _ in 0..most {
+            let Some(waker) = self.next_due(now) else { break };
             waker.wake();
         }
     }
