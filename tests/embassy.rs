@@ -155,6 +155,68 @@ fn what_dropped_timers_leave_behind_does_not_pile_up_nor_keep_the_domain_awake()
     });
 }
 
+/// How many wakers are kept by somebody else.
+fn kept(wakers: &[Arc<Count>]) -> usize {
+    wakers.iter().filter(|waker| Arc::strong_count(waker) > 1).count()
+}
+
+#[test]
+fn timers_of_many_wakers_that_are_gone_are_given_up() {
+    let tasks = if cfg!(miri) { 100 } else { 1000 };
+    run(async |_| {
+        let (mut gone, mut most) = (Vec::new(), 0);
+        for _ in 0..tasks {
+            let waker = Arc::new(Count::default());
+            assert!(poll(pin!(Timer::after(HOUR)), &Waker::from(Arc::clone(&waker))).is_pending());
+            gone.push(waker);
+            domu::executor::yield_now().await;
+            most = most.max(kept(&gone));
+        }
+        assert_eq!(most, 64);
+        // Each of them was woken once at most.
+        assert!(gone.iter().all(|waker| waker.get() <= 1));
+        Ok(())
+    });
+}
+
+#[test]
+fn timers_of_many_tasks_that_wait_are_not_given_up() {
+    let waiting: u32 = if cfg!(miri) { 100 } else { 1000 };
+    run(async |_| {
+        let polls = Rc::new(Cell::new(0));
+        let tasks: Vec<_> = (0..waiting)
+            .map(|_| {
+                let polls = Rc::clone(&polls);
+                spawn(async move {
+                    let mut timer = Timer::after(HOUR);
+                    poll_fn(|context| {
+                        polls.set(polls.get() + 1);
+                        Pin::new(&mut timer).poll(context)
+                    })
+                    .await;
+                })
+            })
+            .collect();
+        // Others come and go meanwhile, and are given up, now and then together with the ones that wait.
+        let mut gone = Vec::new();
+        for _ in 0..4 * waiting {
+            let waker = Arc::new(Count::default());
+            assert!(poll(pin!(Timer::after(HOUR)), &Waker::from(Arc::clone(&waker))).is_pending());
+            gone.push(waker);
+            domu::executor::yield_now().await;
+        }
+        assert!(kept(&gone) <= waiting as usize);
+        // At first, when all came at once, when others had become as many, four times, and at the end.
+        assert!(polls.get() <= 7 * waiting, "{} polls of {waiting} tasks", polls.get());
+        let start = Instant::now();
+        for task in tasks {
+            task.await;
+        }
+        assert!(start.elapsed() < HOUR && start.elapsed() > HOUR - 1000 * MS);
+        Ok(())
+    });
+}
+
 /// Sets a timer that is due whenever it is woken, until that has been often.
 struct Again(AtomicUsize);
 

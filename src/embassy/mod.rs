@@ -30,7 +30,8 @@
 //! A `Timer` of embassy does not tell when it is dropped. What it leaves behind is one entry for each waker, whose task is
 //! woken for nothing at the latest when the earliest of its deadlines comes: `with_timeout` in a loop does not pile up
 //! entries. Until then, the domain counts as waiting for a moment: that nothing else could wake main is told only after it,
-//! and what has been a task keeps its memory. [`time::sleep`](crate::time::sleep) and
+//! and what has been a task keeps its memory. When there are many such entries, more than 64 and than twice those in use, all
+//! are woken and forgotten, and those in use come back: so a server may have a task for each connection. [`time::sleep`](crate::time::sleep) and
 //! [`time::timeout`](crate::time::timeout) leave nothing behind.
 //!
 //! Outside of a domain the time is zero, and nobody is woken.

@@ -35,6 +35,12 @@ struct Inner {
     /// The deadline of each waiter that keeps nothing.
     #[cfg(feature = "embassy-time")]
     by_waker: BTreeMap<Waiter, Instant>,
+    /// How many of those had asked again in the turn after all of them were woken.
+    #[cfg(feature = "embassy-time")]
+    survivors: usize,
+    /// All of them were woken in the last turn.
+    #[cfg(feature = "embassy-time")]
+    woken: bool,
     /// What the timer of the virtual CPU is set to.
     programmed: Option<Instant>,
     /// The port of its interrupt, once it was needed.
@@ -62,6 +68,10 @@ impl Inner {
 /// No deadline further ahead is given to Xen, which fires those beyond 2^50 ns after 100 ms: half of that.
 const FARTHEST_NS: u64 = 1 << 49;
 
+/// So many waiters that keep nothing are never too many.
+#[cfg(feature = "embassy-time")]
+const FEW: usize = 64;
+
 impl Timers {
     /// Has a waker called at a moment; `key` is an earlier registration of the same waiter.
     pub(super) fn set(&self, deadline: Instant, key: Option<Key>, waker: &Waker) -> Key {
@@ -80,7 +90,8 @@ impl Timers {
 
     /// Has a waker called at a moment, in nanoseconds, for a waiter that keeps no key and does not tell when it is gone. The
     /// earliest moment that was asked for stands for all: who is woken asks again for what it still waits for. So a waker
-    /// has one registration, however often it asks and whatever it has left behind.
+    /// has one registration, however often it asks and whatever it has left behind; those of wakers that nobody waits with
+    /// any more are given up when there are many: see [`give_up`](Self::give_up).
     #[cfg(feature = "embassy-time")]
     pub(crate) fn set_earliest(&self, deadline_ns: u64, waker: &Waker) {
         let deadline = Instant(deadline_ns);
@@ -115,6 +126,36 @@ impl Timers {
             let Some(waker) = self.next_due(now) else { break };
             waker.wake();
         }
+        #[cfg(feature = "embassy-time")]
+        self.give_up();
+    }
+
+    /// Wakes all waiters that keep nothing, and forgets them, when there are more than twice as many as asked again the last
+    /// time, and at least 64: a task that has ended keeps its memory as long as its waker is kept here. Whoever still waits
+    /// asks again in the next turn. At least half of those that are woken have asked since, so each pays for two wakes.
+    #[cfg(feature = "embassy-time")]
+    fn give_up(&self) {
+        let mut inner = self.0.lock();
+        let waiters = inner.by_waker.len();
+        if core::mem::take(&mut inner.woken) {
+            inner.survivors = waiters;
+        }
+        if waiters <= FEW.max(2 * inner.survivors) {
+            return;
+        }
+        inner.woken = true;
+        drop(inner);
+        for _ in 0..waiters {
+            let Some(waker) = self.next_unkept() else { break };
+            waker.wake();
+        }
+    }
+
+    #[cfg(feature = "embassy-time")]
+    fn next_unkept(&self) -> Option<Waker> {
+        let inner = &mut *self.0.lock();
+        let (waiter, deadline) = inner.by_waker.pop_first()?;
+        inner.deadlines.remove(&Key(deadline, waiter))
     }
 
     fn next_due(&self, now: Instant) -> Option<Waker> {
