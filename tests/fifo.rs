@@ -65,7 +65,8 @@ fn without_it_the_two_level_interface_does_without_priorities() {
             assert_eq!(port.after(0).await, 1);
             Ok(())
         });
-        assert_eq!(calls(&report, EXPAND_ARRAY), 0);
+        // The page that was meant for it is the heap's again.
+        assert_eq!((calls(&report, EXPAND_ARRAY), report.taken), (0, 0));
     }
 }
 
@@ -98,7 +99,8 @@ fn a_page_that_is_refused_costs_one_port_and_is_asked_for_again() {
             assert_eq!(port.after(0).await, 1);
             Ok(())
         });
-        assert_eq!(calls(&report, EXPAND_ARRAY), 3);
+        // The control block and two pages of words.
+        assert_eq!((calls(&report, EXPAND_ARRAY), report.taken), (3, 3));
     }
     // Refused when it is chosen: the first port asks again.
     let report = run(refusing_expansion(1, Errno::ENOMEM), async |_| {
@@ -108,26 +110,38 @@ fn a_page_that_is_refused_costs_one_port_and_is_asked_for_again() {
         Ok(())
     });
     assert_eq!(calls(&report, EXPAND_ARRAY), 2);
-    // Refused for ever: the error is told, and the domain has its console.
+    // Refused for ever: the error is told, and the domain has its console and the time.
     let never =
         |call, operation| (call == Hypercall::EventChannel && operation == EXPAND_ARRAY).then_some(Errno::ENOMEM);
     let report = run(Guest::new().fault(never), async |domain| {
-        assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::OutOfMemory);
-        assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::OutOfMemory);
+        for _ in 0..10 {
+            assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::OutOfMemory);
+        }
+        let start = time::now();
+        time::sleep(MS).await;
+        assert!((MS..2 * MS).contains(&start.elapsed()));
         domain.console().write_all(b"still here\n").await?;
         Ok(())
     });
     assert_eq!(report.console, b"still here\n");
+    // The control block alone; and the timer, which has no port, is waited for awake.
+    assert_eq!((report.taken, report.halts), (1, 0));
 }
 
 #[test]
-fn the_console_waits_as_before_after_the_switch() {
-    // Its port was made before. It is waited for by tasks, and polled at the end: each wait ends by an event, none at once.
-    let waits = |line: &str| {
+fn a_task_that_waits_for_the_console_chooses_it_and_is_woken_as_by_the_other() {
+    // The toolstack has made the port. It is waited for by tasks, and polled at the end: each wait ends by an event, none at
+    // once.
+    let waits = |line: &str, abi| {
         let guest = Guest::new().backend(Backend::Trickles(100)).command_line(line);
         let report = run(guest, async |domain| {
+            let writer = spawn(async move { domain.console().write_all(&[b'x'; 5000]).await });
+            assert_eq!(eventchn::abi(), Abi::TwoLevel);
+            yield_now().await;
+            yield_now().await;
+            assert_eq!((eventchn::abi(), writer.is_finished()), (abi, false));
             let _port = eventchn::bind_ipi()?;
-            domain.console().write_all(&[b'x'; 5000]).await?;
+            writer.await?;
             Ok(())
         });
         assert_eq!(report.console.len(), 5000);
@@ -136,9 +150,24 @@ fn the_console_waits_as_before_after_the_switch() {
         assert!(polls > 5 && report.halts > 5, "{polls} polls, {} halts", report.halts);
         (polls, report.halts, report.elapsed_ns)
     };
-    let (fifo, two_level) = (waits(""), waits("domu.fifo=off"));
+    let (fifo, two_level) = (waits("", Abi::Fifo), waits("domu.fifo=off", Abi::TwoLevel));
     assert_eq!((fifo.0, fifo.1), (two_level.0, two_level.1));
     assert!(fifo.2.abs_diff(two_level.2) < 1_000_000);
+}
+
+#[test]
+fn a_console_that_is_only_polled_has_its_word_even_if_no_port_could_be_bound() {
+    let polls = |line: &str| {
+        let guest = Guest::new().backend(Backend::Trickles(100)).command_line(line).port_limit(3);
+        let report = run(guest, async |domain| {
+            assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
+            domain.console().write_all(&[b'x'; 1500]).await?;
+            Ok(())
+        });
+        assert_eq!((report.console.len(), report.halts), (1500, 0));
+        report.hypercalls.iter().filter(|(call, operation)| (*call, *operation) == (Hypercall::Sched, 3)).count()
+    };
+    assert_eq!(polls(""), polls("domu.fifo=off"));
 }
 
 /// Starts a task that notes each event of a port.

@@ -59,6 +59,9 @@ impl Delivery {
     /// Chooses the interface, before the first port is bound: the better one, if Xen has it.
     pub(crate) fn choose(&self) {
         self.fifo.call_once(|| if self.wants_fifo { Fifo::start() } else { None });
+        // Ports that the toolstack made have their words from here on. Not part of the call above: the domain may end in
+        // between, and polls its console by what has been chosen. A refusal is told to who binds a port.
+        let _ = self.fifo().map(|fifo| fifo.add_pages(0));
     }
 
     /// Makes room for a port that was bound, and is masked.

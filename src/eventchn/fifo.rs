@@ -42,6 +42,7 @@ use spin::{Mutex, Once};
 
 use super::again::Again;
 use super::{Error, Priority};
+use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo::{BUSY, HEAD, LINK, LINKED, MASKED, PENDING, PORTS, PRIORITIES, READY, WORDS};
 use crate::shared::{SharedInfo, SharedPage};
 use crate::{arch, hypercall, memory};
@@ -55,8 +56,6 @@ pub(super) struct Fifo {
     control: SharedPage,
     /// Event words. A page is there when a port with a word in it was bound.
     pages: Vec<Once<SharedPage>>,
-    /// A page that Xen refused, for the next try.
-    spare: Mutex<Option<Page>>,
     queues: Mutex<Queues>,
 }
 
@@ -80,10 +79,12 @@ impl Page {
         Some(Self { frame, page })
     }
 
-    /// Gives a page back that Xen has not been told of.
-    fn put_back(self) {
-        // SAFETY: `filled` took it; the only pointer to it ends here.
-        unsafe { memory::put_back(self.frame) };
+    /// Gives the page to Xen for good, or back to the heap if Xen refuses it.
+    fn give(self, hypercall: impl FnOnce(u64) -> Result<(), Errno>) -> Result<SharedPage, Errno> {
+        hypercall(self.frame).map(|()| self.page).inspect_err(|_| {
+            // SAFETY: `filled` took this frame alone, Xen has not kept it, and the only pointer to it ends here.
+            unsafe { memory::put_back(self.frame) };
+        })
     }
 }
 
@@ -113,29 +114,18 @@ const fn looked_at(word: u32) -> u32 {
 impl Fifo {
     /// Switches the domain to this interface. None if it stays with the other: Xen refuses, or there is no memory.
     ///
-    /// All memory for the first ports is taken before Xen is asked. From when it has agreed there is no way back: a reset
-    /// would close the ports that the toolstack made. Should it refuse the first page of words all the same, the domain
-    /// keeps to this interface, no port can be bound, and each one that is to be tries again.
+    /// From when Xen has agreed there is no way back: a reset would close the ports that the toolstack made. Should there be no
+    /// page of words then, or Xen refuse it, the domain keeps to this interface, no port can be bound, and each one that is to
+    /// be tries again. As long as that fails, who waits for a moment waits awake, as the timer has no port, and a write that
+    /// the console has no room for fails.
     pub(super) fn start() -> Option<Self> {
         let mut pages = Vec::new();
         pages.try_reserve_exact(PAGES).ok()?;
         pages.resize_with(PAGES, Once::new);
-        let control = Page::filled(0)?;
-        let Some(words) = Page::filled(MASKED) else {
-            control.put_back();
-            return None;
-        };
         // SAFETY: the page is this structure's own, for good, and a `SharedPage` is accessed by atomics.
-        if unsafe { hypercall::event_init_control(control.frame) }.is_err() {
-            control.put_back();
-            words.put_back();
-            return None;
-        }
-        let (spare, queues) = (Mutex::new(Some(words)), Mutex::default());
-        let fifo = Self { control: control.page, pages, spare, queues };
-        // Ports that the toolstack made have their words from here on. A refusal is told to who binds a port.
-        let _ = fifo.add_pages(0);
-        Some(fifo)
+        let give = |frame| unsafe { hypercall::event_init_control(frame) };
+        let control = Page::filled(0)?.give(give).ok()?;
+        Some(Self { control, pages, queues: Mutex::default() })
     }
 
     /// Makes room for a port that was bound, which has the default priority: its word, and a place in the lists.
@@ -145,25 +135,18 @@ impl Fifo {
     }
 
     /// Sees to it that the page with a port's word is there, and all before it.
-    fn add_pages(&self, port: u32) -> Result<(), Error> {
+    pub(super) fn add_pages(&self, port: u32) -> Result<(), Error> {
         let pages = self.pages.get(..=port as usize / WORDS).ok_or(Error::NoPort)?;
         if pages.last().is_some_and(Once::is_completed) {
             return Ok(());
         }
-        pages.iter().try_for_each(|page| page.try_call_once(|| self.next_page()).map(|_| ()))
-    }
-
-    fn next_page(&self) -> Result<SharedPage, Error> {
-        let spare = self.spare.lock().take();
-        let page = spare.or_else(|| Page::filled(MASKED)).ok_or(Error::OutOfMemory)?;
         // SAFETY: the page is this structure's own, for good, and a `SharedPage` is accessed by atomics.
-        match unsafe { hypercall::event_expand_array(page.frame) } {
-            Ok(()) => Ok(page.page),
-            Err(errno) => {
-                *self.spare.lock() = Some(page);
-                Err(Error::from_xen(errno, None))
-            }
-        }
+        let give = |frame| unsafe { hypercall::event_expand_array(frame) };
+        let next = || {
+            let page = Page::filled(MASKED).ok_or(Error::OutOfMemory)?;
+            page.give(give).map_err(|errno| Error::from_xen(errno, None))
+        };
+        pages.iter().try_for_each(|page| page.try_call_once(next).map(|_| ()))
     }
 
     /// A port's word, if its page is there. Looked up for each access, since the simulated Xen may act before each look-up.

@@ -23,6 +23,10 @@
 //! Xen has two interfaces for delivery. When the domain first needs a port it takes the newer one, *FIFO*, which has
 //! [priorities](Priority) and 131,072 ports, and *two-level*, with 4096, where Xen does not offer that or the command line
 //! says `domu.fifo=off`. [`abi`] tells which it is; how many ports the domain may have is up to the toolstack.
+//!
+//! Should Xen agree to FIFO and then have no memory for the first ports, no port is to be had until it has. As long, nobody is
+//! woken by an event: sleeps end in time, but the domain does not halt for them, and a write that the console has no room for
+//! fails.
 
 mod again;
 mod delivery;

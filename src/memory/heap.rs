@@ -57,12 +57,12 @@ pub(crate) fn take(frames: u64) -> Option<u64> {
 ///
 /// # Safety
 ///
-/// It was taken by [`take`] alone, and nothing uses it any more.
+/// It was taken by [`take`] of one frame, and nothing uses it any more.
 #[cfg(target_os = "none")]
 pub(crate) unsafe fn put_back(frame: u64) {
     const PAGE: usize = crate::abi::memory::PAGE_SIZE as usize;
     let Ok(layout) = core::alloc::Layout::from_size_align(PAGE, PAGE) else { return };
-    // SAFETY: `take` allocated it with this layout, and the caller no longer uses it.
+    // SAFETY: `take(1)` allocated it with this layout, and the caller no longer uses it.
     unsafe { alloc::alloc::dealloc(crate::arch::phys(frame << 12), layout) }
 }
 

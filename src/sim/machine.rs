@@ -59,6 +59,8 @@ pub(crate) struct Machine {
     pub(crate) given_back: Vec<Range<u64>>,
     /// Frames that the heap was given.
     heap: Vec<Range<u64>>,
+    /// How many of those the domain has taken out of it.
+    taken: u64,
     /// Frames of the tables in force.
     tables: Vec<u64>,
     /// Frames of what the loader left: nothing may be placed over them.
@@ -151,6 +153,7 @@ impl Machine {
             hypercalls: Vec::new(),
             given_back: Vec::new(),
             heap: Vec::new(),
+            taken: 0,
             tables: Vec::new(),
             loaded,
             extents_taken: guest.extents_taken,
@@ -190,6 +193,7 @@ impl Machine {
             sent: machine.events.sent,
             given_back: machine.given_back,
             heap: machine.heap,
+            taken: machine.taken,
             elapsed_ns: machine.clock_ns - START_NS,
         }
     }
@@ -580,6 +584,7 @@ pub(crate) fn put_back(frame: u64) {
         let free = machine.heap.iter().any(|range| range.contains(&frame));
         assert!(!free, "given back twice: frame {frame:#x}");
         machine.heap.push(frame..frame + 1);
+        machine.taken -= 1;
     });
 }
 
@@ -592,6 +597,7 @@ pub(crate) fn take(frames: u64) -> Option<u64> {
         })?;
         let range = machine.heap.remove(index);
         machine.heap.extend([range.start..start, start + frames..range.end]);
+        machine.taken += frames;
         Some(start)
     })
 }

@@ -89,6 +89,8 @@ pub struct Report {
     pub given_back: Vec<Range<u64>>,
     /// Frames that the heap was given.
     pub heap: Vec<Range<u64>>,
+    /// How many frames the domain has taken out of the heap for good.
+    pub taken: u64,
     /// Nanoseconds that passed on the simulated clock.
     pub elapsed_ns: u64,
 }
