@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
@@ -76,4 +77,45 @@ fn a_yield_allocates_nothing_and_a_task_once() {
     // Once for the task; the ready queue may grow.
     let count = allocated(async |_| spawn(async {}).await);
     assert!((1..=2).contains(&count), "{count}");
+}
+
+#[test]
+fn waking_many_tasks_at_once_allocates_nothing() {
+    const TASKS: usize = if cfg!(miri) { 20 } else { 300 };
+    let count = Cell::new(u64::MAX);
+    let report = Guest::new().run(async |_| {
+        let (port, woken) = (Rc::new(eventchn::bind_ipi().unwrap()), Rc::new(Cell::new(0)));
+        for _ in 0..TASKS {
+            let (port, woken) = (Rc::clone(&port), Rc::clone(&woken));
+            spawn(async move {
+                port.after(0).await;
+                woken.set(woken.get() + 1);
+            })
+            .detach();
+            // One after the other, so that the queue is never long.
+            yield_now().await;
+        }
+        // What the simulated machine notes of the hypercall is none of it.
+        port.notify().unwrap();
+        let before = COUNT.get();
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        let after = COUNT.get();
+        assert_eq!(woken.get(), TASKS);
+        count.set(after - before);
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    assert_eq!(count.get(), 0);
+}
+
+#[test]
+fn tasks_that_have_ended_leave_no_room_behind() {
+    // The queue has room for those that there are, not for all that ever were.
+    let count = allocated(async |_| {
+        for _ in 0..100 {
+            spawn(async {}).await;
+        }
+    });
+    assert!((100..=102).contains(&count), "{count}");
 }

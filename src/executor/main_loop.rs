@@ -6,7 +6,7 @@ use alloc::task::Wake;
 use core::fmt;
 use core::future::Future;
 use core::pin::pin;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::task::{Context, Poll, Waker};
 
 use async_task::Runnable;
@@ -23,7 +23,10 @@ pub(crate) struct Deadlock;
 /// What the executor of a domain keeps.
 #[derive(Default)]
 pub(crate) struct Executor {
+    /// Has room for all tasks that there are: each is in it once at most.
     ready: Mutex<VecDeque<Runnable>>,
+    /// Tasks whose memory is in use.
+    tasks: AtomicUsize,
     pub(super) before: Turns,
     pub(super) after: Turns,
     pub(super) exits: Exits,
@@ -41,9 +44,13 @@ impl fmt::Debug for Executor {
 }
 
 impl Executor {
-    /// Puts a task behind those that are ready.
-    pub(super) fn schedule(&self, runnable: Runnable) {
-        self.ready.lock().push_back(runnable);
+    /// Makes room for one more task in the queue, so that waking it takes no memory.
+    pub(super) fn admit(&'static self) -> Admitted {
+        let tasks = self.tasks.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut ready = self.ready.lock();
+        let missing = tasks.saturating_sub(ready.len());
+        ready.reserve(missing);
+        Admitted(self)
     }
 
     fn ready(&self) -> usize {
@@ -56,6 +63,22 @@ impl Executor {
             let Some(runnable) = self.ready.lock().pop_front() else { break };
             runnable.run();
         }
+    }
+}
+
+/// A task's place in the queue, for as long as a waker of its may be called.
+pub(super) struct Admitted(&'static Executor);
+
+impl Admitted {
+    /// Puts the task behind those that are ready.
+    pub(super) fn schedule(&self, runnable: Runnable) {
+        self.0.ready.lock().push_back(runnable);
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

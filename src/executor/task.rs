@@ -34,7 +34,8 @@ where
     F::Output: 'static,
 {
     let Some(state) = state::get() else { panic!("a task is started in a domain only") };
-    let schedule = move |runnable| state.executor.schedule(runnable);
+    let place = state.executor.admit();
+    let schedule = move |runnable| place.schedule(runnable);
     /// What is scheduled from wherever a waker is called.
     fn from_anywhere(schedule: impl Fn(Runnable) + Send + Sync + 'static) -> impl Fn(Runnable) {
         schedule
