@@ -180,6 +180,7 @@ impl Machine {
     }
 
     pub(crate) fn close_port(&mut self, port: u32) -> Result<u64, Errno> {
+        race::close(self, port);
         let end = self.events.ports.remove(&port).ok_or(Errno::EINVAL)?;
         self.events.lowest_free = self.events.lowest_free.min(port);
         self.clear_pending(port);

@@ -109,6 +109,15 @@ impl Race {
     }
 }
 
+/// A port is to be closed: Xen does what is left of its event first, as a lock of the port's has it do.
+pub(super) fn close(machine: &mut Machine, port: u32) {
+    RACE.with_borrow_mut(|race| {
+        if let Some(race) = race.as_mut().filter(|race| race.raise.is_for(port)) {
+            race.finish(machine);
+        }
+    });
+}
+
 /// The domain halts: Xen does what is left.
 pub(super) fn halt(machine: &mut Machine) {
     RACE.with_borrow_mut(|race| {

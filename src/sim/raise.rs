@@ -20,6 +20,8 @@ pub const FIFO_STEPS: usize = 6;
 /// An event on its way.
 pub(super) struct Raise {
     port: u32,
+    /// The queue that it goes into, from when Xen has looked at the port's priority.
+    queue: usize,
     next: usize,
     pub(super) done: bool,
     /// The port was pending already when the event came.
@@ -34,7 +36,7 @@ impl Raise {
     /// For a number that is no port's.
     pub(super) fn new(port: u32) -> Self {
         assert!(port < PORTS, "no such port: {port}");
-        Self { port, next: 0, done: false, coalesced: false, busy: None }
+        Self { port, queue: 0, next: 0, done: false, coalesced: false, busy: None }
     }
 
     /// Does the next step, and says whether there are more.
@@ -48,6 +50,11 @@ impl Raise {
             self.next += 1;
         }
         !self.done && machine.info.is_some()
+    }
+
+    /// Whether it is an event of a port's.
+    pub(super) const fn is_for(&self, port: u32) -> bool {
+        self.port == port
     }
 
     /// Whether a port is BUSY for this event.
@@ -88,7 +95,10 @@ impl Raise {
 
     fn step_fifo(&mut self, info: &SharedPage, fifo: &mut Fifo) -> bool {
         let port = self.port;
-        let queue = fifo.priority(port);
+        if self.next == 2 {
+            self.queue = fifo.priority(port);
+        }
+        let queue = self.queue;
         let Some(word) = fifo.word(port) else {
             fifo.without_word.insert(port);
             return false;
