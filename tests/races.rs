@@ -137,3 +137,49 @@ fn no_interleaving_brings_an_event_of_a_closed_port_or_loses_that_of_another() {
         Ok(())
     });
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "a hundred thousand ports; the same code runs in the other tests")]
+fn no_interleaving_loses_an_event_while_its_page_of_words_is_added() {
+    // Each choice takes a page, of which there are 127 beside the first. The steps are in two groups: before the page, whose
+    // words are 1024 accesses, is given to Xen, and before each access from then on.
+    const WORDS: usize = 1024;
+    const ACCESSES: usize = 20;
+    let place = |first: usize| {
+        [0, WORDS - 1]
+            .into_iter()
+            .chain(WORDS..WORDS + ACCESSES)
+            .chain([race::HALT])
+            .filter(move |place| *place >= first)
+    };
+    let choices = (1..race::FIFO_STEPS).flat_map(|split| {
+        place(0).flat_map(move |a| place(a).map(move |b| core::array::from_fn(|step| if step < split { a } else { b })))
+    });
+    let choices: Vec<[usize; race::FIFO_STEPS]> = choices.collect();
+    let stride = choices.len().div_ceil(127);
+    let guest = Guest::new().port_limit(u32::MAX).offer_port(9, 5);
+    let report = guest.run(async |_| -> domu::Result {
+        time::sleep(MS).await;
+        let mut ports = Vec::new();
+        for choice in choices.iter().step_by(stride) {
+            while ports.last().is_none_or(|port: &Port| port.number() as usize % WORDS != WORDS - 1) {
+                ports.push(eventchn::bind_ipi()?);
+            }
+            race::begin(ports.len() as u32 + 4, choice);
+            let port = eventchn::bind_interdomain(DomainId(9), 5)?;
+            assert_eq!(port.number() as usize % WORDS, 0);
+            // The first event comes with the binding.
+            assert_eq!(port.after(0).await, 1, "{choice:?}");
+            let coalesced = race::coalesced();
+            let start = time::now();
+            let second = time::timeout(10 * MS, port.after(1)).await;
+            end_race(WORDS + ACCESSES);
+            let came = second.is_ok() && start.elapsed() < 5 * MS;
+            assert!(came || second.is_err() && coalesced, "{choice:?}: the second event is lost");
+            assert!(port.count() <= 2, "{choice:?}: an event is counted twice");
+            ports.push(port);
+        }
+        Ok(())
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+}

@@ -100,7 +100,7 @@ impl Raise {
         }
         let queue = self.queue;
         let Some(word) = fifo.word(port) else {
-            fifo.without_word.insert(port);
+            self.coalesced = !fifo.without_word.insert(port);
             return false;
         };
         match self.next {
