@@ -26,6 +26,16 @@ pub(crate) fn read_tsc() -> u64 {
     }
 }
 
+/// A number that nobody else knows: what the stack protector uses.
+#[cfg(feature = "allocator")]
+pub(crate) fn secret() -> u64 {
+    unsafe extern "C" {
+        /// In `boot/entry.S`.
+        safe static __stack_chk_guard: u64;
+    }
+    __stack_chk_guard
+}
+
 /// Writes bytes to one port in a single instruction, which Xen handles in few exits.
 pub(crate) fn out_bytes(port: u16, bytes: &[u8]) {
     // SAFETY: the instruction reads `bytes.len()` bytes from the slice, forwards because the direction flag is clear

@@ -8,7 +8,7 @@ use super::backtrace::{Backtrace, Start};
 use super::report::{Headline, Report, Trap, build_id};
 use crate::arch::trap::{Frame, PAGE_FAULT};
 use crate::lifecycle::{self, Reason};
-use crate::memory::{self, Image, Stack};
+use crate::memory::{self, Damage, Image, Stack};
 use crate::{arch, state};
 
 core::arch::global_asm!(include_str!("../../boot/trap.S"), options(att_syntax));
@@ -28,6 +28,12 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         // The message is the application's code: the place is out by then.
         || report(Some(&info.message()), None, begin),
     )
+}
+
+/// The heap, or a block of it, is damaged; nothing is allocated or freed any more.
+pub(crate) fn heap(damage: Damage) -> ! {
+    let begin = here();
+    crash(|again| lifecycle::say(format_args!("domu: heap: {damage}{again}")), || report(None, None, begin))
 }
 
 /// Compiled code calls this when a function's canary has changed. Nothing in that function's frame is to be trusted.
@@ -74,7 +80,8 @@ fn crash(headline: impl FnOnce(&'static str), details: impl FnOnce()) -> ! {
 }
 
 fn report(message: Option<&dyn fmt::Display>, trap: Option<&Trap<'_>>, start: Start) {
-    let report = Report { message, trap, backtrace: backtrace(start), build_id: build_id(note()) };
+    let memory = memory::exhausted();
+    let report = Report { message, trap, memory, backtrace: backtrace(start), build_id: build_id(note()) };
     lifecycle::say(format_args!("{report}"));
 }
 

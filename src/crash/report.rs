@@ -5,7 +5,7 @@ use core::fmt;
 use super::backtrace::Backtrace;
 use crate::arch::ControlRegisters;
 use crate::arch::trap::{ErrorCode, Frame, PAGE_FAULT};
-use crate::memory::Found;
+use crate::memory::{Found, QuickStat};
 
 /// An exception.
 pub(super) struct Trap<'a> {
@@ -41,6 +41,8 @@ pub(super) struct Report<'a> {
     pub(super) message: Option<&'a dyn fmt::Display>,
     /// The registers at an exception.
     pub(super) trap: Option<&'a Trap<'a>>,
+    /// What memory is used for, if it has run out before.
+    pub(super) memory: Option<QuickStat>,
     pub(super) backtrace: Backtrace,
     /// The image's, as the linker made it; empty if it was not told to.
     pub(super) build_id: &'a [u8],
@@ -53,6 +55,10 @@ impl fmt::Display for Report<'_> {
         }
         if let Some(trap) = self.trap {
             trap.registers(f)?;
+        }
+        if let Some(QuickStat { heap, live, free, blocks, failed, .. }) = self.memory {
+            write!(f, "domu: memory: of {heap} bytes {live} are in use, in {blocks} blocks, and {free} free; ")?;
+            writeln!(f, "allocations that failed: {failed}")?;
         }
         f.write_str("domu: backtrace:")?;
         if let Some(at) = self.backtrace.at {
@@ -141,6 +147,7 @@ mod tests {
         let report = Report {
             message: None,
             trap: Some(&trap),
+            memory: None,
             backtrace: Backtrace { at: Some(0x10_0abc), callers, cut: true },
             build_id: &[0x1f, 0x02, 0xab],
         };
@@ -167,10 +174,13 @@ domu: build id 1f02ab"
     fn a_panic_has_no_registers() {
         let callers = [(0x10_1000, 1)].into_iter().collect();
         let backtrace = Backtrace { at: None, callers, cut: false };
-        let report = Report { message: Some(&"why"), trap: None, backtrace, build_id: &[] };
+        let memory =
+            Some(QuickStat { heap: 5000, live: 4000, blocks: 30, free: 100, failed: 2, ..QuickStat::default() });
+        let report = Report { message: Some(&"why"), trap: None, memory, backtrace, build_id: &[] };
         assert_eq!(
             report.to_string(),
-            "why\ndomu: backtrace:\ndomu:   by 0x0000000000101000\n\
+            "why\ndomu: memory: of 5000 bytes 4000 are in use, in 30 blocks, and 100 free; allocations that failed: 2\n\
+             domu: backtrace:\ndomu:   by 0x0000000000101000\n\
              domu: build id none: link with -Clink-arg=--build-id"
         );
     }

@@ -59,6 +59,9 @@ pub(crate) struct TooManyRanges;
 /// Ranges that a set holds at most: twice what a memory map of Xen's has, since each subtraction may split one.
 const CAPACITY: usize = 256;
 
+/// Pieces of memory that the heap may be given: those of a set, the boot tables, the spare part of the stack.
+pub(super) const MAX_RANGES: usize = CAPACITY + 2;
+
 /// A set of frames: disjoint ranges, sorted, none touching the next.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Frames(Vec<FrameRange, CAPACITY>);

@@ -1,16 +1,38 @@
-//! The heap: all RAM that boot leaves free, for `alloc`. The host has one of its own.
+//! The heap of a unikernel: all RAM that boot leaves free, for `alloc`. The host has one of its own.
+//!
+//! It is a static, because the attribute asks for one; everything else of a domain is in [`crate::state`]. With the feature
+//! `allocator` off, the application's allocator takes this one's place, and is given the RAM: see [`crate::claim_memory!`].
 
-#[cfg(target_os = "none")]
-use spin::Mutex;
-#[cfg(target_os = "none")]
-use talc::{TalcLock, source::Manual};
+#[cfg(all(target_os = "none", feature = "allocator"))]
+mod global;
 
+use super::block::Damage;
 use super::frames::FrameRange;
+#[cfg(all(target_os = "none", feature = "allocator"))]
+use super::hardened::Hardened;
+use super::hardened::{Accounts, Walked};
 
-/// A static of its own, because the attribute asks for one; everything else of a domain is in [`crate::state`].
-#[cfg(target_os = "none")]
-#[global_allocator]
-static HEAP: TalcLock<Mutex<()>, Manual> = TalcLock::new(Manual);
+#[cfg(all(target_os = "none", not(feature = "allocator")))]
+unsafe extern "Rust" {
+    /// The application's; see [`crate::claim_memory!`].
+    fn __domu_claim_memory(start: *mut u8, size: usize);
+}
+
+/// Names the function that takes the domain's free RAM, in a program that brings its own `#[global_allocator]`: one that
+/// depends on this crate without the feature `allocator`.
+///
+/// The function, `unsafe fn(start: *mut u8, size: usize)`, is called by boot for each piece of RAM, before anything is
+/// allocated; the memory is page-aligned and its for good. Statistics, hardening and exhaustion are the application's then.
+#[macro_export]
+macro_rules! claim_memory {
+    ($claim:path) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "Rust" fn __domu_claim_memory(start: *mut u8, size: usize) {
+            // SAFETY: boot calls this once for each piece of RAM that nothing uses.
+            unsafe { $claim(start, size) }
+        }
+    };
+}
 
 /// Adds frames to the heap.
 ///
@@ -22,7 +44,15 @@ pub(crate) unsafe fn claim(range: FrameRange) {
     let (start, size) = (crate::arch::phys(range.start << 12), (range.len() << 12) as usize);
     // SAFETY: the caller gives this memory away for good; it does not contain the null page, which is never RAM here.
     // A range too small for the allocator's bookkeeping is refused and stays unused, which is harmless.
-    let _ = unsafe { HEAP.lock().claim(start, size) };
+    #[cfg(feature = "allocator")]
+    unsafe {
+        global::claim(start, size);
+    }
+    // SAFETY: as above; the application has promised to take the memory, by the macro.
+    #[cfg(not(feature = "allocator"))]
+    unsafe {
+        __domu_claim_memory(start, size);
+    }
 }
 
 /// Adds frames to the heap: here the simulated machine checks that they may be.
@@ -74,4 +104,43 @@ pub(crate) unsafe fn put_back(frame: u64) {
 #[cfg(not(target_os = "none"))]
 pub(crate) unsafe fn put_back(frame: u64) {
     crate::sim::machine::put_back(frame);
+}
+
+/// What the heap counts.
+#[cfg(all(target_os = "none", feature = "allocator"))]
+pub(super) fn accounts() -> Accounts {
+    global::with(Hardened::accounts)
+}
+
+/// What the heap counts, unless it is in use.
+#[cfg(all(target_os = "none", feature = "allocator"))]
+pub(super) fn try_accounts() -> Option<Accounts> {
+    global::try_with(Hardened::accounts)
+}
+
+/// What the heap counts: nothing.
+#[cfg(all(target_os = "none", not(feature = "allocator")))]
+pub(super) fn try_accounts() -> Option<Accounts> {
+    None
+}
+
+/// What the heap counts: the application's allocator tells nothing.
+#[cfg(all(target_os = "none", not(feature = "allocator")))]
+pub(super) fn accounts() -> Accounts {
+    Accounts::default()
+}
+
+/// What the heap counts: the simulated machine knows what it was given; what a program allocates is the host's.
+#[cfg(not(target_os = "none"))]
+pub(super) fn accounts() -> Accounts {
+    let bytes = crate::sim::machine::heap_bytes();
+    Accounts { heap: bytes, free: bytes, ..Accounts::default() }
+}
+
+/// Walks over the heap, if it is this crate's.
+pub(super) fn walk() -> Option<Result<Walked, Damage>> {
+    #[cfg(all(target_os = "none", feature = "allocator"))]
+    return Some(global::with(Hardened::walk));
+    #[cfg(not(all(target_os = "none", feature = "allocator")))]
+    None
 }

@@ -15,16 +15,24 @@
 //! take the RAM page away. What boot protects stays so, page tables and descriptor tables included; [`protect`] changes
 //! pages of the program's own, and [`self_check`] holds all of it against what it should be.
 
+mod block;
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has a heap of its own"))]
+mod exhaustion;
 mod frames;
+#[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "the host has a heap of its own"))]
+mod hardened;
 mod heap;
 mod image;
 mod layout;
 mod map;
 mod paging;
 mod stack;
+mod statistics;
 mod surplus;
 mod tables;
 
+pub use block::{Damage, DamageKind};
+pub use exhaustion::{Handler, on_exhaustion};
 pub(crate) use frames::{FrameRange, Frames};
 pub(crate) use heap::{claim, put_back, take};
 pub(crate) use image::{Image, Stack};
@@ -35,6 +43,9 @@ pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap};
 pub use paging::Protection;
 pub(crate) use stack::fit;
 pub use stack::{StackUsage, stack};
+#[cfg(target_os = "none")]
+pub(crate) use statistics::exhausted;
+pub use statistics::{QuickStat, Stat, metrics, quick_stat, stat};
 pub(crate) use surplus::give_back;
 #[cfg(any(target_os = "none", test))]
 pub(crate) use tables::Found;

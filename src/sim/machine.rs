@@ -588,6 +588,11 @@ pub(crate) fn put_back(frame: u64) {
     });
 }
 
+/// Bytes of the heap.
+pub(crate) fn heap_bytes() -> usize {
+    with(|machine| machine.heap.iter().map(|range| (range.end - range.start) as usize * 4096).sum())
+}
+
 /// Takes frames from the heap for good, aligned to their number.
 pub(crate) fn take(frames: u64) -> Option<u64> {
     with(|machine| {

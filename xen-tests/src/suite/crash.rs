@@ -46,7 +46,7 @@ const EXECUTE_ABSENT: Option<&str> = Some("0x0010 (not present, execute, supervi
 const ZERO: Option<&str> = Some("0x0000");
 
 /// All of them but for the NMI, which somebody has to send.
-pub static CRASHES: [Crash; 25] = [
+pub static CRASHES: [Crash; 28] = [
     trap("write_code", "page fault (#PF): write at *, code", WRITE, "write"),
     trap("write_constant", "page fault (#PF): write at *, read-only data", WRITE, "write"),
     trap("write_idt", "page fault (#PF): write at *, descriptor tables, read-only after boot", WRITE, "write"),
@@ -92,6 +92,21 @@ pub static CRASHES: [Crash; 25] = [
         how: "smash",
         report: Said::Lines(&["domu: stack smashed: a function overran a buffer in its frame"]),
         function: "smash",
+    },
+    Crash {
+        how: "heap_overrun",
+        report: Said::Lines(&["domu: heap: written past the end of the block of 100 bytes at *"]),
+        function: "heap_overrun",
+    },
+    Crash {
+        how: "heap_freed_twice",
+        report: Said::Lines(&["domu: heap: the block of 100 bytes at * is freed twice"]),
+        function: "heap_freed_twice",
+    },
+    Crash {
+        how: "heap_foreign",
+        report: Said::Lines(&["domu: heap: no block of 100 bytes at * is in use"]),
+        function: "heap_foreign",
     },
     Crash {
         how: "panic",

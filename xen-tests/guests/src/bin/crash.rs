@@ -41,6 +41,9 @@ async fn main(domain: Domain) -> Result<(), &'static str> {
         b"overflow_exception_stack" => overflow_exception_stack(0),
         b"overflow_nmi_stack" => overflow_exception_stack(1),
         b"smash" => smash(),
+        b"heap_overrun" => heap_overrun(),
+        b"heap_freed_twice" => heap_freed_twice(),
+        b"heap_foreign" => heap_foreign(),
         b"divide" => divide(),
         b"undefined" => undefined(),
         b"breakpoint" => breakpoint(),
@@ -87,6 +90,33 @@ fn read(address: usize) {
 fn execute(address: usize) {
     // SAFETY: none: what lies there is no code, and the CPU is to say so. Should it be executed, it returns.
     unsafe { asm!("call {}", in(reg) address, clobber_abi("C")) }
+}
+
+/// A block of the heap, and one byte more.
+#[inline(never)]
+fn heap_overrun() {
+    let mut block = alloc::vec![1_u8; 100].into_boxed_slice();
+    // SAFETY: none: the byte is not the block's, and the heap is to say so.
+    unsafe { block.as_mut_ptr().add(100).write(black_box(2)) };
+    drop(black_box(block));
+}
+
+#[inline(never)]
+fn heap_freed_twice() {
+    let block = Box::into_raw(black_box(Box::new([0_u8; 100])));
+    // SAFETY: none: the second time the block is not the program's, and the heap is to say so.
+    unsafe {
+        drop(Box::from_raw(block));
+        drop(Box::from_raw(black_box(block)));
+    }
+}
+
+/// A variable of the stack is no block.
+#[inline(never)]
+fn heap_foreign() {
+    let mut variable = [0_u8; 100];
+    // SAFETY: none: the heap is to say so.
+    drop(unsafe { Box::from_raw(black_box(&raw mut variable)) });
 }
 
 /// A page of the heap that was made read-only.

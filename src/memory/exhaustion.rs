@@ -1,0 +1,36 @@
+//! What happens when memory runs out.
+//!
+//! An allocation that can fail (`try_reserve`, the fallible constructors of this crate) returns its error; any other ends the
+//! domain, with a report that tells what the heap holds. Before either, the application's handler may free something.
+
+use core::alloc::Layout;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+/// Frees what can be spared, and says whether the allocation is worth another attempt.
+pub type Handler = fn(Layout) -> bool;
+
+static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The handler is at work: what it allocates itself, and does not get, is not its business.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Sets the function that is called when an allocation finds no room; it replaces an earlier one.
+///
+/// It runs in the middle of whatever allocates, and must not wait. It may free, for instance drop a cache or call
+/// [`trim`](super::trim). If it returns true and has freed something, the allocation is attempted again.
+pub fn on_exhaustion(handler: Handler) {
+    HANDLER.store(handler as *mut (), Ordering::Relaxed);
+}
+
+/// Asks the application to free something; says whether it has.
+pub(super) fn handle(layout: Layout) -> bool {
+    let handler = HANDLER.load(Ordering::Relaxed);
+    if handler.is_null() || BUSY.swap(true, Ordering::Relaxed) {
+        return false;
+    }
+    // SAFETY: the pointer is one that `on_exhaustion` has made of a function of this type.
+    let handler = unsafe { core::mem::transmute::<*mut (), Handler>(handler) };
+    let freed = handler(layout);
+    BUSY.store(false, Ordering::Relaxed);
+    freed
+}

@@ -1,0 +1,101 @@
+//! The allocator behind `alloc`: damage ends the domain with a report, exhaustion asks the application first.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use spin::Mutex;
+
+use crate::memory::block::Damage;
+use crate::memory::exhaustion;
+use crate::memory::hardened::Hardened;
+use crate::{arch, crash};
+
+static HEAP: Mutex<Hardened> = Mutex::new(Hardened::new());
+
+/// Damage was found: the report is under way, and nothing is allocated or freed any more.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+struct Allocator;
+
+/// Adds memory.
+///
+/// # Safety
+///
+/// As for [`Hardened::claim`].
+pub(super) unsafe fn claim(start: *mut u8, size: usize) {
+    let mut heap = HEAP.lock();
+    if heap.accounts().heap == 0 {
+        heap.set_key(arch::secret());
+    }
+    // SAFETY: the caller's promise is the same.
+    unsafe { heap.claim(start, size) };
+}
+
+pub(super) fn with<T>(look: impl FnOnce(&Hardened) -> T) -> T {
+    look(&HEAP.lock())
+}
+
+pub(super) fn try_with<T>(look: impl FnOnce(&Hardened) -> T) -> Option<T> {
+    HEAP.try_lock().map(|heap| look(&heap))
+}
+
+/// Works on the heap, unless it is broken. Damage ends the domain; the heap is free by then.
+fn work<T>(work: impl FnOnce(&mut Hardened) -> Result<T, Damage>) -> Option<T> {
+    if BROKEN.load(Ordering::Relaxed) {
+        return None;
+    }
+    let result = work(&mut HEAP.lock());
+    result.map_err(|damage| fail(damage)).ok()
+}
+
+#[cold]
+fn fail(damage: Damage) -> ! {
+    BROKEN.store(true, Ordering::Relaxed);
+    crash::heap(damage)
+}
+
+// SAFETY: blocks are talc's, of the layout that is asked for, and nobody else's until they are freed; no method unwinds, as a
+// unikernel is built without unwinding.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        loop {
+            let before = match work(|heap| Ok(heap.allocate(layout).ok_or(heap.accounts().live))) {
+                Some(Ok(start)) => return start.as_ptr(),
+                Some(Err(live)) => live,
+                None => return ptr::null_mut(),
+            };
+            // Again only if something was freed: a handler that promises what it does not do must not hang the domain.
+            if !exhaustion::handle(layout) || with(|heap| heap.accounts().live) >= before {
+                return ptr::null_mut();
+            }
+        }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller no longer uses the block.
+        let _ = work(|heap| unsafe { heap.free(start, layout) });
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the block is the caller's.
+        match work(|heap| unsafe { heap.resize(start, layout, size) }) {
+            Some(true) => return start,
+            Some(false) => {}
+            None => return ptr::null_mut(),
+        }
+        // SAFETY: the caller promises that the new size, which is not zero, makes a layout with the old alignment.
+        let new = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
+        if let Some(new) = NonNull::new(new) {
+            // SAFETY: both are blocks of at least that size, and differ; the old one is not used after this.
+            unsafe {
+                ptr::copy_nonoverlapping(start, new.as_ptr(), layout.size().min(size));
+                self.dealloc(start, layout);
+            }
+        }
+        new
+    }
+}
