@@ -62,12 +62,14 @@ const TWO_LEVEL: &str = " domu.fifo=off";
 /// The guest of these.
 const OPERATION: &str = "op";
 
-static OPERATIONS: [Operation; 13] = [
+static OPERATIONS: [Operation; 15] = [
     operation("a yield, with its turn", "yield", 10_000),
     operation("a wait for what has come", "wait", 10_000),
     operation("a timer set, yield, given up", "timer", 10_000),
     operation("spawn and join", "spawn", 10_000),
     operation("a look at the clock", "clock", 10_000),
+    Operation { aim: Some(100), ..operation("memory::quick_stat of 100 blocks", "stat_100", 10_000) },
+    Operation { aim: Some(100), ..operation("the same of 100,000 blocks", "stat_100000", 10_000) },
     operation("a notification", "notify", 1_000),
     operation("an event, sent to delivered", "event", 1_000),
     operation("the same with 10 ports", "event_10", 1_000),
@@ -86,10 +88,15 @@ static OPERATIONS: [Operation; 13] = [
 const BOOT: &str = "boot_cost";
 const BOOT_MEMORY: [u32; 2] = [16, 6144];
 
+/// The guest that prices allocators, its memory in MiB, and the numbers of blocks that it is to have.
+const ALLOCATORS: &str = "allocators";
+const ALLOCATORS_MEMORY: u32 = 4096;
+const ALLOCATORS_BLOCKS: &str = "1000 20000 1000000";
+
 /// `cargo xen bench`.
 pub fn run() -> Result<()> {
     let workspace = paths::workspace();
-    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).chain([BOOT, OPERATION]).collect();
+    let guests: Vec<&str> = ROWS.iter().map(|row| row.guest).chain([BOOT, OPERATION, ALLOCATORS]).collect();
     let images = build::named(&workspace, &guests, Flavour::Hardened)?;
     let mut archive = Archive::default();
     archive.file("usr/bin/cputime", 0o755, &helper()?);
@@ -105,7 +112,7 @@ pub fn run() -> Result<()> {
             domain::add(&mut archive, &domain_of(row, round), row.guest, &config);
         }
     }
-    for (name, image) in [BOOT, OPERATION].iter().zip(&images[ROWS.len()..]) {
+    for (name, image) in [BOOT, OPERATION, ALLOCATORS].iter().zip(&images[ROWS.len()..]) {
         archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
     }
     for operation in &OPERATIONS {
@@ -129,6 +136,14 @@ pub fn run() -> Result<()> {
         };
         domain::add(&mut archive, &boot_domain(memory), BOOT, &config);
     }
+    let config = Config {
+        base: base_config(&workspace, ALLOCATORS)?,
+        memory: Some(ALLOCATORS_MEMORY),
+        cmdline: Some(ALLOCATORS_BLOCKS.into()),
+        more: vec!["tsc_mode = \"native\"".into()],
+        ..Config::default()
+    };
+    domain::add(&mut archive, ALLOCATORS, ALLOCATORS, &config);
     let memory_mb = BOOT_MEMORY.map(machine_memory).into_iter().max().unwrap_or(0);
     let lab = Lab { counted: true, memory_mb, ..Lab::new(setup::MAIN) };
     let mut session = Session::boot(&lab, archive, &paths::new_logs("bench")?)?;
@@ -159,6 +174,7 @@ pub fn run() -> Result<()> {
         say!("{}: {} ns", operation.what, grouped(price[0] / operation.times));
         prices.push(price);
     }
+    let allocators = allocators(&mut session)?;
     println!("{:<28} {:>12}  {:>12}  {:>12}", "entry to main", "instructions", "hypercalls", "table bytes");
     for (memory, [instructions, hypercalls, tables]) in boots {
         let what = format!("{memory} MiB");
@@ -190,7 +206,36 @@ pub fn run() -> Result<()> {
             grouped(price)
         );
     }
+    println!();
+    println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "instructions", "allocate", "at most", "free", "at most");
+    allocators.iter().for_each(|line| println!("{line}"));
     Ok(())
+}
+
+/// What the guest says of each allocator: a line of a table for each number of blocks, and one for the payload.
+fn allocators(session: &mut Session) -> Result<Vec<String>> {
+    let watch = Watch { limit: 5 * LIMIT, most: 1 << 16, on_console: &mut |_| {} };
+    let outcome = domain::run(session, ALLOCATORS, watch)?;
+    domain::destroy(session, ALLOCATORS)?;
+    let text = outcome.text();
+    if outcome.reason != Some(Reason::Poweroff) || text.contains("@fail") {
+        bail!("the allocators were not priced; the console:\n{text}");
+    }
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["@price", name, blocks, mean, worst, mean_free, worst_free] => {
+                let what = format!("{name}, {blocks} blocks");
+                lines.push(format!("{what:<28} {mean:>12}  {worst:>12}  {mean_free:>12}  {worst_free:>12}"));
+            }
+            ["@payload", name, percent] => {
+                lines.push(format!("{name}: {percent} % of 32 MiB are payload when it is full"))
+            }
+            _ => {}
+        }
+    }
+    Ok(lines)
 }
 
 fn operation_domain(operation: &Operation, times: u64) -> String {

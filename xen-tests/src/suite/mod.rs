@@ -11,6 +11,7 @@ mod crash;
 mod domu;
 mod events;
 mod float;
+mod heap;
 mod host;
 mod protection;
 mod protector;

@@ -11,7 +11,7 @@ use core::fmt::Write;
 use core::time::Duration;
 
 use domu::executor::{activity, spawn, yield_now};
-use domu::{Domain, DomainId, eventchn, time};
+use domu::{Domain, DomainId, eventchn, memory, time};
 
 domu::main!(main);
 
@@ -65,6 +65,8 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
                 domain.console().flush().await?;
             }
         }
+        "stat_100" => statistics(100, times)?,
+        "stat_100000" => statistics(100_000, times)?,
         // To a port that nobody has bound to: the hypercall alone.
         "notify" => {
             let port = eventchn::alloc_unbound(DomainId::SELF)?;
@@ -84,6 +86,16 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
         }
         _ => log::error!("no such thing: {thing}"),
     }
+    Ok(())
+}
+
+/// A look at the statistics while there are so many blocks.
+fn statistics(blocks: usize, times: u64) -> domu::Result {
+    let blocks: Vec<_> = (0..blocks).map(alloc::boxed::Box::new).collect();
+    for _ in 0..times {
+        core::hint::black_box(memory::quick_stat());
+    }
+    drop(blocks);
     Ok(())
 }
 
