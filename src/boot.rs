@@ -172,6 +172,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         ram: (map.ram.count() << 12) as usize,
         main_stack: image.main_stack,
         tables: Mutex::new(tables),
+        pages: Mutex::new(memory::pages::Store::new(map.ram.count())),
         info,
         console,
         log: LogState::new(options.log_level),

@@ -10,7 +10,7 @@ use crate::{console, eventchn, memory, random};
 pub enum Error {
     /// Output did not reach the console.
     Console(console::Error),
-    /// Memory could not be protected.
+    /// An operation on memory failed.
     Memory(memory::Error),
     /// Memory is not protected as it should be.
     SelfCheck(memory::Violation),

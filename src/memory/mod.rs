@@ -16,6 +16,7 @@
 //! pages of the program's own, and [`self_check`] holds all of it against what it should be.
 
 mod block;
+mod chunk;
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has a heap of its own"))]
 mod exhaustion;
 mod frames;
@@ -25,7 +26,9 @@ mod heap;
 mod image;
 mod layout;
 mod map;
+pub(crate) mod pages;
 mod paging;
+mod runs;
 mod stack;
 mod statistics;
 mod surplus;
@@ -40,6 +43,7 @@ pub(crate) use layout::Layout;
 #[cfg(test)]
 pub(crate) use layout::Place;
 pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap};
+pub use pages::{Pages, trim};
 pub use paging::Protection;
 pub(crate) use stack::fit;
 pub use stack::{StackUsage, stack};

@@ -264,15 +264,15 @@ pub(crate) fn find(address: u64) -> Found {
     }
 }
 
-/// Why memory could not be protected.
+/// Why an operation on memory failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The range is empty, or does not begin and end at multiples of 4096.
+    /// There is nothing in the range, or it does not begin and end at multiples of 4096.
     NotPages,
     /// Not all of the range is the program's heap or its data.
     Reserved,
-    /// There is no memory for more page tables.
+    /// There is not enough free memory, or not in one piece; for [`protect`], for more page tables.
     OutOfMemory,
 }
 
@@ -281,7 +281,7 @@ impl fmt::Display for Error {
         f.write_str(match self {
             Self::NotPages => "the memory is not whole pages",
             Self::Reserved => "the memory is not the program's own heap or data",
-            Self::OutOfMemory => "no memory for page tables",
+            Self::OutOfMemory => "not enough free memory",
         })
     }
 }

@@ -19,8 +19,8 @@ use crate::memory::{FrameRange, HIGHEST_FRAME, Image, Stack};
 use crate::shared::SharedPage;
 use crate::{MAX_COMMAND_LINE, XenVersion};
 
-/// RAM that has something behind it, from address 0: enough for what boot touches.
-const BACKED: u64 = 3 << 20;
+/// RAM that has something behind it, from address 0, unless a test asks for more: enough for what boot touches.
+pub(crate) const BACKED: u64 = 3 << 20;
 /// Where the loader puts the start info, the lists, and the texts and modules behind them.
 const START_INFO: u64 = 0x14_0000;
 const MEMMAP: u64 = 0x14_1000;
@@ -57,7 +57,9 @@ pub(crate) struct Machine {
     pub(crate) seat: Option<Seat>,
     pub(crate) hypercalls: Vec<(Hypercall, u64)>,
     pub(crate) given_back: Vec<Range<u64>>,
-    /// Frames that the heap was given.
+    /// Bytes of RAM that have something behind them.
+    backed: u64,
+    /// Frames that are free in the heap.
     heap: Vec<Range<u64>>,
     /// How many of those the domain has taken out of it.
     taken: u64,
@@ -123,7 +125,7 @@ impl Machine {
     /// A machine with a guest, loaded.
     pub(super) fn new(guest: Guest) -> Self {
         let mut memory = Memory::default();
-        memory.back(0, BACKED);
+        memory.back(0, guest.backed);
         let page = memory.back(CONSOLE_FRAME << 12, 4096);
         let loaded = Self::load(&memory, &guest);
         let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
@@ -152,6 +154,7 @@ impl Machine {
             seat: None,
             hypercalls: Vec::new(),
             given_back: Vec::new(),
+            backed: guest.backed,
             heap: Vec::new(),
             taken: 0,
             tables: Vec::new(),
@@ -595,14 +598,43 @@ pub(crate) fn heap_bytes() -> usize {
 
 /// Takes frames from the heap for good, aligned to their number.
 pub(crate) fn take(frames: u64) -> Option<u64> {
+    let start = take_run(frames, frames)?;
+    with(|machine| machine.taken += frames);
+    Some(start)
+}
+
+/// Takes frames from the heap, the first a multiple of `align`: the lowest that there are.
+pub(crate) fn take_run(frames: u64, align: u64) -> Option<u64> {
     with(|machine| {
-        let (index, start) = machine.heap.iter().enumerate().find_map(|(index, range)| {
-            let start = range.start.next_multiple_of(frames);
-            (start + frames <= range.end && start << 12 < BACKED).then_some((index, start))
-        })?;
+        let first = |range: &Range<u64>| range.start.next_multiple_of(align);
+        let backed = machine.backed >> 12;
+        let fits = |range: &Range<u64>| first(range) + frames <= range.end.min(backed);
+        let index = machine.heap.iter().position(fits)?;
         let range = machine.heap.remove(index);
-        machine.heap.extend([range.start..start, start + frames..range.end]);
-        machine.taken += frames;
+        let start = first(&range);
+        let rest = [range.start..start, start + frames..range.end];
+        machine.heap.splice(index..index, rest.into_iter().filter(|rest| !rest.is_empty()));
         Some(start)
     })
+}
+
+/// Gives frames back to the heap: they must be there, and not be free already. What they hold is overwritten, as a heap's
+/// own words would.
+pub(crate) fn release(range: FrameRange) {
+    let FrameRange { start, end } = range;
+    for frame in start..end {
+        // SAFETY: the page is RAM with something behind it, and free from now on.
+        unsafe { phys(frame << 12).write_bytes(0x5a, 4096) };
+    }
+    with(|machine| {
+        machine.heap.sort_by_key(|range| range.start);
+        let index = machine.heap.partition_point(|other| other.end < start);
+        let touching = machine.heap[index..].iter().take_while(|other| other.start <= end).count();
+        let overlaps = |other: &Range<u64>| start < other.end && other.start < end;
+        assert!(!machine.heap.iter().any(overlaps), "freed twice: {range:x?}");
+        let touched = &machine.heap[index..index + touching];
+        let first = touched.first().map_or(start, |other| other.start.min(start));
+        let last = touched.last().map_or(end, |other| other.end.max(end));
+        machine.heap.splice(index..index + touching, [first..last]);
+    });
 }

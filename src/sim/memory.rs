@@ -8,6 +8,9 @@ use crate::abi::memory::PAGE_SIZE;
 
 const MIB: u64 = 1 << 20;
 
+/// Bytes in a page of the second size.
+const LARGE_PAGE: u64 = 2 * MIB;
+
 /// Where xl's builder puts the console ring.
 pub(crate) const CONSOLE_FRAME: u64 = 0xfefff;
 
@@ -54,13 +57,15 @@ static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 pub(crate) struct Memory(Vec<Region>);
 
 impl Memory {
-    /// Puts zeroed pages at an address, and returns the host's view of the first.
+    /// Puts zeroed pages at an address, and returns the host's view of the first, which is aligned as that address is, up to
+    /// the size of a large page.
     pub(crate) fn back(&mut self, start: u64, size: u64) -> NonNull<u8> {
-        // Bytes with a page to align them in: a vector of zeroes takes no memory from the host before it is touched, which
-        // most of it never is.
-        let bytes = std::vec![0_u8; (size.next_multiple_of(PAGE_SIZE) + PAGE_SIZE) as usize].leak();
-        let skipped = bytes.as_ptr().align_offset(PAGE_SIZE as usize);
-        let memory = NonNull::from(&mut bytes[skipped..]).cast();
+        let size = size.next_multiple_of(PAGE_SIZE);
+        let align = 1 << start.trailing_zeros().min(if size < LARGE_PAGE { 12 } else { LARGE_PAGE.trailing_zeros() });
+        // The host fills zeroed memory in when it is touched, unless it has to align it itself.
+        let whole = std::vec![0_u8; (size + align - 1) as usize].leak();
+        let offset = whole.as_ptr().align_offset(align as usize);
+        let memory = NonNull::from(&mut whole[offset..offset + size as usize]).cast();
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
         self.0.push(Region { start, size, memory });
         memory

@@ -87,7 +87,7 @@ pub struct Report {
     pub sent: Vec<(u16, u32)>,
     /// Frames given back to Xen.
     pub given_back: Vec<Range<u64>>,
-    /// Frames that the heap was given.
+    /// Frames that are free in the heap.
     pub heap: Vec<Range<u64>>,
     /// How many frames the domain has taken out of the heap for good.
     pub taken: u64,
@@ -116,6 +116,7 @@ pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno> + Send>;
 pub struct Guest {
     pub(crate) memory: Vec<(u64, u64, u32)>,
     pub(crate) reservation: Option<u64>,
+    pub(crate) backed: u64,
     pub(crate) start_info_version: u32,
     pub(crate) start_info_magic: bool,
     pub(crate) command_line: Option<Vec<u8>>,
@@ -187,6 +188,7 @@ impl Guest {
         Self {
             memory: memory::xl_map(16),
             reservation: None,
+            backed: machine::BACKED,
             start_info_version: 1,
             start_info_magic: true,
             command_line: None,
@@ -278,6 +280,14 @@ impl Guest {
     pub fn memory_mib(mut self, memory: u64, maxmem: u64) -> Self {
         self.memory = memory::xl_map(maxmem);
         self.reservation = Some(memory * 256 + memory::XL_EXTRA_PAGES);
+        self
+    }
+
+    /// Puts something behind so many MiB of RAM, from address 0: what the domain takes from its heap lies there. Three,
+    /// unless a test asks for more.
+    #[must_use]
+    pub const fn backed_mib(mut self, mib: u64) -> Self {
+        self.backed = mib << 20;
         self
     }
 
