@@ -160,6 +160,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         unsafe { memory::claim(range) };
     }
     tables.keep(&layout)?;
+    let balloon = memory::balloon::Balloon::new(&map)?;
 
     // 10. The state, and with it the log.
     let command_line = loaded.command_line.bytes;
@@ -173,6 +174,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         main_stack: image.main_stack,
         tables: Mutex::new(tables),
         pages: Mutex::new(memory::pages::Store::new(map.ram.count())),
+        balloon: Mutex::new(balloon),
         info,
         console,
         log: LogState::new(options.log_level),

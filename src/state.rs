@@ -14,7 +14,7 @@ use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::executor::Executor;
 use crate::hypercall::XenVersion;
-use crate::memory::{Stack, Tables, pages};
+use crate::memory::{Stack, Tables, balloon, pages};
 use crate::shared::SharedInfo;
 use crate::{eventchn, random, time};
 
@@ -32,6 +32,7 @@ pub(crate) struct State {
     pub(crate) main_stack: Stack,
     pub(crate) tables: Mutex<Tables>,
     pub(crate) pages: Mutex<pages::Store>,
+    pub(crate) balloon: Mutex<balloon::Balloon>,
     pub(crate) info: SharedInfo,
     pub(crate) console: Attachment,
     pub(crate) log: LogState,

@@ -6,6 +6,12 @@ pub const DECREASE_RESERVATION: u64 = 1;
 /// `XENMEM_current_reservation`: how many pages the domain has.
 #[doc(alias = "XENMEM_current_reservation")]
 pub const CURRENT_RESERVATION: u64 = 3;
+/// `XENMEM_maximum_reservation`: how many pages the domain may have.
+#[doc(alias = "XENMEM_maximum_reservation")]
+pub const MAXIMUM_RESERVATION: u64 = 4;
+/// `XENMEM_populate_physmap`: get pages for extents that have none. One that has them loses them.
+#[doc(alias = "XENMEM_populate_physmap")]
+pub const POPULATE_PHYSMAP: u64 = 6;
 /// `XENMEM_add_to_physmap`: place a special page at a frame of the caller's choice.
 #[doc(alias = "XENMEM_add_to_physmap")]
 pub const ADD_TO_PHYSMAP: u64 = 7;

@@ -67,14 +67,20 @@ pub(crate) fn console_io_write(text: &[u8]) -> Result<(), Errno> {
 
 /// The pages that the domain has now, in all of its address space.
 pub(crate) fn memory_current_reservation() -> Result<u64, Errno> {
+    ask_memory(memory::CURRENT_RESERVATION)
+}
+
+/// The pages that the domain may have.
+pub(crate) fn memory_maximum_reservation() -> Result<u64, Errno> {
+    ask_memory(memory::MAXIMUM_RESERVATION)
+}
+
+/// Asks for a number of the own domain's.
+fn ask_memory(operation: u64) -> Result<u64, Errno> {
     let domain = DomainId::SELF.0;
     // SAFETY: Xen reads the domain id, which is live for the call.
-    let result = unsafe {
-        call(
-            Hypercall::Memory,
-            [Arg::int(memory::CURRENT_RESERVATION), Arg::input(&domain), Arg::NONE, Arg::NONE, Arg::NONE],
-        )
-    };
+    let result =
+        unsafe { call(Hypercall::Memory, [Arg::int(operation), Arg::input(&domain), Arg::NONE, Arg::NONE, Arg::NONE]) };
     check(result)
 }
 
@@ -96,6 +102,26 @@ pub(crate) fn memory_map(entries: &mut [E820Entry]) -> Result<usize, Errno> {
 ///
 /// Nothing uses the memory of these extents, now or later: it reads as ones and loses what is written.
 pub(crate) unsafe fn memory_decrease_reservation(frames: &[u64], order: u32) -> Result<usize, Errno> {
+    // SAFETY: that the memory is unused is the caller's promise.
+    unsafe { change_reservation(memory::DECREASE_RESERVATION, frames, order) }
+}
+
+/// Asks Xen for zeroed pages in extents of 2^`order`, and returns how many it filled in, which may be fewer: the first.
+///
+/// # Safety
+///
+/// There is nothing in these extents: a page that lies there is lost.
+pub(crate) unsafe fn memory_populate_physmap(frames: &[u64], order: u32) -> Result<usize, Errno> {
+    // SAFETY: that there is nothing is the caller's promise.
+    unsafe { change_reservation(memory::POPULATE_PHYSMAP, frames, order) }
+}
+
+/// Has Xen do something with extents, and returns with how many it did.
+///
+/// # Safety
+///
+/// As the operation asks.
+unsafe fn change_reservation(operation: u64, frames: &[u64], order: u32) -> Result<usize, Errno> {
     let reservation = Reservation {
         extent_start: frames.as_ptr(),
         nr_extents: frames.len() as u64,
@@ -103,13 +129,10 @@ pub(crate) unsafe fn memory_decrease_reservation(frames: &[u64], order: u32) -> 
         mem_flags: 0,
         domid: DomainId::SELF.0,
     };
-    // SAFETY: Xen reads the structure and `nr_extents` frame numbers, both live for the call; that the memory is
-    // unused is the caller's promise.
+    // SAFETY: Xen reads the structure and `nr_extents` frame numbers, both live for the call; it writes no frame number
+    // for a domain whose memory it translates. What happens to the memory is the caller's promise.
     let result = unsafe {
-        call(
-            Hypercall::Memory,
-            [Arg::int(memory::DECREASE_RESERVATION), Arg::input(&reservation), Arg::NONE, Arg::NONE, Arg::NONE],
-        )
+        call(Hypercall::Memory, [Arg::int(operation), Arg::input(&reservation), Arg::NONE, Arg::NONE, Arg::NONE])
     };
     check(result).map(|done| (done as usize).min(frames.len()))
 }

@@ -88,6 +88,14 @@ impl Hardened {
     ///
     /// The memory can be read and written, and is the heap's from now on.
     pub(crate) unsafe fn claim(&mut self, start: *mut u8, size: usize) {
+        // Memory that continues what is there becomes one with it.
+        if let Some(arena) = self.arenas.iter_mut().find(|arena| arena.end.addr() == start.addr() && size >= UNIT)
+            && let Some(end) = NonNull::new(arena.end)
+        {
+            // SAFETY: the heap ends there, as talc said; the caller gives what follows away for good.
+            arena.end = unsafe { self.talc.extend(end, arena.end.wrapping_add(size)) }.as_ptr();
+            return;
+        }
         if self.arenas.is_full() {
             return;
         }
@@ -108,14 +116,18 @@ impl Hardened {
         let _ = self.arenas.push(Arena { base, end: start.wrapping_add(length) });
     }
 
-    /// Finds room for a block; there may be none.
+    /// Finds room for a block; that there is none is counted.
     pub(crate) fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let found = self.find(layout);
+        self.failed += u64::from(found.is_none());
+        found
+    }
+
+    /// Finds room for a block, if there is any.
+    pub(crate) fn find(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let outer = outer(layout)?;
         // SAFETY: the outer layout is never empty.
-        let found = outer(layout).and_then(|outer| Some((unsafe { self.talc.try_allocate(outer) }?, outer)));
-        let Some((start, outer)) = found else {
-            self.failed += 1;
-            return None;
-        };
+        let start = unsafe { self.talc.try_allocate(outer) }?;
         if cfg!(debug_assertions) {
             // SAFETY: the block has that many bytes, and nobody else knows it.
             unsafe { start.write_bytes(FRESH, layout.size()) };

@@ -34,7 +34,7 @@ macro_rules! claim_memory {
     };
 }
 
-/// Adds frames to the heap.
+/// Adds frames to the heap, to the piece that ends where they begin, if there is one.
 ///
 /// # Safety
 ///
@@ -65,6 +65,16 @@ pub(crate) unsafe fn claim(range: FrameRange) {
     if !range.is_empty() {
         crate::sim::machine::claim(range);
     }
+}
+
+/// Finds room for a block, for those who look for what can be had: that there is none is no failure.
+#[cfg(target_os = "none")]
+pub(super) fn find(layout: core::alloc::Layout) -> Option<core::ptr::NonNull<u8>> {
+    #[cfg(feature = "allocator")]
+    return global::find(layout);
+    // SAFETY: the callers' layouts are not empty.
+    #[cfg(not(feature = "allocator"))]
+    return core::ptr::NonNull::new(unsafe { alloc::alloc::alloc(layout) });
 }
 
 /// Takes so many adjacent frames from the heap for good, aligned to their number, a power of two.

@@ -46,6 +46,8 @@ impl fmt::Display for MapError {
 pub(crate) struct MemoryMap {
     /// Usable RAM, in whole frames.
     pub(crate) ram: Frames,
+    /// RAM of the map that Xen has: what boot gave back.
+    pub(crate) absent: Frames,
     /// Everything else that the map mentions: special pages, ACPI tables. Never RAM, even where entries overlap.
     pub(crate) placed: Frames,
     /// Unpopulated space for pages of others.
@@ -88,7 +90,7 @@ impl MemoryMap {
             return Err(MapError::NoRam);
         }
         let window = find_window(&mentioned).ok_or(MapError::NoHole)?;
-        Ok(Self { ram, placed, window })
+        Ok(Self { ram, absent: Frames::new(), placed, window })
     }
 }
 

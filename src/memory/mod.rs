@@ -15,10 +15,12 @@
 //! take the RAM page away. What boot protects stays so, page tables and descriptor tables included; [`protect`] changes
 //! pages of the program's own, and [`self_check`] holds all of it against what it should be.
 
+pub mod balloon;
 mod block;
 mod chunk;
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has a heap of its own"))]
 mod exhaustion;
+mod extents;
 mod frames;
 #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "the host has a heap of its own"))]
 mod hardened;

@@ -29,9 +29,8 @@ mod heap {
 
     /// Takes a run, if there is room for one.
     pub(in super::super) fn take(shape: Shape) -> Option<NonNull<u8>> {
-        let layout = Layout::from_size_align(shape.bytes, shape.align).ok()?;
-        // SAFETY: a run is not empty.
-        NonNull::new(unsafe { alloc::alloc::alloc(layout) })
+        // A run is not empty.
+        crate::memory::heap::find(Layout::from_size_align(shape.bytes, shape.align).ok()?)
     }
 
     /// Gives a run back.
@@ -51,6 +50,10 @@ mod heap {
     /// The run has this shape, and the caller no longer uses what is behind `bytes`, which is there, and less than it
     /// was, and not zero.
     pub(in super::super) unsafe fn shrink(start: NonNull<u8>, shape: Shape, bytes: usize) -> bool {
+        // Another allocator may copy the block, part of which may not be there.
+        if !cfg!(feature = "allocator") {
+            return false;
+        }
         // SAFETY: as in `release`; and the new size is not zero. A block of the heap that becomes smaller stays where it
         // is, so that nothing is copied.
         unsafe {

@@ -274,6 +274,10 @@ pub enum Error {
     Reserved,
     /// There is not enough free memory, or not in one piece; for [`protect`], for more page tables.
     OutOfMemory,
+    /// Xen did not do it: the domain may not have more memory, the host has no more, or Xen does not let the domain ask.
+    Refused,
+    /// The balloon is at work: it needed memory, and the application's handler for that called it again.
+    Busy,
 }
 
 impl fmt::Display for Error {
@@ -282,6 +286,8 @@ impl fmt::Display for Error {
             Self::NotPages => "the memory is not whole pages",
             Self::Reserved => "the memory is not the program's own heap or data",
             Self::OutOfMemory => "not enough free memory",
+            Self::Refused => "Xen gives no memory, or takes none",
+            Self::Busy => "the balloon is at work",
         })
     }
 }

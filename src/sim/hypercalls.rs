@@ -1,5 +1,6 @@
 //! The hypercalls of the simulated Xen, decoded from the structures of [`crate::abi`].
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
@@ -43,6 +44,8 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
             (Hypercall::Sched, sched::SHUTDOWN) => shutdown(&*args[1].as_ptr()),
             (Hypercall::Sched, sched::POLL) => poll(&*args[1].as_ptr()),
             (Hypercall::Memory, memory::CURRENT_RESERVATION) => with(|machine| Ok(machine.reservation)),
+            (Hypercall::Memory, memory::MAXIMUM_RESERVATION) => with(|machine| Ok(machine.maximum)),
+            (Hypercall::Memory, memory::POPULATE_PHYSMAP) => populate_physmap(&*args[1].as_ptr()),
             (Hypercall::Memory, memory::MEMORY_MAP) => memory_map(&mut *args[1].as_ptr()),
             (Hypercall::Memory, memory::ADD_TO_PHYSMAP) => add_to_physmap(&*args[1].as_ptr()),
             (Hypercall::Memory, memory::DECREASE_RESERVATION) => decrease_reservation(&*args[1].as_ptr()),
@@ -190,34 +193,76 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
     })
 }
 
-/// Takes extents back.
+/// The extents that a structure names, as far as Xen does them in one call: doing fewer than asked is normal.
 ///
 /// # Safety
 ///
 /// The structure's pointer is valid for its number of extents.
-unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64, Errno> {
+unsafe fn extents(reservation: &memory::Reservation, machine: &Machine) -> Result<Vec<Range<u64>>, Errno> {
     // SAFETY: the structure says how many extents its pointer has, and the caller of the hypercall vouches for it.
-    let extents =
+    let starts =
         unsafe { core::slice::from_raw_parts(reservation.extent_start, reservation.nr_extents as usize) }.to_vec();
     if reservation.extent_order > 9 {
         return Err(Errno::EPERM);
     }
+    let size = 1 << reservation.extent_order;
+    assert!(starts.iter().all(|start| start % size == 0), "an extent is aligned to its size");
+    Ok(starts.into_iter().take(machine.extents_taken as usize).map(|start| start..start + size).collect())
+}
+
+/// Takes extents back.
+///
+/// # Safety
+///
+/// As for [`extents`].
+unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64, Errno> {
     with(|machine| {
-        // Doing fewer than asked is normal.
-        let extents = &extents[..extents.len().min(machine.extents_taken as usize)];
-        for &frame in extents {
-            let size = 1 << reservation.extent_order;
-            assert_eq!(frame % size, 0, "an extent is aligned to its size");
-            let range = frame..frame + size;
+        // SAFETY: passed on from the caller.
+        let extents = unsafe { extents(reservation, machine) }?;
+        for range in &extents {
             let twice = machine.given_back.iter().any(|other| other.start < range.end && range.start < other.end);
             assert!(!twice, "given back twice: {range:x?}");
+            machine.fill(range, 0xff);
+            let size = range.end - range.start;
+            // What was never filled in was not counted.
+            let unfilled = machine.unfilled.min(size);
+            machine.unfilled -= unfilled;
+            machine.reservation = machine.reservation.saturating_sub(size - unfilled);
             match machine.given_back.last_mut() {
                 Some(last) if last.end == range.start => last.end = range.end,
                 Some(last) if last.start == range.end => last.start = range.start,
-                _ => machine.given_back.push(range),
+                _ => machine.given_back.push(range.clone()),
             }
         }
         Ok(extents.len() as u64)
+    })
+}
+
+/// Fills extents in, up to the domain's maximum.
+///
+/// # Safety
+///
+/// As for [`extents`].
+unsafe fn populate_physmap(reservation: &memory::Reservation) -> Result<u64, Errno> {
+    with(|machine| {
+        // SAFETY: passed on from the caller.
+        let extents = unsafe { extents(reservation, machine) }?;
+        let mut done = 0;
+        for range in extents {
+            let size = range.end - range.start;
+            if machine.reservation + size > machine.maximum || (size > 1 && machine.fragmented) {
+                break;
+            }
+            let found = machine.given_back.iter().position(|out| out.start <= range.start && range.end <= out.end);
+            let found = found.unwrap_or_else(|| panic!("filled in where Xen has taken nothing: {range:x?}"));
+            let out = machine.given_back.swap_remove(found);
+            let rest = [out.start..range.start, range.end..out.end];
+            machine.given_back.extend(rest.into_iter().filter(|rest| !rest.is_empty()));
+            machine.fill(&range, 0);
+            machine.reservation += size;
+            done += 1;
+        }
+        Ok(done)
     })
 }
 
@@ -232,6 +277,15 @@ fn console_io(text: &[u8]) -> Result<u64, Errno> {
 }
 
 impl Machine {
+    /// Fills those of some frames that have something behind them.
+    fn fill(&self, frames: &Range<u64>, byte: u8) {
+        for frame in frames.clone() {
+            let Some(page) = self.memory.at(frame << 12) else { continue };
+            // SAFETY: there is a page, which the domain does not use now.
+            unsafe { page.write_bytes(byte, 4096) };
+        }
+    }
+
     pub(super) fn any_pending(&self, ports: &[u32]) -> bool {
         ports.iter().any(|&port| self.is_pending(port))
     }

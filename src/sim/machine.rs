@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::backend::{Backend, Reader};
 use super::baton::{self, Seat, Wait};
 use super::events::Events;
-use super::memory::{CONSOLE_FRAME, Memory};
+use super::memory::{CONSOLE_FRAME, Memory, XL_EXTRA_PAGES, XL_SPARE_PAGES};
 use super::{End, Fault, Guest, Random, Report, state};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
@@ -43,7 +43,15 @@ pub(crate) const WALL_CLOCK_NS: u64 = 1_790_000_000_123_456_789;
 pub(crate) struct Machine {
     pub(crate) memory: Memory,
     pub(crate) map: Vec<(u64, u64, u32)>,
+    /// Pages that the domain has, and may have.
     pub(crate) reservation: u64,
+    pub(crate) maximum: u64,
+    /// Frames of RAM that would be filled in when they are touched.
+    pub(crate) unfilled: u64,
+    /// Not all of the RAM was there when the domain started.
+    partial: bool,
+    /// The host has no large pages left.
+    pub(crate) fragmented: bool,
     pub(crate) console_frame: u64,
     pub(crate) initial_domain: bool,
     pub(crate) reader: Option<Reader>,
@@ -129,6 +137,7 @@ impl Machine {
         let page = memory.back(CONSOLE_FRAME << 12, 4096);
         let loaded = Self::load(&memory, &guest);
         let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
+        let reservation = guest.reservation.unwrap_or(ram + XL_EXTRA_PAGES);
         let console_frame = match guest.backend {
             Backend::Absent => 0,
             _ if guest.initial_domain => 0,
@@ -141,7 +150,11 @@ impl Machine {
         let cpu = guest.cpu();
         Self {
             memory,
-            reservation: guest.reservation.unwrap_or(ram + super::memory::XL_EXTRA_PAGES),
+            reservation,
+            maximum: guest.maximum.unwrap_or(reservation.saturating_add(XL_SPARE_PAGES)),
+            unfilled: (ram + XL_EXTRA_PAGES).saturating_sub(reservation),
+            partial: reservation < ram,
+            fragmented: guest.fragmented,
             map: guest.memory,
             console_frame: guest.console_param.unwrap_or(console_frame),
             initial_domain: guest.initial_domain,
@@ -452,7 +465,6 @@ pub(crate) unsafe fn activate(root: u64) {
             assert_eq!(access(frame), Some((false, false)), "the page table in frame {frame:#x}");
         }
         let tables = machine.tables.iter().copied().min().zip(machine.tables.iter().copied().max());
-        let ram: u64 = machine.map.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
         for &(address, size, kind) in &machine.map {
             let frames = FrameRange::inside(address, size);
             for frame in [frames.start.max(1), frames.end.saturating_sub(1)] {
@@ -467,9 +479,9 @@ pub(crate) unsafe fn activate(root: u64) {
                             && FrameRange::touching(start, length).overlaps(FrameRange { start: frame, end: frame + 1 })
                     });
                     let right = match access(frame) {
-                        Some(access) => access == (true, false) && !gone,
-                        // RAM above the reservation is not used even where Xen did not take it back.
-                        None => gone || machine.reservation < ram,
+                        Some(access) => access == (true, false),
+                        // RAM above the reservation is not used where Xen did not take it back.
+                        None => machine.partial && !gone,
                     };
                     assert!(placed || right, "type {kind}, frame {frame:#x}: {:?}", access(frame));
                 }

@@ -17,6 +17,9 @@ pub(crate) const CONSOLE_FRAME: u64 = 0xfefff;
 /// Pages beyond RAM that the reservation of xl's guests counts.
 pub(crate) const XL_EXTRA_PAGES: u64 = 16;
 
+/// Pages that xl lets a guest have beyond those.
+pub(crate) const XL_SPARE_PAGES: u64 = 240;
+
 /// The memory map that xl's builder shows for so many MiB: unsorted, with a sub-page entry.
 pub(crate) fn xl_map(mib: u64) -> Vec<(u64, u64, u32)> {
     let low = (mib * MIB).min(0xfc00_0000);

@@ -85,7 +85,7 @@ pub struct Report {
     pub halts: u64,
     /// Events that were sent to ports of peers: domain and port.
     pub sent: Vec<(u16, u32)>,
-    /// Frames given back to Xen.
+    /// Frames given back to Xen, and not filled in again.
     pub given_back: Vec<Range<u64>>,
     /// Frames that are free in the heap.
     pub heap: Vec<Range<u64>>,
@@ -116,6 +116,8 @@ pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno> + Send>;
 pub struct Guest {
     pub(crate) memory: Vec<(u64, u64, u32)>,
     pub(crate) reservation: Option<u64>,
+    pub(crate) maximum: Option<u64>,
+    pub(crate) fragmented: bool,
     pub(crate) backed: u64,
     pub(crate) start_info_version: u32,
     pub(crate) start_info_magic: bool,
@@ -188,6 +190,8 @@ impl Guest {
         Self {
             memory: memory::xl_map(16),
             reservation: None,
+            maximum: None,
+            fragmented: false,
             backed: machine::BACKED,
             start_info_version: 1,
             start_info_magic: true,
@@ -305,6 +309,20 @@ impl Guest {
         self
     }
 
+    /// Lets the domain have so many pages at most. Without, it is 240 more than it has: less than a MiB.
+    #[must_use]
+    pub const fn maximum(mut self, pages: u64) -> Self {
+        self.maximum = Some(pages);
+        self
+    }
+
+    /// Runs on a host without large pages: Xen fills in single ones only.
+    #[must_use]
+    pub const fn fragmented_host(mut self) -> Self {
+        self.fragmented = true;
+        self
+    }
+
     /// Passes a command line.
     #[must_use]
     pub fn command_line(mut self, line: impl AsRef<[u8]>) -> Self {
@@ -389,7 +407,7 @@ impl Guest {
         self
     }
 
-    /// Lets Xen take back at most so many extents in one call.
+    /// Lets Xen take back, and fill in, at most so many extents in one call.
     #[must_use]
     pub const fn extents_taken(mut self, extents: u64) -> Self {
         self.extents_taken = extents;

@@ -43,6 +43,11 @@ pub(super) fn try_with<T>(look: impl FnOnce(&Hardened) -> T) -> Option<T> {
     HEAP.try_lock().map(|heap| look(&heap))
 }
 
+/// Finds room for a block without asking the application to make some, and without counting that there is none.
+pub(super) fn find(layout: Layout) -> Option<NonNull<u8>> {
+    work(|heap| Ok(heap.find(layout))).flatten()
+}
+
 /// Works on the heap, unless it is broken. Damage ends the domain; the heap is free by then.
 fn work<T>(work: impl FnOnce(&mut Hardened) -> Result<T, Damage>) -> Option<T> {
     if BROKEN.load(Ordering::Relaxed) {

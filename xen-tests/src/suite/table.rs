@@ -248,6 +248,48 @@ fn memory(cases: &mut Vec<Case>) {
             .cmdline("64")
             .on(Where::VERSIONS),
     );
+    cases.push(
+        Case::new("memory::balloon", "balloon", |_| Ok(()))
+            .memory(64)
+            .maxmem(256)
+            .seconds(120)
+            .on(Where::VERSIONS)
+            .steps(balloon_is_followed),
+    );
+}
+
+/// The guest gives memory, takes it back and grows when `xl mem-set` allows it; `xl list` shows each.
+fn balloon_is_followed(stage: &mut Stage) -> Result<()> {
+    const CASES: [&str; 7] = [
+        "balloon.all",
+        "balloon.pages",
+        "balloon.refused",
+        "balloon.gives",
+        "balloon.takes_back",
+        "balloon.cycles",
+        "balloon.grows",
+    ];
+    let outcome = stage.run_after(|stage| {
+        let (domain, log) = (stage.domain.clone(), stage.log());
+        // What `xl list` shows is noted until the domain has ended, and more is allowed when the guest asks for it.
+        stage.dom0(&format!(
+            "(asked=; while xl list {domain} > /run/list 2> /dev/null; do \
+                 awk 'NR == 2 {{ print $3 }}' /run/list >> /run/list.{domain}; \
+                 [ -z \"$asked\" ] && grep -q 'more, please' {log} && asked=1 && xl mem-set {domain} 128; \
+                 sleep 0.3; \
+             done > /dev/null 2>&1 &)"
+        ))?;
+        Ok(())
+    })?;
+    let listed = stage.dom0(&format!("uniq /run/list.{}", stage.domain))?;
+    all_ok(&outcome, &CASES)?;
+    let sizes: Vec<u32> = listed.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let mut seen = sizes.iter();
+    // With what the toolstack leaves beyond the domain's own; in between it changes step by step.
+    for expected in [64..=65, 48..=49, 64..=65, 128..=129] {
+        ensure!(seen.any(|size| expected.contains(size)), "`xl list` did not show {expected:?} in turn: {sizes:?}");
+    }
+    stage.destroy()
 }
 
 #[cfg(test)]
