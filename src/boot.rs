@@ -161,6 +161,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     }
     tables.keep(&layout)?;
     let balloon = memory::balloon::Balloon::new(&map)?;
+    let holes = memory::holes::Holes::new(&map)?;
 
     // 10. The state, and with it the log.
     let command_line = loaded.command_line.bytes;
@@ -175,6 +176,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         tables: Mutex::new(tables),
         pages: Mutex::new(memory::pages::Store::new(map.ram.count())),
         balloon: Mutex::new(balloon),
+        holes: Mutex::new(holes),
         info,
         console,
         log: LogState::new(options.log_level),

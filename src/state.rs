@@ -14,7 +14,7 @@ use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::executor::Executor;
 use crate::hypercall::XenVersion;
-use crate::memory::{Stack, Tables, balloon, pages};
+use crate::memory::{Stack, Tables, balloon, holes, pages};
 use crate::shared::SharedInfo;
 use crate::{eventchn, random, time};
 
@@ -33,6 +33,7 @@ pub(crate) struct State {
     pub(crate) tables: Mutex<Tables>,
     pub(crate) pages: Mutex<pages::Store>,
     pub(crate) balloon: Mutex<balloon::Balloon>,
+    pub(crate) holes: Mutex<holes::Holes>,
     pub(crate) info: SharedInfo,
     pub(crate) console: Attachment,
     pub(crate) log: LogState,

@@ -12,7 +12,10 @@ use crate::hypercall;
 const LOCAL_APIC: FrameRange = FrameRange { start: 0xfee00, end: 0xfee01 };
 
 /// Frames in the window of unpopulated space: 2 MiB, so that Xen need not split a large page of RAM for it.
-const WINDOW: u64 = 512;
+pub(super) const WINDOW: u64 = 512;
+
+/// Holes that are known, the lowest ones; a map of `xl`'s has three that are large enough.
+pub(super) const HOLES: usize = 8;
 
 /// No frame from this on is looked at: page tables of four levels map 48 bits, of which no host populates more than 46.
 pub(crate) const HIGHEST_FRAME: u64 = 1 << (46 - 12);
@@ -52,6 +55,8 @@ pub(crate) struct MemoryMap {
     pub(crate) placed: Frames,
     /// Unpopulated space for pages of others.
     pub(crate) window: FrameRange,
+    /// Where there is more of it: whole windows, lowest first.
+    pub(crate) holes: heapless::Vec<FrameRange, HOLES>,
 }
 
 impl MemoryMap {
@@ -89,21 +94,24 @@ impl MemoryMap {
         if ram.count() == 0 {
             return Err(MapError::NoRam);
         }
-        let window = find_window(&mentioned).ok_or(MapError::NoHole)?;
-        Ok(Self { ram, absent: Frames::new(), placed, window })
+        let mut holes = find_holes(&mentioned).map_err(too_long)?;
+        let first = holes.first_mut().ok_or(MapError::NoHole)?;
+        let window = FrameRange { start: first.start, end: first.start + WINDOW };
+        first.start = window.end;
+        holes.retain(|hole| !hole.is_empty());
+        Ok(Self { ram, absent: Frames::new(), placed, window, holes })
     }
 }
 
-/// The lowest hole for the window: a save of the domain walks up to the highest frame in use.
-fn find_window(mentioned: &Frames) -> Option<FrameRange> {
+/// The lowest holes, as far as there is room for windows in them: a save of the domain walks up to the highest frame in use.
+fn find_holes(mentioned: &Frames) -> Result<heapless::Vec<FrameRange, HOLES>, TooManyRanges> {
     let mut holes = Frames::new();
-    holes.insert(FrameRange { start: WINDOW, end: HIGHEST_FRAME }).ok()?;
-    holes.remove_all(mentioned).ok()?;
-    holes.remove(LOCAL_APIC).ok()?;
-    holes.ranges().iter().find_map(|hole| {
-        let start = hole.start.next_multiple_of(WINDOW);
-        (start + WINDOW <= hole.end).then_some(FrameRange { start, end: start + WINDOW })
-    })
+    holes.insert(FrameRange { start: WINDOW, end: HIGHEST_FRAME })?;
+    holes.remove_all(mentioned)?;
+    holes.remove(LOCAL_APIC)?;
+    let windows =
+        |hole: &FrameRange| FrameRange { start: hole.start.next_multiple_of(WINDOW), end: hole.end / WINDOW * WINDOW };
+    Ok(holes.ranges().iter().map(windows).filter(|hole| !hole.is_empty()).take(HOLES).collect())
 }
 
 #[cfg(test)]

@@ -179,6 +179,23 @@ impl Tables {
         self.change(list, frames, protection, None)
     }
 
+    /// Maps frames, where nothing is, as a place of its own; they begin and end at large pages.
+    pub(super) fn add(&mut self, frames: FrameRange, place: Place) -> Result<(), Error> {
+        if self.regions.iter().any(|region| region.frames.overlaps(frames)) {
+            return Err(Error::Reserved);
+        }
+        if self.arena.spare() < MOST_SPLIT + REFILL_SPLIT {
+            self.refill()?;
+        }
+        let mut list = self.list()?;
+        let next = self.regions.partition_point(|region| region.frames.end <= frames.start);
+        let (before, after) = self.regions.split_at(next);
+        list.extend_from_slice(before);
+        list.push(Region { frames, place, protection: place.protection() });
+        list.extend_from_slice(after);
+        self.edit(list, frames, place.protection())
+    }
+
     /// Takes a chunk for more tables from the heap, for good.
     fn refill(&mut self) -> Result<(), Error> {
         let list = self.list()?;
@@ -207,10 +224,16 @@ impl Tables {
     ) -> Result<(), Error> {
         let changed = |region: Region| Region { protection, place: place.unwrap_or(region.place), ..region };
         layout::replace(&self.regions, frames, changed, |region| list.push(region));
+        self.edit(list, frames, protection)
+    }
+
+    /// Changes the tables, and takes the list that tells of it.
+    fn edit(&mut self, list: Vec<Region>, frames: FrameRange, protection: Protection) -> Result<(), Error> {
         let Self { arena, cpu, root, .. } = self;
         let before = arena.spare();
         // SAFETY: the edit writes to pages of the arena alone. The range is RAM or data of the program's own, as the
-        // callers have checked, mapped at its own address before and after; what is mapped elsewhere stays as it is.
+        // callers have checked, mapped at its own address before and after, or nothing was mapped there before; what is
+        // mapped elsewhere stays as it is.
         unsafe {
             arch::edit_tables(frames.start..frames.end, || Mapper::at(arena, *cpu, *root).map(frames, protection))
         }
@@ -276,8 +299,11 @@ pub enum Error {
     OutOfMemory,
     /// Xen did not do it: the domain may not have more memory, the host has no more, or Xen does not let the domain ask.
     Refused,
-    /// The balloon is at work: it needed memory, and the application's handler for that called it again.
+    /// The balloon, or the page tables, are at work: they needed memory, and the application's handler for that called
+    /// them again.
     Busy,
+    /// The memory map has no hole left for pages of others, or none that is large enough.
+    NoSpace,
 }
 
 impl fmt::Display for Error {
@@ -287,7 +313,8 @@ impl fmt::Display for Error {
             Self::Reserved => "the memory is not the program's own heap or data",
             Self::OutOfMemory => "not enough free memory",
             Self::Refused => "Xen gives no memory, or takes none",
-            Self::Busy => "the balloon is at work",
+            Self::Busy => "the balloon or the page tables are at work",
+            Self::NoSpace => "the memory map has no hole left",
         })
     }
 }

@@ -647,6 +647,6 @@ pub(crate) fn release(range: FrameRange) {
         let touched = &machine.heap[index..index + touching];
         let first = touched.first().map_or(start, |other| other.start.min(start));
         let last = touched.last().map_or(end, |other| other.end.max(end));
-        machine.heap.splice(index..index + touching, [first..last]);
+        machine.heap.splice(index..index + touching, core::iter::once(first..last));
     });
 }
