@@ -59,6 +59,7 @@ fn what_is_given_comes_back() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; the same code runs in the other tests")]
 fn the_last_page_can_be_given_and_comes_back() {
     for mib in [3, 17] {
         let before = frames(&run(guest(mib), || ()).1.heap);
@@ -78,8 +79,9 @@ fn the_last_page_can_be_given_and_comes_back() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; the same code runs in the other tests")]
 fn a_thousand_cycles_lose_no_page() {
-    const CYCLES: u64 = if cfg!(miri) { 3 } else { 1000 };
+    const CYCLES: u64 = 1000;
     let before = frames(&run(guest(12), || ()).1.heap);
     let ((), report) = run(guest(12), || {
         for cycle in 0..CYCLES {
@@ -99,6 +101,7 @@ fn a_thousand_cycles_lose_no_page() {
 
 /// Xen does a few extents in each call, or none in some, or has no large ones: every frame is accounted for.
 #[test]
+#[cfg_attr(miri, ignore = "minutes; the same code runs in the other tests")]
 fn whatever_xen_does_of_it_no_frame_is_lost() {
     let before = frames(&run(guest(12), || ()).1.heap);
     for (extents, refused, fragmented) in [(1, 0, true), (3, 0, false), (7, 3, true), (5, 4, false), (1000, 2, true)] {
@@ -116,7 +119,7 @@ fn whatever_xen_does_of_it_no_frame_is_lost() {
         }
         let ((), report) = run(guest, move || {
             let mut out = 0;
-            for step in 0..if cfg!(miri) { 4 } else { 60 } {
+            for step in 0..60 {
                 let bytes = (step * 37 % 1200 + 1) * 4096;
                 let result = if step % 3 == 2 { balloon::take_back(bytes) } else { balloon::give(bytes) };
                 match result {
@@ -153,6 +156,7 @@ fn refusals_are_errors_and_change_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; the same code runs in the other tests")]
 fn a_domain_can_become_larger_than_it_was_at_boot() {
     let sized = |maximum| Guest::new().memory_mib(8, 16).backed_mib(16).maximum(maximum);
     let before = frames(&run(sized(5000), || ()).1.heap);

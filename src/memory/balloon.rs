@@ -61,9 +61,11 @@ impl Balloon {
     /// A balloon that knows what boot gave back.
     pub(crate) fn new(map: &MemoryMap) -> Result<Self, NoRoom> {
         let mut surplus = Vec::new();
-        surplus.try_reserve_exact(map.absent.ranges().len()).map_err(|_| NoRoom)?;
-        surplus.extend_from_slice(map.absent.ranges());
-        Ok(Self { ram: map.ram.count() + map.absent.count(), surplus, ..Self::default() })
+        surplus.try_reserve_exact(map.absent.len()).map_err(|_| NoRoom)?;
+        surplus.extend_from_slice(&map.absent);
+        surplus.sort_unstable_by_key(|range: &FrameRange| range.start);
+        let absent: u64 = surplus.iter().map(|range| range.len()).sum();
+        Ok(Self { ram: map.ram.count() + absent, surplus, ..Self::default() })
     }
 
     fn absent(&self) -> u64 {

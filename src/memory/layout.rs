@@ -105,7 +105,7 @@ impl Layout {
         layout.add(map.window, Place::Window)?;
         map.placed.ranges().iter().try_for_each(|&range| layout.add(range, Place::Special))?;
         // What the domain does not have is mapped too, for the day that it does: see the balloon.
-        map.ram.ranges().iter().chain(map.absent.ranges()).try_for_each(|&range| layout.add(range, Place::Ram))?;
+        map.ram.ranges().iter().chain(&map.absent).try_for_each(|&range| layout.add(range, Place::Ram))?;
         Ok(layout)
     }
 

@@ -49,8 +49,8 @@ impl fmt::Display for MapError {
 pub(crate) struct MemoryMap {
     /// Usable RAM, in whole frames.
     pub(crate) ram: Frames,
-    /// RAM of the map that Xen has: what boot gave back.
-    pub(crate) absent: Frames,
+    /// RAM of the map that Xen has: what boot gave back. A surplus is in one piece, or in two around 4 GiB.
+    pub(crate) absent: heapless::Vec<FrameRange, HOLES>,
     /// Everything else that the map mentions: special pages, ACPI tables. Never RAM, even where entries overlap.
     pub(crate) placed: Frames,
     /// Unpopulated space for pages of others.
@@ -99,7 +99,7 @@ impl MemoryMap {
         let window = FrameRange { start: first.start, end: first.start + WINDOW };
         first.start = window.end;
         holes.retain(|hole| !hole.is_empty());
-        Ok(Self { ram, absent: Frames::new(), placed, window, holes })
+        Ok(Self { ram, absent: heapless::Vec::new(), placed, window, holes })
     }
 }
 

@@ -6,7 +6,7 @@
 //! 1 MiB        the image: code R-X, constants R--, data RW-, descriptor tables R--, .bss RW-, four stacks with an absent
 //!              guard page below each, boot tables
 //! image end    start info and modules, placed by the domain builder; then free RAM up to `memory`
-//! a hole       2 MiB aligned, unpopulated: the window for shared_info and everything else that is mapped in
+//! a hole       2 MiB aligned, unpopulated: the windows for shared_info and everything else that is mapped in
 //! 0xfc000000   ACPI tables; below 4 GiB the local APIC and Xen's special pages (console, xenstore)
 //! 4 GiB        the rest of RAM
 //! ```

@@ -44,8 +44,10 @@ pub(crate) fn give_back(map: &mut MemoryMap, free: &mut Frames, reservation: u64
         // nothing will be placed there, since both sets have lost it.
         let returned = unsafe { extents::decrease(range) };
         surplus.returned += returned;
-        // The set only holds what the map's RAM has lost; what it cannot hold is not asked for again.
-        let _ = map.absent.insert(FrameRange { start: range.start, end: range.start + returned });
+        // What the list cannot hold is not asked for again.
+        if returned > 0 {
+            let _ = map.absent.push(FrameRange { start: range.start, end: range.start + returned });
+        }
     }
     surplus
 }
