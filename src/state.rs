@@ -14,7 +14,7 @@ use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::executor::Executor;
 use crate::hypercall::XenVersion;
-use crate::memory::{Stack, Tables, balloon, holes, pages};
+use crate::memory::{Exhaustion, Stack, Tables, balloon, holes, pages};
 use crate::shared::SharedInfo;
 use crate::{eventchn, random, time};
 
@@ -29,6 +29,7 @@ pub(crate) struct State {
     pub(crate) modules: heapless::Vec<Module, MAX_MODULES>,
     /// The domain's RAM, in bytes.
     pub(crate) ram: usize,
+    pub(crate) exhaustion: Exhaustion,
     pub(crate) main_stack: Stack,
     pub(crate) tables: Mutex<Tables>,
     pub(crate) pages: Mutex<pages::Store>,

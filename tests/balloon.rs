@@ -1,8 +1,9 @@
 //! The balloon on the simulated Xen, which looks at every frame: given twice, or filled in where nothing was taken, fails
 //! the test, and what is out reads as ones.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use domu::abi::errno::Errno;
 use domu::abi::xen::Hypercall;
@@ -105,10 +106,10 @@ fn a_thousand_cycles_lose_no_page() {
 fn whatever_xen_does_of_it_no_frame_is_lost() {
     let before = frames(&run(guest(12), || ()).1.heap);
     for (extents, refused, fragmented) in [(1, 0, true), (3, 0, false), (7, 3, true), (5, 4, false), (1000, 2, true)] {
-        let calls = Rc::new(RefCell::new((0_u32, true)));
-        let switch = Rc::clone(&calls);
+        let calls = Arc::new(Mutex::new((0_u32, true)));
+        let switch = Arc::clone(&calls);
         let fault = move |call, operation| {
-            let (calls, on) = &mut *calls.borrow_mut();
+            let (calls, on) = &mut *calls.lock().unwrap();
             let counts = (call, operation) == DECREASE || (call, operation) == POPULATE;
             *calls += u32::from(counts);
             (*on && counts && refused > 0 && calls.is_multiple_of(refused)).then_some(Errno::ENOMEM)
@@ -130,7 +131,7 @@ fn whatever_xen_does_of_it_no_frame_is_lost() {
                 assert_eq!(balloon::given(), out);
             }
             // In the end Xen does all.
-            switch.borrow_mut().1 = false;
+            switch.lock().unwrap().1 = false;
             assert_eq!((balloon::take_back(u64::MAX), balloon::given()), (Ok(out), 0));
         });
         assert_eq!((frames(&report.heap), frames(&report.given_back)), (before, 0), "{extents} {refused}");

@@ -27,9 +27,10 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
 const CHANGING: [&str; 9] = ["Atomic", "Cell", "Mutex", "RwLock", "Once", "Lazy", "Lock", "Vec", "LastWords"];
 
 /// Statics that change, with the reason why each is not a part of the state.
-const ALLOWED: [(&str, &str); 11] = [
+const ALLOWED: [(&str, &str); 12] = [
     ("src/state.rs", "STATE"),                  // the state itself
-    ("src/memory/heap.rs", "HEAP"),             // an attribute wants a static
+    ("src/memory/heap/global.rs", "HEAP"),      // an attribute wants a static
+    ("src/memory/heap/global.rs", "BROKEN"),    // and what it leads to is found broken before there is a state too
     ("src/console/emergency.rs", "LAST_WORDS"), // a symbol that debuggers look for
     ("src/crash/handlers.rs", "DEPTH"),         // counts crashes, when the state may be what failed
     ("src/hypercall/raw.rs", "CALLS"),          // counts hypercalls, before there is a state too

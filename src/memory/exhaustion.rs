@@ -6,31 +6,42 @@
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use crate::state;
+
 /// Frees what can be spared, and says whether the allocation is worth another attempt.
 pub type Handler = fn(Layout) -> bool;
 
-static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-
-/// The handler is at work: what it allocates itself, and does not get, is not its business.
-static BUSY: AtomicBool = AtomicBool::new(false);
+/// What is done when memory runs out.
+#[derive(Debug, Default)]
+pub(crate) struct Exhaustion {
+    /// The application's [`Handler`], if it has set one.
+    handler: AtomicPtr<()>,
+    /// It is at work: what it allocates itself, and does not get, is not its business.
+    busy: AtomicBool,
+}
 
 /// Sets the function that is called when an allocation finds no room; it replaces an earlier one.
 ///
 /// It runs in the middle of whatever allocates, and must not wait. It may free, for instance drop a cache or call
 /// [`trim`](super::trim). If it returns true and has freed something, the allocation is attempted again.
+///
+/// Outside of a domain it does nothing.
 pub fn on_exhaustion(handler: Handler) {
-    HANDLER.store(handler as *mut (), Ordering::Relaxed);
+    if let Some(state) = state::get() {
+        state.exhaustion.handler.store(handler as *mut (), Ordering::Relaxed);
+    }
 }
 
 /// Asks the application to free something; says whether it has.
 pub(super) fn handle(layout: Layout) -> bool {
-    let handler = HANDLER.load(Ordering::Relaxed);
-    if handler.is_null() || BUSY.swap(true, Ordering::Relaxed) {
+    let Some(Exhaustion { handler, busy }) = state::get().map(|state| &state.exhaustion) else { return false };
+    let handler = handler.load(Ordering::Relaxed);
+    if handler.is_null() || busy.swap(true, Ordering::Relaxed) {
         return false;
     }
     // SAFETY: the pointer is one that `on_exhaustion` has made of a function of this type.
     let handler = unsafe { core::mem::transmute::<*mut (), Handler>(handler) };
     let freed = handler(layout);
-    BUSY.store(false, Ordering::Relaxed);
+    busy.store(false, Ordering::Relaxed);
     freed
 }

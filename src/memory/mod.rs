@@ -39,6 +39,7 @@ mod surplus;
 mod tables;
 
 pub use block::{Damage, DamageKind};
+pub(crate) use exhaustion::Exhaustion;
 pub use exhaustion::{Handler, on_exhaustion};
 pub(crate) use frames::{FrameRange, Frames};
 pub(crate) use heap::{claim, put_back, take};

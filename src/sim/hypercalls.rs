@@ -222,7 +222,7 @@ unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64,
         for range in &extents {
             let twice = machine.given_back.iter().any(|other| other.start < range.end && range.start < other.end);
             assert!(!twice, "given back twice: {range:x?}");
-            machine.fill(range, 0xff);
+            machine.memory.fill(range, 0xff);
             let size = range.end - range.start;
             // What was never filled in was not counted.
             let unfilled = machine.unfilled.min(size);
@@ -258,7 +258,7 @@ unsafe fn populate_physmap(reservation: &memory::Reservation) -> Result<u64, Err
             let out = machine.given_back.swap_remove(found);
             let rest = [out.start..range.start, range.end..out.end];
             machine.given_back.extend(rest.into_iter().filter(|rest| !rest.is_empty()));
-            machine.fill(&range, 0);
+            machine.memory.fill(&range, 0);
             machine.reservation += size;
             done += 1;
         }
@@ -277,15 +277,6 @@ fn console_io(text: &[u8]) -> Result<u64, Errno> {
 }
 
 impl Machine {
-    /// Fills those of some frames that have something behind them.
-    fn fill(&self, frames: &Range<u64>, byte: u8) {
-        for frame in frames.clone() {
-            let Some(page) = self.memory.at(frame << 12) else { continue };
-            // SAFETY: there is a page, which the domain does not use now.
-            unsafe { page.write_bytes(byte, 4096) };
-        }
-    }
-
     pub(super) fn any_pending(&self, ports: &[u32]) -> bool {
         ports.iter().any(|&port| self.is_pending(port))
     }

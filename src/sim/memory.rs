@@ -1,5 +1,6 @@
 //! Guest-physical memory of a simulated domain: some RAM with something behind it, and single pages.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 use std::vec::Vec;
@@ -72,6 +73,24 @@ impl Memory {
         KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
         self.0.push(Region { start, size, memory });
         memory
+    }
+
+    /// Fills those of some frames that have something behind them. The cost follows these: a map may show any number.
+    pub(crate) fn fill(&self, frames: &Range<u64>, byte: u8) {
+        for region in &self.0 {
+            let first = region.start.max(frames.start * PAGE_SIZE);
+            let end = (region.start + region.size).min(frames.end * PAGE_SIZE);
+            if first < end {
+                // SAFETY: so much of the region is in the range, and the domain does not use it now.
+                unsafe {
+                    region
+                        .memory
+                        .as_ptr()
+                        .add((first - region.start) as usize)
+                        .write_bytes(byte, (end - first) as usize);
+                }
+            }
+        }
     }
 
     /// The host's view of a guest-physical address, if there is something behind it.
