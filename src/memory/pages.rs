@@ -15,7 +15,8 @@ use core::ptr::NonNull;
 use super::Error;
 use super::chunk::{Chunk, ChunkSize};
 use super::runs::{self, Shape};
-use crate::{arch, state};
+use crate::arch;
+use crate::state::{self, State};
 
 /// One or more whole pages that follow each other, zeroed when they are made: what peers are given access to.
 ///
@@ -172,9 +173,14 @@ pub(crate) struct Usage {
 }
 
 /// What pages take of the heap, and how much of that is in use: a copy of fields.
-#[cfg_attr(not(test), allow(dead_code, reason = "for the statistics"))]
-pub(crate) fn usage() -> Usage {
-    state::get().map_or_else(Usage::default, |state| state.pages.lock().usage)
+pub(super) fn usage(state: &State) -> Usage {
+    state.pages.lock().usage
+}
+
+/// The same, unless pages are being taken or given back.
+#[cfg(target_os = "none")]
+pub(super) fn try_usage(state: &State) -> Option<Usage> {
+    state.pages.try_lock().map(|store| store.usage)
 }
 
 /// Kinds of room that a chunk can have: none, or a run of up to 256 pages.
@@ -343,6 +349,10 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+
+    fn now() -> Usage {
+        usage(state::get().unwrap())
+    }
     use crate::lifecycle::Reason;
     use crate::sim::{End, Guest};
 
@@ -360,24 +370,24 @@ mod tests {
                     let chunk_bytes = chunks * bytes;
                     Usage { chunks, used, free: chunks * pages - used, apart, chunk_bytes }
                 };
-                assert_eq!(usage(), Usage::default());
+                assert_eq!(now(), Usage::default());
                 let three = Pages::new(3).unwrap();
-                assert_eq!(usage(), expected(1, 3, 0));
+                assert_eq!(now(), expected(1, 3, 0));
                 let half = Pages::new(pages.div_ceil(2)).unwrap();
-                assert_eq!(usage(), expected(1, 3 + half.count(), 0));
+                assert_eq!(now(), expected(1, 3 + half.count(), 0));
                 let apart = Pages::new(half.count() + 1).unwrap();
-                assert_eq!(usage(), expected(1, 3 + half.count(), apart.count()));
+                assert_eq!(now(), expected(1, 3 + half.count(), apart.count()));
                 // The rest of the chunk, to its last page.
                 let rest: Vec<_> = (0..pages - 3 - half.count()).map(|_| Pages::new(1).unwrap()).collect();
-                assert_eq!(usage(), expected(1, pages, apart.count()));
+                assert_eq!(now(), expected(1, pages, apart.count()));
                 let more = Pages::new(1).unwrap();
-                assert_eq!(usage(), expected(2, pages + 1, apart.count()));
+                assert_eq!(now(), expected(2, pages + 1, apart.count()));
                 assert_eq!(trim(), 0, "no chunk is whole");
                 drop((rest, three, half, apart));
-                assert_eq!(usage(), expected(2, 1, 0), "one is kept");
+                assert_eq!(now(), expected(2, 1, 0), "one is kept");
                 drop(more);
-                assert_eq!(usage(), expected(1, 0, 0), "and not another");
-                assert_eq!((trim(), usage(), trim()), (bytes, Usage::default(), 0));
+                assert_eq!(now(), expected(1, 0, 0), "and not another");
+                assert_eq!((trim(), now(), trim()), (bytes, Usage::default(), 0));
             });
         }
     }
@@ -386,7 +396,7 @@ mod tests {
     fn the_fullest_chunk_with_room_is_chosen() {
         run(Guest::new().memory_mib(15, 15).backed_mib(8), || {
             let mut all: Vec<_> = (0..31 * 4).map(|_| Pages::new(1).unwrap()).collect();
-            assert_eq!(usage().chunks, 4);
+            assert_eq!(now().chunks, 4);
             // Room for eight in the second chunk, for one in the third.
             let chunk = |pages: &Pages| pages.frame() / 32;
             let (second, third) = (chunk(&all[31]), chunk(&all[62]));
@@ -395,10 +405,7 @@ mod tests {
             let (one, eight) = (Pages::new(1).unwrap(), Pages::new(8).unwrap());
             assert_eq!((chunk(&one), one.frame() % 32), (third, 5));
             assert_eq!((chunk(&eight), eight.frame() % 32), (second, 0));
-            assert_eq!(
-                usage(),
-                Usage { chunks: 4, used: 124, free: 0, apart: 0, chunk_bytes: 4 * ((128 << 10) - 256) }
-            );
+            assert_eq!(now(), Usage { chunks: 4, used: 124, free: 0, apart: 0, chunk_bytes: 4 * ((128 << 10) - 256) });
         });
     }
 }

@@ -7,7 +7,9 @@
 use super::block::Damage;
 use super::hardened::{Accounts, Walked};
 use super::heap;
-use crate::{arch, state};
+use super::pages::{self, Usage};
+use crate::arch;
+use crate::state::{self, State};
 
 /// What memory is used for, in bytes: what [`quick_stat`] copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,6 +30,10 @@ pub struct QuickStat {
     pub blocks: usize,
     /// Allocations that found no room.
     pub failed: u64,
+    /// In [`Pages`](super::Pages), which count as one block of `live` for each chunk that they lie in.
+    pub pages: usize,
+    /// In those chunks and in no run of pages; what [`trim`](super::trim) gives back is of these.
+    pub spare_pages: usize,
     /// In use of the main stack now.
     pub stack: usize,
 }
@@ -49,7 +55,10 @@ pub struct Stat {
 #[must_use]
 pub fn quick_stat() -> QuickStat {
     let Some(state) = state::get() else { return QuickStat::default() };
-    let accounts = heap::accounts();
+    assemble(state, heap::accounts(), pages::usage(state))
+}
+
+fn assemble(state: &State, accounts: Accounts, pages: Usage) -> QuickStat {
     let stack_end = state.main_stack.frames.end << 12;
     QuickStat {
         total: state.ram,
@@ -60,6 +69,8 @@ pub fn quick_stat() -> QuickStat {
         free: accounts.free,
         blocks: accounts.blocks,
         failed: accounts.failed,
+        pages: (pages.used + pages.apart) << 12,
+        spare_pages: pages.free << 12,
     }
 }
 
@@ -78,10 +89,12 @@ pub fn stat() -> Result<Stat, Damage> {
     Ok(Stat { quick, gaps: walked.gaps, largest: walked.largest })
 }
 
-/// What memory is used for, if an allocation has failed; nothing if the heap is in use by what a crash has interrupted.
+/// What memory is used for, if an allocation has failed; nothing if that is in use by what a crash has interrupted.
 #[cfg(target_os = "none")]
 pub(crate) fn exhausted() -> Option<QuickStat> {
-    heap::try_accounts().filter(|accounts| accounts.failed > 0).map(|_| quick_stat())
+    let state = state::get()?;
+    let accounts = heap::try_accounts().filter(|accounts| accounts.failed > 0)?;
+    Some(assemble(state, accounts, pages::try_usage(state)?))
 }
 
 /// The accounts and a walk tell the same.
@@ -102,6 +115,8 @@ pub fn metrics() -> impl Iterator<Item = (&'static str, u64)> {
         ("free", stat.free as u64),
         ("blocks", stat.blocks as u64),
         ("failed", stat.failed),
+        ("pages", stat.pages as u64),
+        ("spare_pages", stat.spare_pages as u64),
         ("stack", stat.stack as u64),
     ]
     .into_iter()
