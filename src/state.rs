@@ -54,6 +54,23 @@ impl State {
 }
 
 #[cfg(target_os = "none")]
+impl State {
+    /// Whether the code that runs has something of the state in hand: on one virtual CPU nobody else can. Code of the
+    /// application's that is called then must not come back.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.timers.is_locked()
+            || self.events.is_locked()
+            || self.executor.is_locked()
+            || self.delivery.is_locked()
+            || self.console.is_locked()
+            || self.tables.is_locked()
+            || self.balloon.is_locked()
+            || self.pages.is_locked()
+            || self.holes.is_locked()
+    }
+}
+
+#[cfg(target_os = "none")]
 static STATE: spin::Once<State> = spin::Once::new();
 
 /// The state, once boot has made it.

@@ -32,6 +32,12 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
+    /// Whether somebody has the device in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.device.is_locked()
+    }
+
     const fn new(device: Device) -> Self {
         Self { device: Mutex::new(device), port: Once::new(), unsettled: AtomicBool::new(false) }
     }

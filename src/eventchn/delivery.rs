@@ -43,6 +43,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    /// Whether somebody has its queues in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.fifo().is_some_and(Fifo::is_locked)
+    }
+
     /// Begins with the two-level interface, as every domain does.
     pub(crate) const fn new(wants_fifo: bool) -> Self {
         Self { wants_fifo, fifo: Once::new() }

@@ -112,6 +112,12 @@ const fn looked_at(word: u32) -> u32 {
 }
 
 impl Fifo {
+    /// Whether somebody has the queues in hand.
+    #[cfg(target_os = "none")]
+    pub(super) fn is_locked(&self) -> bool {
+        self.queues.is_locked()
+    }
+
     /// Switches the domain to this interface. None if it stays with the other: Xen refuses, or there is no memory.
     ///
     /// From when Xen has agreed there is no way back: a reset would close the ports that the toolstack made. Should there be no

@@ -63,6 +63,12 @@ pub(super) enum Seen {
 }
 
 impl Table {
+    /// Whether somebody has it in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.is_locked()
+    }
+
     /// Makes room for a port.
     pub(super) fn reserve(&self, port: u32) -> Result<(), Error> {
         let mut inner = self.0.lock();

@@ -34,6 +34,12 @@ unsafe impl Send for Turns {}
 unsafe impl Sync for Turns {}
 
 impl Turns {
+    /// Whether somebody has the list in hand.
+    #[cfg(target_os = "none")]
+    pub(super) fn is_locked(&self) -> bool {
+        self.hooks.is_locked()
+    }
+
     #[inline]
     pub(super) fn run(&self) {
         if self.any.load(Ordering::Relaxed) {
@@ -61,6 +67,12 @@ impl Turns {
 pub(super) struct Exits(Mutex<Vec<(Runnable, Task<()>)>>);
 
 impl Exits {
+    /// Whether somebody has the list in hand.
+    #[cfg(target_os = "none")]
+    pub(super) fn is_locked(&self) -> bool {
+        self.0.is_locked()
+    }
+
     /// Taken by itself: while it runs, more may be added.
     fn pop(&self) -> Option<(Runnable, Task<()>)> {
         self.0.lock().pop()

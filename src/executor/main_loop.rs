@@ -44,6 +44,12 @@ impl fmt::Debug for Executor {
 }
 
 impl Executor {
+    /// Whether somebody has one of its lists in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.ready.is_locked() || self.before.is_locked() || self.after.is_locked() || self.exits.is_locked()
+    }
+
     /// Makes room for one more task in the queue, so that waking it takes no memory.
     pub(super) fn admit(&'static self) -> Admitted {
         let tasks = self.tasks.fetch_add(1, Ordering::Relaxed) + 1;

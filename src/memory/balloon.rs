@@ -68,6 +68,11 @@ impl Balloon {
         Ok(Self { ram: map.ram.count() + absent, surplus, ..Self::default() })
     }
 
+    /// Bytes of RAM that the domain has, and bytes of the heap that are Xen's.
+    pub(super) fn has_and_given(&self) -> (usize, usize) {
+        (((self.ram - self.absent()) << 12) as usize, (self.given << 12) as usize)
+    }
+
     fn absent(&self) -> u64 {
         self.given + self.surplus.iter().map(|range| range.len()).sum::<u64>()
     }
@@ -129,6 +134,12 @@ impl Balloon {
             if done < wanted {
                 return (back, Err(Error::Refused));
             }
+        }
+        // The list has been as long as there were blocks.
+        self.blocks = Vec::new();
+        // An allocator of the application's own is given memory by boot alone.
+        if !cfg!(any(feature = "allocator", not(target_os = "none"))) {
+            return (back, Err(Error::Refused));
         }
         while let Some(range) = self.surplus.first_mut() {
             let wanted = range.len().min(frames - back);

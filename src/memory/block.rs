@@ -102,15 +102,12 @@ impl Key {
         let (canary, noted) =
             unsafe { (start.add(size).cast::<u64>().read_unaligned(), start.add(outer - WORD).cast::<u64>().read()) };
         let expected = self.canary(start, size);
-        if canary == expected {
-            return Ok(());
-        }
-        let kind = if canary == !expected {
-            DamageKind::FreedTwice
-        } else if noted ^ self.mask(start.addr() + outer + WORD) == size as u64 {
-            DamageKind::Overrun
-        } else {
-            DamageKind::Foreign
+        let is_noted = noted ^ self.mask(start.addr() + outer + WORD) == size as u64;
+        let kind = match is_noted {
+            true if canary == expected => return Ok(()),
+            true => DamageKind::Overrun,
+            false if canary == !expected => DamageKind::FreedTwice,
+            false => DamageKind::Foreign,
         };
         Err(Damage { address: start.addr(), size, kind })
     }

@@ -22,7 +22,8 @@ pub(crate) struct Exhaustion {
 
 /// Sets the function that is called when an allocation finds no room; it replaces an earlier one.
 ///
-/// It runs in the middle of whatever allocates, and must not wait. It may free, for instance drop a cache or call
+/// It runs in the middle of whatever allocates, and must not wait. While this crate allocates with one of its own lists in
+/// hand (of tasks, timers, ports), the handler is not asked, so that it may drop what it wants. It may free, for instance drop a cache or call
 /// [`trim`](super::trim). If it returns true and has freed something, the allocation is attempted again.
 ///
 /// Outside of a domain it does nothing.
@@ -33,10 +34,12 @@ pub fn on_exhaustion(handler: Handler) {
 }
 
 /// Asks the application to free something; says whether it has.
+#[cfg(target_os = "none")]
 pub(super) fn handle(layout: Layout) -> bool {
-    let Some(Exhaustion { handler, busy }) = state::get().map(|state| &state.exhaustion) else { return false };
+    let Some(state) = state::get() else { return false };
+    let Exhaustion { handler, busy } = &state.exhaustion;
     let handler = handler.load(Ordering::Relaxed);
-    if handler.is_null() || busy.swap(true, Ordering::Relaxed) {
+    if handler.is_null() || state.is_at_work() || busy.swap(true, Ordering::Relaxed) {
         return false;
     }
     // SAFETY: the pointer is one that `on_exhaustion` has made of a function of this type.

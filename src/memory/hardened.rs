@@ -1,8 +1,9 @@
 //! The heap: talc, which finds room in bounded time, under checks that it does not make, and with exact accounts.
 //!
-//! Every operation costs the same whatever number of blocks there is: talc keeps gaps in classes of sizes, the marks around
-//! a block are found from its address and size, and the accounts are updated with each operation. Only a block that must be
-//! aligned to more than 32 bytes, or is larger than half a gigabyte, may have to look at several gaps of one class.
+//! An operation costs the same whatever number of blocks there is: talc keeps gaps in classes of sizes, the marks around
+//! a block are found from its address and size, and the accounts are updated with each operation. There are two exceptions. A
+//! block that must be aligned to more than 32 bytes may have to look at several gaps of one class. And when no gap of a larger
+//! class is left, which is just before exhaustion, the gaps of the block's own class are looked at one by one.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -167,9 +168,14 @@ impl Hardened {
     pub(crate) unsafe fn resize(&mut self, start: *mut u8, layout: Layout, size: usize) -> Result<bool, Damage> {
         let old = self.check(start, layout)?;
         let Some(new) = Layout::from_size_align(size, layout.align()).ok().and_then(outer) else { return Ok(false) };
-        // SAFETY: the block is one of that layout, as its marks show, and the new size is not zero.
-        if !unsafe { self.talc.try_realloc_in_place(start, old, new.size()) } {
-            return Ok(false);
+        // SAFETY: the block is one of that layout, as its marks show, and the new size is not zero. What the old marks were
+        // must not pass for a block later.
+        unsafe {
+            self.key.unmark(start, layout.size(), old.size());
+            if !self.talc.try_realloc_in_place(start, old, new.size()) {
+                self.key.mark(start, layout.size(), old.size());
+                return Ok(false);
+            }
         }
         // SAFETY: it has the new layout now.
         unsafe { self.key.mark(start, size, new.size()) };

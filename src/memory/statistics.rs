@@ -15,13 +15,13 @@ use crate::state::{self, State};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct QuickStat {
-    /// The domain's RAM.
+    /// The domain's RAM, without what it has [given](super::balloon) to Xen.
     pub total: usize,
     /// What of it is the heap's; the rest are the image, stacks, page tables, modules.
     pub heap: usize,
     /// In blocks in use, as their owners asked for.
     pub live: usize,
-    /// The most that `live` has been.
+    /// The most that was taken of the heap, for blocks and to be given to Xen.
     pub peak: usize,
     /// Left to be allocated, in however many pieces. What is neither live nor free are the heap's own records: some 40 bytes
     /// a block.
@@ -60,11 +60,14 @@ pub fn quick_stat() -> QuickStat {
 
 fn assemble(state: &State, accounts: Accounts, pages: Usage) -> QuickStat {
     let stack_end = state.main_stack.frames.end << 12;
+    // In use by what a crash has interrupted, or by whom the handler for exhaustion serves.
+    let (total, given) = state.balloon.try_lock().map_or((state.ram, 0), |balloon| balloon.has_and_given());
     QuickStat {
-        total: state.ram,
+        total,
         stack: stack_end.saturating_sub(arch::frame_pointer()) as usize,
-        heap: accounts.heap,
-        live: accounts.live,
+        // What was given to Xen are blocks of the balloon's.
+        heap: accounts.heap.saturating_sub(given),
+        live: accounts.live.saturating_sub(given),
         peak: accounts.peak,
         free: accounts.free,
         blocks: accounts.blocks,

@@ -73,6 +73,12 @@ const FARTHEST_NS: u64 = 1 << 49;
 const FEW: usize = 64;
 
 impl Timers {
+    /// Whether somebody has them in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.is_locked()
+    }
+
     /// Has a waker called at a moment; `key` is an earlier registration of the same waiter.
     pub(super) fn set(&self, deadline: Instant, key: Option<Key>, waker: &Waker) -> Key {
         // Wakers are the application's code: cloned and dropped while the timers are free.

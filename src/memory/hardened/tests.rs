@@ -185,6 +185,44 @@ fn damage_is_found_and_named() {
     }
 }
 
+/// The size that a block had before it was resized is no longer one to free it with, wherever the old marks lie now.
+#[test]
+fn the_old_size_of_a_block_is_foreign() {
+    for (old, new) in [(100, 80), (2000, 600), (600, 2000), (64, 63), (33, 4000)] {
+        let mut heap = Heap::new(&[1 << 16]);
+        let start = heap.agree();
+        let block = heap.heap.allocate(layout(old, 8)).unwrap().as_ptr();
+        // SAFETY: the block is the test's, and the heap looks before it believes.
+        unsafe {
+            assert!(heap.heap.resize(block, layout(old, 8), new).unwrap());
+            assert!(heap.heap.free(block, layout(old, 8)).is_err(), "{old} to {new}");
+            assert!(heap.heap.resize(block, layout(old, 8), 10).is_err());
+            heap.agree();
+            heap.heap.free(block, layout(new, 8)).unwrap();
+        }
+        assert_eq!(heap.agree(), Accounts { peak: old.max(new), ..start });
+    }
+}
+
+/// Memory that continues a piece becomes one with it.
+#[test]
+fn a_piece_grows_by_what_follows_it() {
+    let mut heap = Hardened::new();
+    let mut memory = vec![0_u128; 4096].into_boxed_slice();
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let start = start.wrapping_add(start.align_offset(4096));
+    // SAFETY: the pieces are apart, the heap's alone, and live as long as it.
+    unsafe {
+        heap.claim(start, 16 << 10);
+        let block = heap.allocate(layout(14 << 10, 8));
+        assert!(block.is_some() && heap.allocate(layout(14 << 10, 8)).is_none());
+        heap.claim(start.add(16 << 10), 16 << 10);
+        assert!(heap.allocate(layout(14 << 10, 8)).is_some());
+    }
+    agree(&heap.accounts(), &heap.walk().unwrap()).unwrap();
+    assert_eq!(heap.accounts().gaps, 1);
+}
+
 #[test]
 fn what_is_no_block_is_foreign() {
     let mut heap = Heap::new(&[1 << 16]);
@@ -258,9 +296,9 @@ proptest! {
             unsafe { blocks[0].as_ptr().add(at + 8 * index).cast::<u64>().write_unaligned(word) };
         }
         let _ = heap.heap.walk();
-        for block in blocks {
-            // SAFETY: only looked at: the damage may be anywhere.
-            let _ = heap.heap.check(block.as_ptr(), layout(20, 8));
+        for (block, size) in blocks.into_iter().zip(1..) {
+            // Only looked at: the damage may be anywhere.
+            let _ = heap.heap.check(block.as_ptr(), layout(size * 20, 8));
         }
     }
 }

@@ -68,13 +68,13 @@ fn fail(damage: Damage) -> ! {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         loop {
-            let before = match work(|heap| Ok(heap.allocate(layout).ok_or(heap.accounts().live))) {
+            let before = match work(|heap| Ok(heap.allocate(layout).ok_or_else(|| heap.accounts().free))) {
                 Some(Ok(start)) => return start.as_ptr(),
-                Some(Err(live)) => live,
+                Some(Err(free)) => free,
                 None => return ptr::null_mut(),
             };
-            // Again only if something was freed: a handler that promises what it does not do must not hang the domain.
-            if !exhaustion::handle(layout) || with(|heap| heap.accounts().live) >= before {
+            // Again only if there is more room: a handler that promises what it does not do must not hang the domain.
+            if !exhaustion::handle(layout) || with(|heap| heap.accounts().free) <= before {
                 return ptr::null_mut();
             }
         }
