@@ -14,12 +14,18 @@ critical_section::set_impl!(InterruptsOff);
 // leaves so. The instructions that change the flag are barriers to the compiler; where `release` changes nothing, nothing
 // could interrupt before `acquire` either.
 unsafe impl critical_section::Impl for InterruptsOff {
+    /// # Safety
+    ///
+    /// None is needed here: only the flag is changed.
     unsafe fn acquire() -> RawRestoreState {
         let on = interrupts::are_enabled();
         interrupts::disable();
         on
     }
 
+    /// # Safety
+    ///
+    /// The flag is what the last `acquire` has saved, as the trait asks.
     unsafe fn release(on: RawRestoreState) {
         if on {
             interrupts::enable();

@@ -66,6 +66,9 @@ fn fail(damage: Damage) -> ! {
 // SAFETY: blocks are talc's, of the layout that is asked for, and nobody else's until they are freed; no method unwinds, as a
 // unikernel is built without unwinding.
 unsafe impl GlobalAlloc for Allocator {
+    /// # Safety
+    ///
+    /// The layout is not empty, as the trait asks.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         loop {
             let before = match work(|heap| Ok(heap.allocate(layout).ok_or_else(|| heap.accounts().free))) {
@@ -80,11 +83,17 @@ unsafe impl GlobalAlloc for Allocator {
         }
     }
 
+    /// # Safety
+    ///
+    /// As the trait asks; that it is a block with this layout is checked.
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         // SAFETY: the caller no longer uses the block.
         let _ = work(|heap| unsafe { heap.free(start, layout) });
     }
 
+    /// # Safety
+    ///
+    /// As the trait asks; that it is a block with this layout is checked.
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the block is the caller's.
         match work(|heap| unsafe { heap.resize(start, layout, size) }) {
