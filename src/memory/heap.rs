@@ -26,6 +26,9 @@ unsafe extern "Rust" {
 #[macro_export]
 macro_rules! claim_memory {
     ($claim:path) => {
+        /// # Safety
+        ///
+        /// The memory is the application's from now on: boot promises it.
         #[unsafe(no_mangle)]
         unsafe extern "Rust" fn __domu_claim_memory(start: *mut u8, size: usize) {
             // SAFETY: boot calls this once for each piece of RAM that nothing uses.
