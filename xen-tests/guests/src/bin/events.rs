@@ -226,15 +226,24 @@ async fn busy() -> Result<(), String> {
             yield_now().await;
         }
     });
-    let (start, before) = (time::now(), activity());
-    time::sleep(5 * MS).await;
-    let (late, after) = (start.elapsed() - 5 * MS, activity());
-    drop(task);
-    log::info!("{late:?} late after {} turns of a busy task", after.turns - before.turns);
-    match (after.turns - before.turns, after.halts - before.halts) {
-        (turns, 0) if turns > 20 => Ok(()),
-        (turns, halts) => Err(format!("{turns} turns, {halts} halts")),
+    // The domain may be kept waiting for all of a sleep, and then has no turns in it.
+    let mut most = 0;
+    for _ in 0..20 {
+        let (start, before) = (time::now(), activity());
+        time::sleep(5 * MS).await;
+        let (late, after) = (start.elapsed() - 5 * MS, activity());
+        let (turns, halts) = (after.turns - before.turns, after.halts - before.halts);
+        log::info!("{late:?} late after {turns} turns of a busy task");
+        if halts > 0 {
+            return Err(format!("{halts} halts beside a busy task"));
+        }
+        most = most.max(turns);
+        if most > 20 {
+            break;
+        }
     }
+    drop(task);
+    if most > 20 { Ok(()) } else { Err(format!("{most} turns at most")) }
 }
 
 async fn wall() -> Result<(), String> {
