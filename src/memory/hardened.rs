@@ -263,8 +263,15 @@ mod tests {
     /// A heap with memory of its own.
     struct Heap {
         heap: Hardened,
-        /// Where it is the only one to look: the boxes themselves are not moved.
-        _memory: Vec<Box<[u128]>>,
+        /// Reached by raw pointers alone until the heap is gone.
+        memory: Vec<*mut [u128]>,
+    }
+
+    impl Drop for Heap {
+        fn drop(&mut self) {
+            // SAFETY: `new` has made a pointer of each box; the heap is not used any more.
+            self.memory.iter().for_each(|&piece| drop(unsafe { Box::from_raw(piece) }));
+        }
     }
 
     impl Heap {
@@ -273,12 +280,13 @@ mod tests {
             heap.set_key(0x0123_4567_89ab_cdef);
             let mut memory = Vec::new();
             for &size in sizes {
-                let mut piece = vec![0_u128; size / 16].into_boxed_slice();
+                // More than the heap is given: pieces that follow each other would become one, which on the host they are not.
+                let piece = Box::into_raw(vec![0_u128; size / 16 + 4].into_boxed_slice());
                 // SAFETY: the piece lives as long as the heap, and nothing else looks at it.
-                unsafe { heap.claim(piece.as_mut_ptr().cast(), size) };
+                unsafe { heap.claim(piece.cast(), size) };
                 memory.push(piece);
             }
-            Self { heap, _memory: memory }
+            Self { heap, memory }
         }
 
         fn agree(&self) -> Accounts {

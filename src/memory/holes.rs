@@ -205,6 +205,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
+    )]
     fn the_lowest_frames_come_first_and_come_again() {
         run(Guest::new(), || {
             // Above 16 MiB of RAM, and the page of shared information.
@@ -253,6 +257,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
+    )]
     fn a_map_without_another_hole_is_an_error() {
         // One window.
         let map = [(0, 3 << 20, 1), (6 << 20, u64::MAX, 2)];
@@ -265,6 +273,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
+    )]
     fn a_place_that_is_taken_although_the_map_does_not_say_so_is_passed_over() {
         run(Guest::new(), || {
             let unknown = FrameRange { start: 0x1200, end: 0x1400 };
@@ -275,6 +287,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
+    )]
     fn random_operations_agree_with_a_model() {
         run(Guest::new(), || {
             let (mut held, mut taken, mut number) = (Vec::new(), BTreeSet::new(), 1_u64);

@@ -362,6 +362,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
+    )]
     fn runs_share_chunks_and_whole_chunks_go_back() {
         // Two kinds of domains: 31 and 511 pages in a chunk.
         for (mib, pages, bytes) in [(15, 31, (128 << 10) - 256), (16, 511, (2 << 20) - 256)] {
@@ -393,6 +397,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
+    )]
     fn the_fullest_chunk_with_room_is_chosen() {
         run(Guest::new().memory_mib(15, 15).backed_mib(8), || {
             let mut all: Vec<_> = (0..31 * 4).map(|_| Pages::new(1).unwrap()).collect();
