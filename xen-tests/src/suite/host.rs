@@ -20,7 +20,7 @@ const CLIPPY_OF_UNIKERNELS: &str = "host::clippy_of_unikernels";
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// The test programs that Miri runs by default, beside the library's own tests; with `--all` it runs all of them.
-const MIRI_ALWAYS: [&str; 2] = ["executor", "console"];
+const MIRI_ALWAYS: [&str; 1] = ["executor"];
 
 /// Runs what is asked for of them, but for Miri.
 pub fn run(suite: &mut Suite) -> Result<()> {
