@@ -171,7 +171,6 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         xen: xen.version,
         command_line,
         modules: loaded.modules,
-        ram: (map.ram.count() << 12) as usize,
         exhaustion: memory::Exhaustion::default(),
         main_stack: image.main_stack,
         tables: Mutex::new(tables),

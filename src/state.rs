@@ -27,8 +27,6 @@ pub(crate) struct State {
     pub(crate) xen: XenVersion,
     pub(crate) command_line: &'static [u8],
     pub(crate) modules: heapless::Vec<Module, MAX_MODULES>,
-    /// The domain's RAM, in bytes.
-    pub(crate) ram: usize,
     pub(crate) exhaustion: Exhaustion,
     pub(crate) main_stack: Stack,
     pub(crate) tables: Mutex<Tables>,

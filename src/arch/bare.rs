@@ -143,6 +143,16 @@ pub(crate) fn frame_pointer() -> u64 {
     frame
 }
 
+/// Bytes from the base of this function's caller's frame up to an address: how much of a stack that ends there is in use. A
+/// distance, which unlike the address of a frame tells nobody where that is.
+#[inline(always)]
+pub(crate) fn stack_depth(end: u64) -> u64 {
+    let mut depth = end;
+    // SAFETY: reading a register has no effect.
+    unsafe { asm!("sub {}, rbp", inout(reg) depth, options(nomem, nostack)) };
+    depth
+}
+
 /// Makes the tables at `root` the ones in force, and turns on what protects a kernel and the CPU has.
 ///
 /// # Safety

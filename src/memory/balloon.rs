@@ -46,6 +46,8 @@ pub(crate) struct Balloon {
     given: u64,
     /// What boot gave back, lowest first.
     surplus: Vec<FrameRange>,
+    /// Frames of all of that.
+    lacking: u64,
 }
 
 // SAFETY: the pointers are to memory that the balloon owns, or the heap; nothing of it belongs to a thread.
@@ -64,8 +66,8 @@ impl Balloon {
         surplus.try_reserve_exact(map.absent.len()).map_err(|_| NoRoom)?;
         surplus.extend_from_slice(&map.absent);
         surplus.sort_unstable_by_key(|range: &FrameRange| range.start);
-        let absent: u64 = surplus.iter().map(|range| range.len()).sum();
-        Ok(Self { ram: map.ram.count() + absent, surplus, ..Self::default() })
+        let lacking = surplus.iter().map(|range| range.len()).sum();
+        Ok(Self { ram: map.ram.count() + lacking, surplus, lacking, ..Self::default() })
     }
 
     /// Bytes of RAM that the domain has, and bytes of the heap that are Xen's.
@@ -74,7 +76,7 @@ impl Balloon {
     }
 
     fn absent(&self) -> u64 {
-        self.given + self.surplus.iter().map(|range| range.len()).sum::<u64>()
+        self.given + self.lacking
     }
 
     /// Gives so many frames, or as many as there are; how many, and why not more.
@@ -149,7 +151,7 @@ impl Balloon {
             let start = range.start;
             // SAFETY: boot gave this to Xen, and it was not populated since.
             let done = unsafe { extents::populate(FrameRange { start, end: start + wanted }) };
-            back += done;
+            (back, self.lacking) = (back + done, self.lacking - done);
             range.start += done;
             if range.is_empty() {
                 self.surplus.remove(0);

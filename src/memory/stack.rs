@@ -39,7 +39,7 @@ pub(crate) fn fit(image: &mut Image, ram_frames: u64) {
     const SMALL: u64 = 4 << (20 - 12);
     /// Frames that boot may yet use of the stack before the new guard page is in force.
     const MARGIN: u64 = 4;
-    let in_use = image.main_stack.frames.end - (arch::frame_pointer() >> 12);
+    let in_use = arch::stack_depth(image.main_stack.frames.end << 12).div_ceil(4096);
     if ram_frames < SMALL && in_use + MARGIN < image.small_stack_pages {
         image.shrink_stack();
     }

@@ -55,16 +55,17 @@ pub struct Stat {
 #[must_use]
 pub fn quick_stat() -> QuickStat {
     let Some(state) = state::get() else { return QuickStat::default() };
-    assemble(state, heap::accounts(), pages::usage(state))
+    let (total, given) = state.balloon.lock().has_and_given();
+    assemble(state, total, given, heap::accounts(), pages::usage(state))
 }
 
-fn assemble(state: &State, accounts: Accounts, pages: Usage) -> QuickStat {
-    let stack_end = state.main_stack.frames.end << 12;
-    // In use by what a crash has interrupted, or by whom the handler for exhaustion serves.
-    let (total, given) = state.balloon.try_lock().map_or((state.ram, 0), |balloon| balloon.has_and_given());
+fn assemble(state: &State, total: usize, given: usize, accounts: Accounts, pages: Usage) -> QuickStat {
+    let stack = state.main_stack.frames;
+    let depth = arch::stack_depth(stack.end << 12);
     QuickStat {
         total,
-        stack: stack_end.saturating_sub(arch::frame_pointer()) as usize,
+        // A crash can run on the stack of an exception, which lies elsewhere.
+        stack: if depth <= stack.len() << 12 { depth as usize } else { 0 },
         // What was given to Xen are blocks of the balloon's.
         heap: accounts.heap.saturating_sub(given),
         live: accounts.live.saturating_sub(given),
@@ -97,7 +98,8 @@ pub fn stat() -> Result<Stat, Damage> {
 pub(crate) fn exhausted() -> Option<QuickStat> {
     let state = state::get()?;
     let accounts = heap::try_accounts().filter(|accounts| accounts.failed > 0)?;
-    Some(assemble(state, accounts, pages::try_usage(state)?))
+    let (total, given) = state.balloon.try_lock()?.has_and_given();
+    Some(assemble(state, total, given, accounts, pages::try_usage(state)?))
 }
 
 /// The accounts and a walk tell the same.

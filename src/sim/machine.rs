@@ -393,6 +393,11 @@ pub(crate) fn frame_pointer() -> u64 {
     Image::get().main_stack.frames.end << 12
 }
 
+/// How much of a stack is in use: here as if it had just begun.
+pub(crate) fn stack_depth(end: u64) -> u64 {
+    end.saturating_sub(frame_pointer())
+}
+
 /// What CPUID says of the CPU.
 pub(crate) fn cpu() -> Cpu {
     with(|machine| machine.cpu)

@@ -253,8 +253,9 @@ fn exposes(instruction: &Instruction) -> bool {
             return true;
         }
     }
-    // Comparing an address keeps it where it is, and pushing the frame pointer is how every function begins.
-    let harmless = matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test);
+    // Comparing an address keeps it where it is, a distance from it is none, and pushing the frame pointer is how every
+    // function begins.
+    let harmless = matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Sub);
     let to_frame = instruction.op0_kind() == OpKind::Register && is_frame(instruction.op0_register());
     let from_frame = (1..instruction.op_count())
         .any(|operand| instruction.op_kind(operand) == OpKind::Register && is_frame(instruction.op_register(operand)));
