@@ -22,6 +22,9 @@ pub const MEMORY_MAP: u64 = 9;
 /// `XENMAPSPACE_shared_info`: the page of shared information.
 #[doc(alias = "XENMAPSPACE_shared_info")]
 pub const MAP_SPACE_SHARED_INFO: u32 = 0;
+/// `XENMAPSPACE_grant_table`: a page of the grant table.
+#[doc(alias = "XENMAPSPACE_grant_table")]
+pub const MAP_SPACE_GRANT_TABLE: u32 = 1;
 
 /// `struct xen_memory_reservation`.
 #[doc(alias = "xen_memory_reservation")]

@@ -16,6 +16,9 @@ pub enum Hypercall {
     /// Text to the hypervisor's own console.
     #[doc(alias = "__HYPERVISOR_console_io")]
     ConsoleIo = 18,
+    /// Grant tables.
+    #[doc(alias = "__HYPERVISOR_grant_table_op")]
+    GrantTable = 20,
     /// Yield, poll, shutdown.
     #[doc(alias = "__HYPERVISOR_sched_op")]
     Sched = 29,

@@ -5,11 +5,15 @@
 
 mod detect;
 mod events;
+#[expect(dead_code, reason = "for grants")]
+mod grants;
 mod raw;
 
 pub use detect::XenVersion;
 pub(crate) use detect::{detect, present};
 pub(crate) use events::*;
+#[expect(unused_imports, reason = "for grants")]
+pub(crate) use grants::*;
 pub(crate) use raw::{Arg, call, count};
 
 use crate::abi::errno::Errno;

@@ -38,6 +38,11 @@ impl Arg {
         Self(value.as_ptr().cast_mut().cast())
     }
 
+    /// A pointer to structures that Xen reads and writes.
+    pub(crate) const fn slice<T>(values: &mut [T]) -> Self {
+        Self(values.as_mut_ptr().cast())
+    }
+
     /// The number in this argument.
     #[cfg(not(target_os = "none"))]
     pub(crate) fn as_int(self) -> u64 {
