@@ -26,17 +26,15 @@ pub(crate) fn read_tsc() -> u64 {
     }
 }
 
-/// A number that nobody else knows, and that does not tell what the stack protector uses: of the CPU's own, or, where it has
-/// none, mixed of that and of the time.
+/// A number that nobody else knows, where the CPU has no random ones: mixed of what the stack protector uses, which it does
+/// not tell, and of the time.
 #[cfg(feature = "allocator")]
 pub(crate) fn secret() -> u64 {
     unsafe extern "C" {
         /// In `boot/entry.S`.
         safe static __stack_chk_guard: u64;
     }
-    // SAFETY: the CPU has the instruction, as CPUID says.
-    let random = if cpu().rdrand() { unsafe { rdrand() } } else { None };
-    random.unwrap_or_else(|| (__stack_chk_guard ^ read_tsc()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31))
+    (__stack_chk_guard ^ read_tsc()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
 }
 
 /// Writes bytes to one port in a single instruction, which Xen handles in few exits.

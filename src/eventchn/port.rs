@@ -92,19 +92,20 @@ impl Port {
         // The timer must not be without one when all are taken.
         state.timers.bind(state)?;
         let number = bound().map_err(|errno| Error::from_xen(errno, absent))?;
-        if let Err(error) = state.delivery.reserve(number).and_then(|()| state.events.reserve(number)) {
+        Self::keep(number, state).inspect_err(|_| {
             // Closing what was just bound fails for no reason that could be acted on.
             let _ = hypercall::event_close(number);
-            return Err(error);
-        }
-        state.events.add(number, state);
-        Ok(Self { number, state })
+        })
     }
 
     /// Takes over a port that the toolstack made.
     pub(crate) fn adopt(port: PolledPort, state: &'static State) -> Result<Self, Error> {
-        let number = port.number();
         state.delivery.choose();
+        Self::keep(port.number(), state)
+    }
+
+    /// Makes room for a port, and begins to count its events.
+    fn keep(number: u32, state: &'static State) -> Result<Self, Error> {
         state.delivery.reserve(number)?;
         state.events.reserve(number)?;
         state.events.add(number, state);

@@ -102,12 +102,7 @@ pub fn run() -> Result<()> {
     archive.file("usr/bin/cputime", 0o755, &helper()?);
     for (row, image) in ROWS.iter().zip(&images) {
         archive.file(&format!("guests/{}", row.guest), 0o644, &image.read()?);
-        let config = Config {
-            base: base_config(&workspace, row.guest)?,
-            memory: Some(16),
-            more: vec!["tsc_mode = \"native\"".into()],
-            ..Config::default()
-        };
+        let config = config(row.guest, 16, None)?;
         for round in 0..ROUNDS {
             domain::add(&mut archive, &domain_of(row, round), row.guest, &config);
         }
@@ -117,33 +112,16 @@ pub fn run() -> Result<()> {
     }
     for operation in &OPERATIONS {
         for times in [0, operation.times] {
-            let config = Config {
-                base: base_config(&workspace, OPERATION)?,
-                memory: Some(16),
-                cmdline: Some(format!("{} {times}{}", operation.name, operation.options)),
-                more: vec!["tsc_mode = \"native\"".into()],
-                ..Config::default()
-            };
+            let cmdline = format!("{} {times}{}", operation.name, operation.options);
+            let config = config(OPERATION, 16, Some(cmdline))?;
             domain::add(&mut archive, &operation_domain(operation, times), OPERATION, &config);
         }
     }
     for memory in BOOT_MEMORY {
-        let config = Config {
-            base: base_config(&workspace, BOOT)?,
-            memory: Some(memory),
-            more: vec!["tsc_mode = \"native\"".into()],
-            ..Config::default()
-        };
-        domain::add(&mut archive, &boot_domain(memory), BOOT, &config);
+        domain::add(&mut archive, &boot_domain(memory), BOOT, &config(BOOT, memory, None)?);
     }
-    let config = Config {
-        base: base_config(&workspace, ALLOCATORS)?,
-        memory: Some(ALLOCATORS_MEMORY),
-        cmdline: Some(ALLOCATORS_BLOCKS.into()),
-        more: vec!["tsc_mode = \"native\"".into()],
-        ..Config::default()
-    };
-    domain::add(&mut archive, ALLOCATORS, ALLOCATORS, &config);
+    let allocators_config = config(ALLOCATORS, ALLOCATORS_MEMORY, Some(ALLOCATORS_BLOCKS.into()))?;
+    domain::add(&mut archive, ALLOCATORS, ALLOCATORS, &allocators_config);
     let memory_mb = BOOT_MEMORY.map(machine_memory).into_iter().max().unwrap_or(0);
     let lab = Lab { counted: true, memory_mb, ..Lab::new(setup::MAIN) };
     let mut session = Session::boot(&lab, archive, &paths::new_logs("bench")?)?;
@@ -210,6 +188,17 @@ pub fn run() -> Result<()> {
     println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "instructions", "allocate", "at most", "free", "at most");
     allocators.iter().for_each(|line| println!("{line}"));
     Ok(())
+}
+
+/// The configuration of a guest that is measured, with its memory in MiB: it reads the clock without an exit.
+fn config(guest: &str, memory: u32, cmdline: Option<String>) -> Result<Config> {
+    Ok(Config {
+        base: base_config(&paths::workspace(), guest)?,
+        memory: Some(memory),
+        cmdline,
+        more: vec!["tsc_mode = \"native\"".into()],
+        ..Config::default()
+    })
 }
 
 /// What the guest says of each allocator: a line of a table for each number of blocks, and one for the payload.

@@ -9,7 +9,7 @@ use spin::Mutex;
 use crate::memory::block::Damage;
 use crate::memory::exhaustion;
 use crate::memory::hardened::Hardened;
-use crate::{arch, crash};
+use crate::{arch, crash, random};
 
 static HEAP: Mutex<Hardened> = Mutex::new(Hardened::new());
 
@@ -29,7 +29,7 @@ struct Allocator;
 pub(super) unsafe fn claim(start: *mut u8, size: usize) {
     let mut heap = HEAP.lock();
     if heap.accounts().heap == 0 {
-        heap.set_key(arch::secret());
+        heap.set_key(random::u64().unwrap_or_else(|_| arch::secret()));
     }
     // SAFETY: the caller's promise is the same.
     unsafe { heap.claim(start, size) };

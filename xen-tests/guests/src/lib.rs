@@ -24,6 +24,14 @@ pub fn verdict(domain: &Domain, case: &str, result: Result<(), String>) {
     };
 }
 
+/// A number that looks random, and the next seed: an xorshift generator.
+pub fn number(seed: &mut u64) -> usize {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed as usize
+}
+
 /// Bytes in a page.
 const PAGE: usize = 4096;
 

@@ -26,9 +26,10 @@ const MIRI_ALWAYS: [&str; 1] = ["executor"];
 pub fn run(suite: &mut Suite) -> Result<()> {
     cargo_test(suite, "host::cargo_test", &["--no-fail-fast"]);
     // With features there are more tests; the others hold as well, which need not be shown each time.
+    let features = ["--package", "domu", "--all-features"];
     let few = ["--lib", "--test", "embassy", "--test", "console"];
     let few = if suite.selection.all { &[] } else { few.as_slice() };
-    let arguments = [["--package", "domu", "--all-features", "--no-fail-fast"].as_slice(), few].concat();
+    let arguments = [features.as_slice(), &["--no-fail-fast"], few].concat();
     cargo_test(suite, "host::cargo_test_of_features", &arguments);
     if suite.selection.all {
         // Those that are ignored for the time that they take. Unoptimised they would take the longer.
@@ -46,7 +47,6 @@ pub fn run(suite: &mut Suite) -> Result<()> {
         &["--", "-Dwarnings"],
     ];
     checked(suite, CLIPPY_OF_UNIKERNELS, &arguments.concat(), &[]);
-    let features = ["--package", "domu", "--all-features"];
     let arguments = [["clippy", "--all-targets"].as_slice(), &features, &["--", "-Dwarnings"]];
     checked(suite, "host::clippy_of_features", &arguments.concat(), &[]);
     let arguments = [

@@ -80,7 +80,7 @@ fn ends(cases: &mut Vec<Case>) {
 }
 
 /// A crash, with a text both on the console and on the hypervisor's log.
-fn last_words(outcome: &Outcome, text: &str) -> Result<()> {
+pub fn last_words(outcome: &Outcome, text: &str) -> Result<()> {
     ended(outcome, Reason::Crash)?;
     ensure!(outcome.text().contains(text), "the console lacks {text:?}");
     let tag = format!("(d{})", outcome.domain);

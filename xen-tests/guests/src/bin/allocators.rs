@@ -23,6 +23,7 @@ use buddy_system_allocator::LockedHeap;
 use dlmalloc::Dlmalloc;
 use domu::Domain;
 use domu::memory::quick_stat;
+use domu_guests::number;
 use spin::Mutex;
 use talc::{TalcLock, source::Manual};
 
@@ -166,14 +167,6 @@ fn with_memory(size: usize, work: impl FnOnce(*mut u8, usize) -> String) -> Stri
     // SAFETY: just allocated with this layout; the allocator that used it is gone.
     unsafe { alloc::alloc::dealloc(start, layout) };
     line
-}
-
-/// A number that looks random.
-fn number(seed: &mut u64) -> usize {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed as usize
 }
 
 fn layout(seed: &mut u64) -> Layout {

@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use domu::Domain;
 use domu::memory::{self, QuickStat};
-use domu_guests::verdict;
+use domu_guests::{number, verdict};
 
 domu::main!(main);
 
@@ -71,14 +71,6 @@ fn large() -> Result<(), String> {
         unchanged(before)?;
     }
     Ok(())
-}
-
-/// A number that looks random.
-fn number(seed: &mut u64) -> usize {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed as usize
 }
 
 fn random(steps: usize) -> Result<(), String> {
