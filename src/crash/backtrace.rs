@@ -146,6 +146,7 @@ mod tests {
 
         /// Whatever memory holds, the walk ends, and lists addresses in code only.
         #[test]
+        #[cfg_attr(miri, ignore = "minutes to make the words; the walk itself has no unsafe code")]
         fn any_memory_is_walked(
             words in proptest::collection::vec(prop_oneof![any::<u64>(), STACK, CODE], 512),
             frame in prop_oneof![any::<u64>(), STACK],

@@ -66,6 +66,12 @@ pub(super) struct Chunk {
     heap: Heap<ORDERS>,
     /// A bit for each free page.
     free: [u64; WORDS],
+    /// What [`largest`] says of each of these words.
+    rooms: [u8; WORDS],
+    /// How many pages are free.
+    pub(super) free_pages: usize,
+    /// The list that the chunk stands in: its room when it came there.
+    pub(super) list: usize,
     /// Neighbours in the list of the chunks with as much room.
     pub(super) next: Option<NonNull<Self>>,
     pub(super) previous: Option<NonNull<Self>>,
@@ -80,15 +86,16 @@ impl Chunk {
     pub(super) unsafe fn make(start: NonNull<u8>, size: ChunkSize) -> Option<NonNull<Self>> {
         let pages = size.pages();
         let description = size.chunk_of(start)?;
-        let mut free = [0; WORDS];
-        (0..pages).for_each(|page| free[page / 64] |= 1 << (page % 64));
         let mut heap = Heap::empty();
         let first = start.as_ptr().expose_provenance();
         // SAFETY: these pages are the caller's to give; the description lies in the one behind them, aligned as a page
         // is, and fits into what is left of it.
         unsafe {
             heap.add_to_heap(first, first + pages * 4096);
-            description.write(Self { start, heap, free, next: None, previous: None });
+            let (free, rooms) = ([0; WORDS], [0; WORDS]);
+            let mut chunk = Self { start, heap, free, rooms, free_pages: 0, list: 0, next: None, previous: None };
+            chunk.mark(0, pages, true);
+            description.write(chunk);
         }
         Some(description)
     }
@@ -98,23 +105,17 @@ impl Chunk {
         self.start
     }
 
-    /// How many pages are free.
-    pub(super) fn free_pages(&self) -> usize {
-        self.free.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
     /// How much room there is: zero for none, or one more than the power of two of pages that the largest run has that
     /// [`take`](Self::take) would find now.
     ///
     /// Free neighbours are always one block, so that is the largest aligned block of free pages.
     pub(super) fn room(&self) -> usize {
         let (mut most, mut whole) = (0, 0);
-        for (index, &word) in self.free.iter().enumerate() {
-            let room = largest(word);
+        for (index, &room) in self.rooms.iter().enumerate() {
             most = most.max(room);
             whole |= u64::from(room == WHOLE) << index;
         }
-        if most == WHOLE { WHOLE - 1 + largest(whole) } else { most }
+        usize::from(if most == WHOLE { WHOLE - 1 + largest(whole) } else { most })
     }
 
     /// Hands out a run, if there is room for its power of two; what that has too many is left free.
@@ -155,13 +156,19 @@ impl Chunk {
     }
 
     fn mark(&mut self, first: usize, pages: usize, free: bool) {
-        for page in first..first + pages {
-            let bit = 1 << (page % 64);
+        let end = first + pages;
+        let mut at = first;
+        while at < end {
+            let (index, count) = (at / 64, (end - at).min(64 - at % 64));
+            let bits = u64::MAX >> (64 - count) << (at % 64);
             match free {
-                true => self.free[page / 64] |= bit,
-                false => self.free[page / 64] &= !bit,
+                true => self.free[index] |= bits,
+                false => self.free[index] &= !bits,
             }
+            self.rooms[index] = largest(self.free[index]);
+            at += count;
         }
+        self.free_pages = if free { self.free_pages + pages } else { self.free_pages - pages };
     }
 }
 
@@ -171,10 +178,10 @@ fn block(pages: usize) -> Option<Layout> {
 }
 
 /// What [`largest`] says of a word whose bits are all set.
-const WHOLE: usize = 7;
+const WHOLE: u8 = 7;
 
 /// One more than the power of two of the largest aligned run of ones in a word, or zero.
-const fn largest(mut ones: u64) -> usize {
+const fn largest(mut ones: u64) -> u8 {
     let mut room = 0;
     while ones != 0 {
         // A one stands for a run of so many, at multiples of that: pairs of them make the next.

@@ -192,6 +192,7 @@ mod tests {
 
         /// The set agrees with a set of single frames after any sequence of operations.
         #[test]
+        #[cfg_attr(miri, ignore = "a third of a minute; the set has no unsafe code")]
         fn agrees_with_a_model(steps in proptest::collection::vec(
             prop_oneof![
                 (0_u64..60, 0_u64..9).prop_map(|(a, n)| Step::Insert(a, a + n)),

@@ -241,9 +241,8 @@ impl Store {
         let mut chunk = (*self.lists.get(kind as usize)?)?;
         // SAFETY: what stands in a list is a chunk of the store's, which nothing else looks at meanwhile.
         let run = unsafe {
-            self.remove(chunk);
             let run = chunk.as_mut().take(count);
-            self.insert(chunk);
+            self.list_again(chunk);
             run
         }?;
         self.usage.used += count;
@@ -264,15 +263,15 @@ impl Store {
         // SAFETY: the run lies in a chunk of the store's, as the caller says, which is in its list, and which nothing else
         // looks at meanwhile.
         unsafe {
-            self.remove(chunk);
             chunk.as_mut().give(run, count);
-            if chunk.as_ref().free_pages() == self.size.pages() {
+            if chunk.as_ref().free_pages == self.size.pages() {
                 if self.whole.is_some() {
+                    self.remove(chunk);
                     return Some(self.forget(chunk));
                 }
                 self.whole = Some(chunk);
             }
-            self.insert(chunk);
+            self.list_again(chunk);
         }
         None
     }
@@ -301,6 +300,21 @@ impl Store {
         (unsafe { chunk.as_ref() }.start(), shape)
     }
 
+    /// Puts a chunk whose room may have changed into the list of that.
+    ///
+    /// # Safety
+    ///
+    /// It is a chunk of the store's, in a list.
+    unsafe fn list_again(&mut self, chunk: NonNull<Chunk>) {
+        // SAFETY: passed on from the caller; when it is inserted it is in no list.
+        unsafe {
+            if chunk.as_ref().room() != chunk.as_ref().list {
+                self.remove(chunk);
+                self.insert(chunk);
+            }
+        }
+    }
+
     /// Puts a chunk into the list of its room.
     ///
     /// # Safety
@@ -311,7 +325,7 @@ impl Store {
         unsafe {
             let kind = chunk.as_ref().room();
             let first = self.lists[kind].replace(chunk);
-            (chunk.as_mut().previous, chunk.as_mut().next) = (None, first);
+            (chunk.as_mut().list, chunk.as_mut().previous, chunk.as_mut().next) = (kind, None, first);
             if let Some(mut first) = first {
                 first.as_mut().previous = Some(chunk);
             }
@@ -323,11 +337,11 @@ impl Store {
     ///
     /// # Safety
     ///
-    /// It is a chunk of the store's, in a list, and has as much room as when it came there.
+    /// It is a chunk of the store's, in a list.
     unsafe fn remove(&mut self, chunk: NonNull<Chunk>) {
         // SAFETY: passed on from the caller; its neighbours are chunks of the store's, too.
         unsafe {
-            let Chunk { next, previous, .. } = *chunk.as_ref();
+            let Chunk { list, next, previous, .. } = *chunk.as_ref();
             if let Some(mut next) = next {
                 next.as_mut().previous = previous;
             }
@@ -335,10 +349,9 @@ impl Store {
                 previous.as_mut().next = next;
                 return;
             }
-            let kind = chunk.as_ref().room();
-            self.lists[kind] = next;
+            self.lists[list] = next;
             if next.is_none() {
-                self.occupied &= !(1 << kind);
+                self.occupied &= !(1 << list);
             }
         }
     }

@@ -59,6 +59,8 @@ pub fn quick_stat() -> QuickStat {
     assemble(state, total, given, heap::accounts(), pages::usage(state))
 }
 
+// Called once in a program that does not crash: a call would copy all of it.
+#[inline(always)]
 fn assemble(state: &State, total: usize, given: usize, accounts: Accounts, pages: Usage) -> QuickStat {
     let stack = state.main_stack.frames;
     let depth = arch::stack_depth(stack.end << 12);

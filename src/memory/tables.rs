@@ -462,7 +462,7 @@ mod tests {
     }
 
     /// Changes that need a table each: more than boot leaves, also where each takes long.
-    const CHANGES: u64 = if cfg!(miri) { 8 } else { 58 };
+    const CHANGES: u64 = if cfg!(miri) { 3 } else { 58 };
 
     /// A frame of the heap in every guest here.
     const HEAP: u64 = 0x180;

@@ -47,22 +47,27 @@ struct Operation {
     times: u64,
     /// Options of the crate's.
     options: &'static str,
+    /// The guest's memory in MiB.
+    memory: u32,
     /// What the predecessor needs, and the aim, where there are such.
     predecessor: Option<u64>,
     aim: Option<u64>,
 }
 
 const fn operation(what: &'static str, name: &'static str, times: u64) -> Operation {
-    Operation { what, name, times, options: "", predecessor: None, aim: None }
+    Operation { what, name, times, options: "", memory: 16, predecessor: None, aim: None }
 }
 
 /// By the interface for events that all Xens have.
 const TWO_LEVEL: &str = " domu.fifo=off";
 
+/// Memory of a large guest, in MiB.
+const LARGE: u32 = 4096;
+
 /// The guest of these.
 const OPERATION: &str = "op";
 
-static OPERATIONS: [Operation; 15] = [
+static OPERATIONS: [Operation; 21] = [
     operation("a yield, with its turn", "yield", 10_000),
     operation("a wait for what has come", "wait", 10_000),
     operation("a timer set, yield, given up", "timer", 10_000),
@@ -70,6 +75,12 @@ static OPERATIONS: [Operation; 15] = [
     operation("a look at the clock", "clock", 10_000),
     Operation { aim: Some(100), ..operation("memory::quick_stat of 100 blocks", "stat_100", 10_000) },
     Operation { aim: Some(100), ..operation("the same of 100,000 blocks", "stat_100000", 10_000) },
+    Operation { aim: Some(100), memory: LARGE, ..operation("of 100 in 4 GiB", "stat_100", 10_000) },
+    Operation { aim: Some(100), memory: LARGE, ..operation("of 1,000,000 in 4 GiB", "stat_1000000", 10_000) },
+    operation("a packet", "packet", 10_000),
+    operation("a packet with quick_stat", "packet_stat", 10_000),
+    operation("a page taken and freed", "pages_1", 1_000),
+    operation("16 pages taken and freed", "pages_16", 1_000),
     operation("a notification", "notify", 1_000),
     operation("an event, sent to delivered", "event", 1_000),
     operation("the same with 10 ports", "event_10", 1_000),
@@ -90,7 +101,7 @@ const BOOT_MEMORY: [u32; 2] = [16, 6144];
 
 /// The guest that prices allocators, its memory in MiB, and the numbers of blocks that it is to have.
 const ALLOCATORS: &str = "allocators";
-const ALLOCATORS_MEMORY: u32 = 4096;
+const ALLOCATORS_MEMORY: u32 = 6144;
 const ALLOCATORS_BLOCKS: &str = "1000 20000 1000000";
 
 /// `cargo xen bench`.
@@ -113,7 +124,7 @@ pub fn run() -> Result<()> {
     for operation in &OPERATIONS {
         for times in [0, operation.times] {
             let cmdline = format!("{} {times}{}", operation.name, operation.options);
-            let config = config(OPERATION, 16, Some(cmdline))?;
+            let config = config(OPERATION, operation.memory, Some(cmdline))?;
             domain::add(&mut archive, &operation_domain(operation, times), OPERATION, &config);
         }
     }
@@ -229,7 +240,7 @@ fn allocators(session: &mut Session) -> Result<Vec<String>> {
 
 fn operation_domain(operation: &Operation, times: u64) -> String {
     let interface = if operation.options.is_empty() { "" } else { "two-level-" };
-    format!("{interface}{}-{times}", operation.name.replace('_', "-"))
+    format!("{interface}{}-{}-{times}", operation.name.replace('_', "-"), operation.memory)
 }
 
 fn boot_domain(memory: u32) -> String {

@@ -18,9 +18,8 @@ const CLIPPY_OF_UNIKERNELS: &str = "host::clippy_of_unikernels";
 
 /// How long one of cargo's runs may take, building included.
 const LIMIT: Duration = Duration::from_secs(1800);
-
-/// The test programs that Miri runs by default, beside the library's own tests; with `--all` it runs all of them.
-const MIRI_ALWAYS: [&str; 1] = ["executor"];
+/// Miri interprets, and beside it the emulated machines want the processors: with `--all` it runs for long.
+const MIRI_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// Runs what is asked for of them, but for Miri.
 pub fn run(suite: &mut Suite) -> Result<()> {
@@ -98,12 +97,12 @@ fn cargo_test(suite: &mut Suite, name: &'static str, arguments: &[&str]) {
         say!("cargo test {}", arguments.join(" "));
         let mut command = build::cargo(&paths::workspace());
         command.arg("test").args(arguments);
-        Counted::start(suite, name, &mut command).finish(suite);
+        Counted::start(suite, name, &mut command, LIMIT).finish(suite);
     }
 }
 
-/// Starts the crate's tests under Miri, the interpreter that finds undefined behaviour. They take
-/// minutes on one processor, so they run while others do.
+/// Starts the crate's tests under Miri, the interpreter that finds undefined behaviour: the library's own, and with `--all`
+/// those of whole modules. They take minutes on one processor, so they run while others do.
 pub fn miri(suite: &mut Suite) -> Option<Counted> {
     let name = "host::miri";
     if !suite.wants(name) {
@@ -119,12 +118,10 @@ pub fn miri(suite: &mut Suite) -> Option<Counted> {
     command.args(["+nightly", "miri", "test", "--package", "domu", "--lib", "--no-fail-fast"]);
     if suite.selection.all {
         command.arg("--tests");
-    } else {
-        command.args(MIRI_ALWAYS.iter().flat_map(|test| ["--test", test]));
     }
     // Its builds are of no use to others, nor others' to it.
     command.arg("--target-dir").arg(paths::target().join("miri"));
-    Some(Counted::start(suite, name, &mut command))
+    Some(Counted::start(suite, name, &mut command, MIRI_LIMIT))
 }
 
 /// Test programs whose tests are counted as well as the run itself.
@@ -137,9 +134,9 @@ pub struct Counted {
 }
 
 impl Counted {
-    fn start(suite: &Suite, name: &'static str, command: &mut Command) -> Counted {
+    fn start(suite: &Suite, name: &'static str, command: &mut Command, limit: Duration) -> Counted {
         let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
-        let running = Background::start(command, LIMIT, &log);
+        let running = Background::start(command, limit, &log);
         Counted { name, command: process::shown(command), log, start: Instant::now(), running }
     }
 

@@ -22,7 +22,7 @@ use core::ptr;
 use buddy_system_allocator::LockedHeap;
 use dlmalloc::Dlmalloc;
 use domu::Domain;
-use domu::memory::quick_stat;
+use domu::memory::{Pages, quick_stat};
 use domu_guests::number;
 use spin::Mutex;
 use talc::{TalcLock, source::Manual};
@@ -45,6 +45,7 @@ async fn main(domain: Domain) -> Result<(), core::fmt::Error> {
             let line = with_memory(size_for(blocks) * 2, |start, size| price("buddy", &buddy(start, size), blocks));
             writeln!(console, "{line}")?;
         }
+        writeln!(console, "{}", price_pages(blocks))?;
     }
     const PAYLOAD: usize = 32 << 20;
     for line in [
@@ -211,55 +212,61 @@ impl Prices {
     }
 }
 
-fn price(name: &str, heap: &dyn GlobalAlloc, count: usize) -> String {
+fn price(name: &str, heap: &dyn GlobalAlloc, blocks: usize) -> String {
+    let take = |seed: &mut u64| {
+        let layout = layout(seed);
+        // SAFETY: the layout is not empty.
+        let start = unsafe { heap.alloc(layout) };
+        (!start.is_null()).then_some((start, layout))
+    };
+    // SAFETY: allocated by `take` with this layout, and forgotten.
+    price_of(name, blocks, take, |(start, layout)| unsafe { heap.dealloc(start, layout) })
+}
+
+/// The same for single pages of [`Pages`], which are zeroed when they are taken.
+fn price_pages(blocks: usize) -> String {
+    price_of("pages", blocks, |_| Pages::new(1).ok(), drop)
+}
+
+fn price_of<B>(name: &str, blocks: usize, take: impl Fn(&mut u64) -> Option<B>, give: impl Fn(B)) -> String {
     let (mut allocate, mut free) = (Prices::new(), Prices::new());
     for _ in 0..3 {
-        if let Err(why) = round(heap, count, &mut allocate, &mut free) {
+        if let Err(why) = round(blocks, &take, &give, &mut allocate, &mut free) {
             return format!("@fail {name}: {why}");
         }
     }
     let (allocate, free) = (allocate.mean_and_worst(), free.mean_and_worst());
-    format!("@price {name} {count} {} {} {} {}", allocate.0, allocate.1, free.0, free.1)
+    format!("@price {name} {blocks} {} {} {} {}", allocate.0, allocate.1, free.0, free.1)
 }
 
-fn round(heap: &dyn GlobalAlloc, count: usize, allocate: &mut Prices, free: &mut Prices) -> Result<(), String> {
+fn round<B>(
+    count: usize,
+    take: impl Fn(&mut u64) -> Option<B>,
+    give: impl Fn(B),
+    allocate: &mut Prices,
+    free: &mut Prices,
+) -> Result<(), String> {
     let mut seed = 88_172_645_463_325_252;
-    let mut blocks: Vec<(*mut u8, Layout)> = Vec::with_capacity(count);
+    let mut blocks = Vec::with_capacity(count);
     for _ in 0..count {
-        let layout = layout(&mut seed);
-        // SAFETY: the layout is not empty.
-        let start = unsafe { heap.alloc(layout) };
-        if start.is_null() {
-            return Err(format!("full after {} of {count} blocks", blocks.len()));
+        match take(&mut seed) {
+            Some(block) => blocks.push(block),
+            None => return Err(format!("full after {} of {count} blocks", blocks.len())),
         }
-        blocks.push((start, layout));
     }
-    for &(start, layout) in blocks.iter().step_by(2) {
-        // SAFETY: allocated above with this layout.
-        unsafe { heap.dealloc(start, layout) };
+    let mut kept = Vec::with_capacity(count);
+    for (index, block) in blocks.into_iter().enumerate() {
+        if index % 2 == 0 { give(block) } else { kept.push(block) }
     }
-    let mut index = 0;
-    blocks.retain(|_| {
-        index += 1;
-        index % 2 == 0
-    });
     for operation in 0..TIMED {
-        let layout = layout(&mut seed);
-        // SAFETY: the layout is not empty.
-        let (ticks, start) = timed(|| unsafe { heap.alloc(layout) });
-        if start.is_null() {
-            return Err("full while it was timed".into());
-        }
+        let (ticks, block) = timed(|| take(&mut seed));
+        let block = block.ok_or("full while it was timed")?;
         allocate.add(operation, ticks);
-        let index = number(&mut seed) % blocks.len();
-        let (old, old_layout) = core::mem::replace(&mut blocks[index], (start, layout));
-        // SAFETY: allocated before with this layout, and forgotten.
-        free.add(operation, timed(|| unsafe { heap.dealloc(old, old_layout) }).0);
+        let index = number(&mut seed) % kept.len();
+        let old = core::mem::replace(&mut kept[index], block);
+        free.add(operation, timed(|| give(old)).0);
     }
-    for (start, layout) in blocks {
-        // SAFETY: as above.
-        unsafe { heap.dealloc(start, layout) };
-    }
+    kept.into_iter().for_each(give);
     Ok(())
 }
 

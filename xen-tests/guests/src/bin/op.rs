@@ -67,6 +67,12 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
         }
         "stat_100" => statistics(100, times)?,
         "stat_100000" => statistics(100_000, times)?,
+        "stat_1000000" => statistics(1_000_000, times)?,
+        "packet" => packets(times, || ()),
+        // What halved the bandwidth of the predecessor's firewall.
+        "packet_stat" => packets(times, || _ = core::hint::black_box(memory::quick_stat())),
+        "pages_1" => pages(1, times)?,
+        "pages_16" => pages(16, times)?,
         // To a port that nobody has bound to: the hypercall alone.
         "notify" => {
             let port = eventchn::alloc_unbound(DomainId::SELF)?;
@@ -96,6 +102,32 @@ fn statistics(blocks: usize, times: u64) -> domu::Result {
         core::hint::black_box(memory::quick_stat());
     }
     drop(blocks);
+    Ok(())
+}
+
+/// What a gateway does with each packet, and one thing more: it comes in a buffer, its sum is checked, its address translated,
+/// and it goes out in another.
+fn packets(times: u64, more: impl Fn()) {
+    const LENGTH: usize = 1514;
+    let sum = |packet: &[u8]| packet.iter().fold(0_u16, |sum, &byte| sum.rotate_left(8).wrapping_add(byte.into()));
+    for number in 0..times {
+        let mut packet = alloc::vec![number as u8; LENGTH];
+        let found = sum(core::hint::black_box(&packet));
+        packet[26..30].copy_from_slice(&(number as u32).to_be_bytes());
+        let mut out = Vec::with_capacity(LENGTH);
+        out.extend_from_slice(&packet);
+        let new = sum(&out);
+        out[24..26].copy_from_slice(&found.wrapping_sub(new).to_be_bytes());
+        drop(core::hint::black_box(out));
+        more();
+    }
+}
+
+/// A run of so many pages, zeroed and freed.
+fn pages(count: usize, times: u64) -> domu::Result {
+    for _ in 0..times {
+        core::hint::black_box(memory::Pages::new(count)?);
+    }
     Ok(())
 }
 
