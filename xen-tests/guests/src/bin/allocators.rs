@@ -213,8 +213,7 @@ impl Prices {
 }
 
 fn price(name: &str, heap: &dyn GlobalAlloc, blocks: usize) -> String {
-    let take = |seed: &mut u64| {
-        let layout = layout(seed);
+    let take = |layout: Layout| {
         // SAFETY: the layout is not empty.
         let start = unsafe { heap.alloc(layout) };
         (!start.is_null()).then_some((start, layout))
@@ -228,7 +227,7 @@ fn price_pages(blocks: usize) -> String {
     price_of("pages", blocks, |_| Pages::new(1).ok(), drop)
 }
 
-fn price_of<B>(name: &str, blocks: usize, take: impl Fn(&mut u64) -> Option<B>, give: impl Fn(B)) -> String {
+fn price_of<B>(name: &str, blocks: usize, take: impl Fn(Layout) -> Option<B>, give: impl Fn(B)) -> String {
     let (mut allocate, mut free) = (Prices::new(), Prices::new());
     for _ in 0..3 {
         if let Err(why) = round(blocks, &take, &give, &mut allocate, &mut free) {
@@ -241,7 +240,7 @@ fn price_of<B>(name: &str, blocks: usize, take: impl Fn(&mut u64) -> Option<B>, 
 
 fn round<B>(
     count: usize,
-    take: impl Fn(&mut u64) -> Option<B>,
+    take: impl Fn(Layout) -> Option<B>,
     give: impl Fn(B),
     allocate: &mut Prices,
     free: &mut Prices,
@@ -249,7 +248,7 @@ fn round<B>(
     let mut seed = 88_172_645_463_325_252;
     let mut blocks = Vec::with_capacity(count);
     for _ in 0..count {
-        match take(&mut seed) {
+        match take(layout(&mut seed)) {
             Some(block) => blocks.push(block),
             None => return Err(format!("full after {} of {count} blocks", blocks.len())),
         }
@@ -259,7 +258,8 @@ fn round<B>(
         if index % 2 == 0 { give(block) } else { kept.push(block) }
     }
     for operation in 0..TIMED {
-        let (ticks, block) = timed(|| take(&mut seed));
+        let layout = layout(&mut seed);
+        let (ticks, block) = timed(|| take(layout));
         let block = block.ok_or("full while it was timed")?;
         allocate.add(operation, ticks);
         let index = number(&mut seed) % kept.len();
