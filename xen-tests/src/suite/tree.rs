@@ -12,11 +12,14 @@ use object::{Object, ObjectSymbol};
 use super::{Suite, float, protector};
 use crate::build::{self, Flavour};
 use crate::lab::domain::Reason;
+use crate::lab::qemu::Cpu;
+use crate::lab::smoke;
 use crate::paths;
 use crate::readme;
 use crate::run;
 use crate::say;
 use crate::say::grouped;
+use crate::setup;
 
 /// Runs what is asked for of them.
 pub fn run(suite: &mut Suite) -> Result<()> {
@@ -35,6 +38,8 @@ pub fn run(suite: &mut Suite) -> Result<()> {
     suite.test("build::stack_protector", protector::run);
     let logs = suite.logs.join("downstream");
     suite.test("build::downstream_from_the_readme", || downstream(&logs));
+    let logs = suite.logs.join("own-allocator");
+    suite.test("build::own_allocator", || own_allocator(&logs));
     Ok(())
 }
 
@@ -136,8 +141,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Does what the README says, but for where the crate comes from.
-fn downstream(logs: &Path) -> Result<()> {
+/// The README's files, and the folder that they were written to, where the crate comes from here.
+fn written_from_the_readme(name: &str) -> Result<(Outside, Vec<(String, String)>)> {
     let workspace = paths::workspace();
     let path = workspace.join("README.md");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -146,7 +151,7 @@ fn downstream(logs: &Path) -> Result<()> {
         let found = files.iter().any(|(path, _)| path == needed);
         ensure!(found, "README.md shows no file {needed} (a fence after `<!-- file: {needed} -->`)");
     }
-    let outside = Outside::new("downstream")?;
+    let outside = Outside::new(name)?;
     for (path, content) in &files {
         let content = match path.as_str() {
             "Cargo.toml" => readme::with_path(content, &workspace.to_string_lossy())?,
@@ -158,6 +163,12 @@ fn downstream(logs: &Path) -> Result<()> {
         }
         fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
     }
+    Ok((outside, files))
+}
+
+/// Does what the README says.
+fn downstream(logs: &Path) -> Result<()> {
+    let (outside, files) = written_from_the_readme("downstream")?;
     let image = build::folder(&outside.0)?;
     let base = files.iter().find(|(path, _)| path.ends_with(".xl")).map(|(_, content)| content.clone());
     let outcome = run::once(&image, base, Duration::from_secs(60), logs)?;
@@ -169,11 +180,34 @@ fn downstream(logs: &Path) -> Result<()> {
     }
 }
 
+/// What an allocator of one's own is made of.
+const ALLOCATOR: &str = r#"spin = { version = "0.12", default-features = false, features = ["lock_api", "mutex", "spin_mutex"] }
+talc = { version = "=5.1.1", default-features = false }"#;
+
+/// The same with a program that brings its own allocator, straight under Xen.
+fn own_allocator(logs: &Path) -> Result<()> {
+    let (outside, _) = written_from_the_readme("own-allocator")?;
+    let manifest = outside.0.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let line = text.lines().find(|line| line.starts_with("domu = ")).context("no dependency on domu")?;
+    let without = text.replace(line, &format!("{}\n{ALLOCATOR}", line.replace(" }", ", default-features = false }")));
+    fs::write(&manifest, without).with_context(|| format!("writing {}", manifest.display()))?;
+    let main = include_str!("../../own-allocator/main.rs");
+    fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
+    let image = build::folder(&outside.0)?;
+    let root = setup::root(setup::MAIN)?;
+    let ended = smoke::as_first_domain(&root, &image, Cpu::Poor, "", Duration::from_secs(60), logs)?;
+    ensure!(ended.serial.contains("zeroed pages of an allocator of its own"), "it does not say what it has");
+    ensure!(ended.reason == Some(Reason::Poweroff), "it ended with {:?}", ended.reason);
+    Ok(())
+}
+
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "build::reproducible",
     "build::downstream_from_the_readme",
+    "build::own_allocator",
     "build::missing_relocation_flag",
     "build::missing_linker_script",
     "build::stack_too_small",
