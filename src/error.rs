@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{console, eventchn, memory, random};
+use crate::{console, eventchn, gnttab, memory, random};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,8 @@ pub enum Error {
     SelfCheck(memory::Violation),
     /// An operation on an event channel failed.
     EventChannel(eventchn::Error),
+    /// An operation on grants failed.
+    Grant(gnttab::Error),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Error {
             Self::Memory(error) => error.fmt(f),
             Self::SelfCheck(violation) => violation.fmt(f),
             Self::EventChannel(error) => error.fmt(f),
+            Self::Grant(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -64,5 +67,11 @@ impl From<random::Error> for Error {
 impl From<eventchn::Error> for Error {
     fn from(error: eventchn::Error) -> Self {
         Self::EventChannel(error)
+    }
+}
+
+impl From<gnttab::Error> for Error {
+    fn from(error: gnttab::Error) -> Self {
+        Self::Grant(error)
     }
 }

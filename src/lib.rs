@@ -17,6 +17,8 @@ pub mod eventchn;
 pub mod executor;
 pub mod time;
 
+pub mod gnttab;
+
 pub mod console;
 
 #[cfg(any(target_os = "none", test))]

@@ -1,0 +1,131 @@
+//! Grant tables: pages that domains let each other access.
+//!
+//! A domain names each page that a peer may access by a [`Reference`], and tells the peer that number. The peer maps the
+//! page into its own memory, or has Xen copy from or to it.
+
+use core::fmt;
+
+use crate::abi::errno::Errno;
+use crate::abi::grant_table::Status;
+use crate::memory;
+
+/// The number of a grant in the table of the domain that gives it: what a peer is told.
+#[doc(alias("grant_ref_t", "gref", "Gntref"))]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Reference(pub u32);
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why an operation on grants failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The domain named is this one. Xen would move the page away from where it is, and it would be lost.
+    OwnDomain,
+    /// There is no such domain.
+    NoDomain,
+    /// The peer's table has no such reference.
+    NoReference,
+    /// Xen refused without a reason of its own. It does so where a reference is no grant, one to another domain, or one
+    /// that may only be read.
+    NotGranted,
+    /// Xen's policy, or the grant, forbids it.
+    Denied,
+    /// The page cannot be used so.
+    BadPage,
+    /// Xen cannot place a page at that address.
+    BadAddress,
+    /// There is no such mapping.
+    NotMapped,
+    /// A copy reaches beyond the end of a page.
+    BeyondPage,
+    /// The peer's page was not there, however often it was tried: its host has it on disk, say.
+    Unavailable,
+    /// Xen's own records are full: of what this domain maps (`max_maptrack_frames`), or of the IOMMU.
+    NoRecords,
+    /// A status that this crate does not know.
+    Status(Status),
+    /// Xen refused the whole operation.
+    Refused(Errno),
+    /// There is no memory, or no unpopulated space to map to.
+    Memory(memory::Error),
+}
+
+impl Error {
+    /// What the status of an operation means.
+    ///
+    /// # Errors
+    ///
+    /// The error, unless it succeeded.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for mapping and copying"))]
+    pub(crate) const fn check(status: Status) -> Result<(), Self> {
+        Err(match status {
+            Status::OKAY => return Ok(()),
+            Status::GENERAL_ERROR => Self::NotGranted,
+            Status::BAD_DOMAIN => Self::NoDomain,
+            Status::BAD_REFERENCE => Self::NoReference,
+            Status::BAD_HANDLE => Self::NotMapped,
+            Status::BAD_VIRTUAL_ADDRESS | Status::BAD_DEVICE_ADDRESS | Status::ADDRESS_TOO_BIG => Self::BadAddress,
+            Status::NO_DEVICE_SPACE | Status::NO_SPACE => Self::NoRecords,
+            Status::PERMISSION_DENIED => Self::Denied,
+            Status::BAD_PAGE => Self::BadPage,
+            Status::BAD_COPY_ARGUMENT => Self::BeyondPage,
+            Status::AGAIN => Self::Unavailable,
+            unknown => Self::Status(unknown),
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnDomain => f.write_str("a domain cannot map its own grant"),
+            Self::NoDomain => f.write_str("there is no such domain"),
+            Self::NoReference => f.write_str("the peer has no such grant reference"),
+            Self::NotGranted => f.write_str("the peer does not grant this to this domain"),
+            Self::Denied => f.write_str("access to the grant is denied"),
+            Self::BadPage => f.write_str("the granted page cannot be used so"),
+            Self::BadAddress => f.write_str("the granted page cannot be placed at that address"),
+            Self::NotMapped => f.write_str("there is no such mapping of a grant"),
+            Self::BeyondPage => f.write_str("a copy reaches beyond the end of a page"),
+            Self::Unavailable => f.write_str("the granted page is not there"),
+            Self::NoRecords => f.write_str("Xen's records of mappings are full"),
+            Self::Status(status) => write!(f, "an operation on a grant failed with status {}", status.0),
+            Self::Refused(errno) => write!(f, "Xen refused an operation on grants: {errno}"),
+            Self::Memory(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<memory::Error> for Error {
+    fn from(error: memory::Error) -> Self {
+        Self::Memory(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn every_status_is_an_error_of_its_own_and_unknown_ones_are_kept() {
+        assert_eq!(Error::check(Status::OKAY), Ok(()));
+        let errors: Vec<Error> = (1..=14).map(|number| Error::check(Status(-number)).unwrap_err()).collect();
+        let texts: BTreeSet<_> = errors.iter().map(ToString::to_string).collect();
+        // Three say that of an address, and two that of Xen's records.
+        assert_eq!(texts.len(), errors.len() - 3);
+        assert_eq!(errors[13], Error::Status(Status(-14)));
+        assert_eq!(Error::check(Status(1)), Err(Error::Status(Status(1))));
+        assert!(errors[..13].iter().all(|error| !matches!(error, Error::Status(_))));
+    }
+}
