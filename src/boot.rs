@@ -141,7 +141,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     unsafe { hypercall::memory_map_shared_info(map.window.start) }.map_err(Failure::SharedInfo)?;
     let page = NonNull::new(arch::phys(map.window.start << 12)).ok_or(Failure::NoMemory)?;
     // SAFETY: the frame was just given to shared_info, is mapped read-write by step 6, and nothing else uses it.
-    let info = SharedInfo::new(unsafe { SharedPage::new(page) });
+    let info = SharedInfo::new(unsafe { SharedPage::new(page, 1) });
 
     // 8. The console.
     let console = match console {

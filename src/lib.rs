@@ -11,7 +11,7 @@ mod hypercall;
 mod arch;
 
 pub mod memory;
-mod shared;
+pub mod shared;
 
 pub mod eventchn;
 pub mod executor;

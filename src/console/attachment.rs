@@ -60,7 +60,7 @@ impl Attachment {
     pub(crate) unsafe fn connect(location: Location) -> Self {
         let Some(page) = NonNull::new(arch::phys(location.frame << 12)) else { return Self::absent() };
         // SAFETY: a frame is page-aligned; the rest is the caller's promise.
-        let page = unsafe { SharedPage::new(page) };
+        let page = unsafe { SharedPage::new(page, 1) };
         Self::new(Ring::attach(page, location).map_or_else(
             |Corrupt| {
                 super::say_corrupt();

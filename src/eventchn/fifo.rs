@@ -72,7 +72,7 @@ impl Page {
         let frame = memory::take(1)?;
         let page = NonNull::new(arch::phys(frame << 12))?;
         // SAFETY: a frame of the heap is aligned, and mapped read-write for good; this page is nobody else's from here on.
-        let page = unsafe { SharedPage::new(page) };
+        let page = unsafe { SharedPage::new(page, 1) };
         for index in 0..WORDS {
             page.u32(4 * index).store(word, Ordering::Relaxed);
         }

@@ -19,7 +19,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::page::SharedPage;
+use super::SharedPage;
 
 /// Where a ring lies in its page.
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +171,7 @@ mod tests {
 
         fn peer(&self) -> SharedPage {
             // SAFETY: the page is aligned and lives until `drop`; all accesses go through `SharedPage`.
-            unsafe { SharedPage::new(self.0) }
+            unsafe { SharedPage::new(self.0, 1) }
         }
 
         fn producer(&self) -> Producer {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::page::SharedPage;
+use super::SharedPage;
 use crate::abi::xen::{shared_info as offset, vcpu_time_info as time};
 
 /// The shared information page, once Xen has placed it.

@@ -73,7 +73,7 @@ impl Machine {
     fn given_page(&self, frame: u64) -> Result<SharedPage, Errno> {
         let page = self.memory.at(frame << 12).and_then(NonNull::new).ok_or(Errno::EINVAL)?;
         // SAFETY: it is page-aligned and lives as long as the process; the domain promises to use atomics only.
-        Ok(unsafe { SharedPage::new(page) })
+        Ok(unsafe { SharedPage::new(page, 1) })
     }
 
     pub(super) fn init_control(&mut self, request: &mut InitControl) -> Result<u64, Errno> {

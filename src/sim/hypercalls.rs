@@ -179,7 +179,7 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
         assert!(over.is_none(), "shared_info is mapped over {over:x?}: that page is lost");
         let page = machine.memory.back(address, 4096);
         // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.
-        let page = unsafe { SharedPage::new(page) };
+        let page = unsafe { SharedPage::new(page, 1) };
         // The record is older than the domain's counter, as on a real host: its time stamp has wrapped.
         let age = START_NS / 2;
         page.u64(shared_info::VCPU_TIME + vcpu_time_info::TSC_TIMESTAMP).store(age.wrapping_neg(), Ordering::Relaxed);

@@ -144,7 +144,7 @@ impl Machine {
             _ => CONSOLE_FRAME,
         };
         // SAFETY: the page is aligned, lives as long as the process, and both ends use `SharedPage`s of it.
-        let ring = unsafe { SharedPage::new(page) };
+        let ring = unsafe { SharedPage::new(page, 1) };
         let reader =
             (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
         let cpu = guest.cpu();

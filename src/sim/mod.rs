@@ -31,6 +31,7 @@ pub(crate) mod machine;
 mod memory;
 pub mod race;
 mod raise;
+mod shared_pages;
 pub(crate) mod state;
 
 use core::ops::Range;
@@ -49,6 +50,7 @@ pub(crate) use hypercalls::hypercall;
 use machine::Machine;
 #[cfg(test)]
 pub(crate) use memory::xl_map;
+pub use shared_pages::SharedPages;
 
 use crate::abi::errno::Errno;
 use crate::abi::start_info::StartInfo;

@@ -4,6 +4,7 @@
 //! accesses to the pages that it shares with Xen. Here each access asks whether a step is due before it. A test that waits
 //! once for every choice of places has seen all interleavings.
 
+use core::ptr::NonNull;
 use std::cell::RefCell;
 use std::vec::Vec;
 
@@ -12,7 +13,6 @@ use super::raise::Raise;
 pub use super::raise::{FIFO_STEPS, TWO_LEVEL_STEPS};
 use crate::abi::xen::shared_info::VCPU_TIME;
 use crate::abi::xen::vcpu_time_info::TSC_SHIFT;
-use crate::shared::SharedPage;
 
 /// An event on its way.
 struct Race {
@@ -24,7 +24,7 @@ struct Race {
     /// How many there had been when the domain halted while steps were left.
     halt: Option<usize>,
     /// The field that was accessed last, and how often one after the other.
-    last: Option<(SharedPage, usize)>,
+    last: Option<(NonNull<u8>, usize)>,
     repeated: usize,
 }
 
@@ -71,22 +71,22 @@ pub fn before_halt() -> Option<usize> {
     RACE.with_borrow(|race| race.as_ref()?.halt)
 }
 
-/// The domain accesses a field of a shared page.
-pub(crate) fn access(page: SharedPage, offset: usize) {
+/// The domain accesses a field of shared memory that begins here.
+pub(crate) fn access(start: NonNull<u8>, offset: usize) {
     // Not while the simulated machine itself is at it.
     if !super::baton::step() {
         return;
     }
     // Reads of the clock are many, and have no part in an event.
     let is_time = (VCPU_TIME..=VCPU_TIME + TSC_SHIFT).contains(&offset);
-    if is_time && machine::with(|machine| machine.info == Some(page)) {
+    if is_time && machine::with(|machine| machine.info.is_some_and(|info| info.start() == start)) {
         return;
     }
     RACE.with(|race| {
         let Ok(mut race) = race.try_borrow_mut() else { return };
         let Some(race) = race.as_mut() else { return };
         machine::with(|machine| race.raise.watch(machine));
-        let same = race.last.replace((page, offset)) == Some((page, offset));
+        let same = race.last.replace((start, offset)) == Some((start, offset));
         race.repeated = if same { race.repeated + 1 } else { 1 };
         // A domain that waits for Xen sees its next step, whenever that was to come: to wait longer changes nothing.
         if race.repeated >= SPINS && race.raise.has_busy() {

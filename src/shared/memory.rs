@@ -1,0 +1,275 @@
+//! Pages that others write too.
+//!
+//! A peer, or Xen, may change any byte at any moment, so nothing here gives out a reference to memory: values are copied in
+//! and out, once each, and words of up to 64 bits are atomics. What was copied out is private, and does not change between
+//! the check and the use.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::abi::memory::PAGE_SIZE;
+
+/// One or more pages that follow each other and that others write too, read and written by copies and atomics only.
+///
+/// It is a view: a copy of it shows the same memory, and none lives longer than what [owns](super::Owner) the memory.
+/// Offsets are in bytes. One that is wrong panics, as an index of a slice does: it is never a peer's to choose. Those that
+/// are constants within the first page cost no check.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedMemory<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    owner: PhantomData<&'a ()>,
+}
+
+/// A page of the domain's own or of Xen's that is shared as long as the domain runs.
+pub(crate) type SharedPage = SharedMemory<'static>;
+
+// SAFETY: the memory is no thread's own; every access through this type is atomic, or a copy of bytes that tolerates
+// concurrent writes (see `write`). The language leaves open what a race of atomics of different sizes for the same bytes
+// does; a unikernel has one virtual CPU, so its accesses do not race with each other, and on the simulated Xen one domain
+// runs at a time.
+unsafe impl Send for SharedMemory<'_> {}
+// SAFETY: as above; no method needs exclusive access to the memory for soundness.
+unsafe impl Sync for SharedMemory<'_> {}
+
+impl<'a> SharedMemory<'a> {
+    /// A view of so many pages.
+    ///
+    /// # Safety
+    ///
+    /// `start` is page-aligned, `pages` is not zero, the pages are mapped read-write for the whole of `'a`, and nothing in
+    /// the program accesses them meanwhile but through this type.
+    pub(crate) const unsafe fn new(start: NonNull<u8>, pages: usize) -> Self {
+        Self { start, len: pages * PAGE_SIZE as usize, owner: PhantomData }
+    }
+
+    /// The length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a page")]
+    #[must_use]
+    pub const fn len(self) -> usize {
+        self.len
+    }
+
+    /// Where the memory is.
+    #[cfg(not(target_os = "none"))]
+    pub(crate) const fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Whether so many bytes at an offset lie in the memory. There is always a page, which answers for most constants.
+    const fn holds(self, offset: usize, size: usize) -> bool {
+        const FIRST: usize = PAGE_SIZE as usize;
+        offset <= FIRST && size <= FIRST - offset || offset <= self.len && size <= self.len - offset
+    }
+
+    /// The address of a word of `size` bytes at an offset.
+    fn at(self, offset: usize, size: usize) -> *mut u8 {
+        assert!(offset.is_multiple_of(size) && self.holds(offset, size), "no such word in shared memory");
+        #[cfg(not(target_os = "none"))]
+        crate::sim::race::access(self.start, offset);
+        // SAFETY: the offset lies in the memory, as just checked.
+        unsafe { self.start.as_ptr().add(offset) }
+    }
+
+    /// The byte at an offset.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lie in the memory.
+    #[must_use]
+    pub fn u8(self, offset: usize) -> &'a AtomicU8 {
+        // SAFETY: the byte lies in the memory, which is mapped as long as `'a`; every access to it in this program is
+        // atomic. Writes by another domain or by Xen are outside of the language's memory model and act as those of
+        // another thread that uses atomics.
+        unsafe { AtomicU8::from_ptr(self.at(offset, 1)) }
+    }
+
+    /// The 16-bit word at an offset.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lie in the memory, or the offset is no multiple of 2.
+    #[must_use]
+    pub fn u16(self, offset: usize) -> &'a AtomicU16 {
+        // SAFETY: as in `u8`; the word is aligned, since its offset is a multiple of its size and pages are aligned.
+        unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
+    }
+
+    /// The 32-bit word at an offset.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lie in the memory, or the offset is no multiple of 4.
+    #[must_use]
+    pub fn u32(self, offset: usize) -> &'a AtomicU32 {
+        // SAFETY: as in `u16`.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+    }
+
+    /// The 64-bit word at an offset.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lie in the memory, or the offset is no multiple of 8.
+    #[must_use]
+    pub fn u64(self, offset: usize) -> &'a AtomicU64 {
+        // SAFETY: as in `u16`.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+    }
+
+    /// Copies a value in. Its type has no padding, so that nothing else of this domain's memory goes along.
+    ///
+    /// # Panics
+    ///
+    /// If it would not lie in the memory.
+    pub fn write_value<T: IntoBytes + Immutable>(self, offset: usize, value: &T) {
+        self.write(offset, value.as_bytes());
+    }
+
+    /// Copies a value out, once: what is returned is private. Any bytes are a value of its type.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lie in the memory.
+    #[must_use]
+    pub fn read_value<T: FromBytes + IntoBytes>(self, offset: usize) -> T {
+        let mut value = T::new_zeroed();
+        self.read(offset, value.as_mut_bytes());
+        value
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Panics
+    ///
+    /// If they would not lie in the memory.
+    #[cfg(target_os = "none")]
+    pub fn write(self, offset: usize, bytes: &[u8]) {
+        assert!(self.holds(offset, bytes.len()), "a copy must lie in the shared memory");
+        // SAFETY: the destination lies in the memory, as just checked, and the source is a slice; they do not overlap,
+        // since no slice lies in shared memory. The instruction is no Rust access, so a concurrent write by another
+        // domain costs the bytes their value and nothing else. The direction flag is clear by the ABI.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rdi") self.start.as_ptr().add(offset) => _,
+                inout("rsi") bytes.as_ptr() => _,
+                inout("rcx") bytes.len() => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Copies bytes in, one atomic store each, so that Miri and a peer on another thread can watch.
+    ///
+    /// # Panics
+    ///
+    /// If they would not lie in the memory.
+    #[cfg(not(target_os = "none"))]
+    pub fn write(self, offset: usize, bytes: &[u8]) {
+        assert!(self.holds(offset, bytes.len()), "a copy must lie in the shared memory");
+        for (index, &byte) in bytes.iter().enumerate() {
+            self.u8(offset + index).store(byte, core::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Copies bytes out, once.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie in the memory.
+    #[cfg(target_os = "none")]
+    pub fn read(self, offset: usize, bytes: &mut [u8]) {
+        assert!(self.holds(offset, bytes.len()), "a copy must lie in the shared memory");
+        // SAFETY: the source lies in the memory, as just checked, and the destination is exclusively borrowed; no slice
+        // lies in shared memory. As in `write`, a concurrent write by another domain costs the bytes their value only.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rdi") bytes.as_mut_ptr() => _,
+                inout("rsi") self.start.as_ptr().add(offset) => _,
+                inout("rcx") bytes.len() => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Copies bytes out, one atomic load each.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie in the memory.
+    #[cfg(not(target_os = "none"))]
+    pub fn read(self, offset: usize, bytes: &mut [u8]) {
+        assert!(self.holds(offset, bytes.len()), "a copy must lie in the shared memory");
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = self.u8(offset + index).load(core::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+    use std::panic::catch_unwind;
+    use std::vec;
+
+    use crate::shared::Owner;
+    use crate::sim::SharedPages;
+
+    #[test]
+    fn copies_and_words_show_the_same_bytes() {
+        let pages = SharedPages::new(2);
+        let (memory, other) = (pages.memory(), pages.clone());
+        assert_eq!(memory.len(), 8192);
+        memory.write_value(4094, &0x0807_0605_0403_0201_u64.to_le_bytes());
+        assert_eq!(memory.u16(4094).load(Ordering::Relaxed), 0x0201);
+        assert_eq!(memory.u32(4096).load(Ordering::Relaxed), 0x0605_0403);
+        memory.u64(8184).store(u64::MAX, Ordering::Relaxed);
+        memory.u8(8191).store(7, Ordering::Relaxed);
+        assert_eq!(other.memory().read_value::<[u32; 2]>(8184), [u32::MAX, 0x07ff_ffff]);
+        let mut bytes = vec![1; 8192];
+        other.memory().read(0, &mut bytes);
+        assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 16);
+        assert_eq!(bytes[4094..4102], [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let pages = SharedPages::new(2);
+        let refused = |action: fn(crate::shared::SharedMemory<'_>)| {
+            catch_unwind(|| action(pages.memory())).expect_err("it reached what is outside");
+        };
+        refused(|memory| {
+            let _ = memory.u8(8192);
+        });
+        refused(|memory| {
+            let _ = memory.u16(8191);
+        });
+        refused(|memory| {
+            let _ = memory.u32(8190);
+        });
+        refused(|memory| {
+            let _ = memory.u64(8196);
+        });
+        refused(|memory| {
+            let _ = memory.u64(usize::MAX - 7);
+        });
+        refused(|memory| memory.write(8190, &[0; 3]));
+        refused(|memory| memory.write(usize::MAX, &[0; 1]));
+        refused(|memory| memory.read(8193, &mut []));
+        refused(|memory| {
+            let _ = memory.read_value::<[u64; 2]>(8184);
+        });
+        // And words are aligned.
+        refused(|memory| {
+            let _ = memory.u16(1);
+        });
+        refused(|memory| {
+            let _ = memory.u64(4);
+        });
+    }
+}
