@@ -27,7 +27,7 @@ use crate::options::{Options, Word};
 use crate::random;
 use crate::shared::{SharedInfo, SharedPage};
 use crate::state::{self, State};
-use crate::{arch, eventchn, executor, time};
+use crate::{arch, eventchn, executor, gnttab, time};
 
 /// Why the domain could not start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -185,6 +185,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         timers: time::Timers::default(),
         delivery: eventchn::Delivery::new(options.fifo),
         events: eventchn::Table::default(),
+        grants: gnttab::Grants::default(),
         last_instant: time::Last::default(),
     });
     log::install(options.log_level);

@@ -16,7 +16,7 @@ use crate::executor::Executor;
 use crate::hypercall::XenVersion;
 use crate::memory::{Exhaustion, Stack, Tables, balloon, holes, pages};
 use crate::shared::SharedInfo;
-use crate::{eventchn, random, time};
+use crate::{eventchn, gnttab, random, time};
 
 /// Modules that are kept; `xl` passes one, its `ramdisk`.
 pub(crate) const MAX_MODULES: usize = 16;
@@ -41,6 +41,7 @@ pub(crate) struct State {
     pub(crate) timers: time::Timers,
     pub(crate) delivery: eventchn::Delivery,
     pub(crate) events: eventchn::Table,
+    pub(crate) grants: gnttab::Grants,
     pub(crate) last_instant: time::Last,
 }
 
@@ -58,6 +59,7 @@ impl State {
     pub(crate) fn is_at_work(&self) -> bool {
         self.timers.is_locked()
             || self.events.is_locked()
+            || self.grants.is_locked()
             || self.executor.is_locked()
             || self.delivery.is_locked()
             || self.console.is_locked()

@@ -107,7 +107,7 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
     let woken = Arc::new(Woken(AtomicBool::new(true)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);
-    let State { executor, timers, events, console, info, .. } = state;
+    let State { executor, timers, events, grants, console, info, .. } = state;
     loop {
         executor.turns.fetch_add(1, Ordering::Relaxed);
         executor.before.run();
@@ -118,9 +118,10 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
         }
         executor.run_ready();
         // The clock is read only for somebody who waits for it.
-        let mut now = timers.any().then(|| time::now_in(state));
+        let mut now = (timers.any() || grants.next_look().is_some()).then(|| time::now_in(state));
         if let Some(now) = now {
             timers.fire(now);
+            grants.look(now);
         }
         if info.upcall_pending() {
             events.deliver(state, |port| timers.owns(port));
@@ -130,12 +131,12 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
         if executor.ready() > 0 || woken.0.load(Ordering::Acquire) {
             continue;
         }
-        if !timers.any() && !events.anybody_waits() {
+        if !timers.any() && !events.anybody_waits() && !grants.may_wake() {
             return Err(Deadlock);
         }
         let now = *now.get_or_insert_with(|| time::now_in(state));
         enable_interrupts(state);
-        if timers.program(state, now) && !info.upcall_pending() {
+        if timers.program(state, now, grants.next_look()) && !info.upcall_pending() {
             executor.halts.fetch_add(1, Ordering::Relaxed);
             arch::idle();
         }

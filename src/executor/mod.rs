@@ -4,7 +4,7 @@
 //! port, a moment, another task. A turn of the main loop gives every kind of work a bounded share:
 //!
 //! 1. main, then the tasks that are ready by then, each once: what they make ready has the next turn;
-//! 2. timers that are due;
+//! 2. timers that are due, and granted pages that peers had in use when their owner was done with them;
 //! 3. ports that fired: the cost follows those, not the ports that exist; and what the turn has put into the console's ring;
 //! 4. if nothing is ready then: the domain halts until the next event.
 //!

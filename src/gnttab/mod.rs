@@ -2,17 +2,76 @@
 //!
 //! A domain names each page that a peer may access by a [`Reference`], and tells the peer that number. The peer maps the
 //! page into its own memory, or has Xen copy from or to it.
+//!
+//! [`Granted`] are pages of this domain's that a peer may access. It owns both the pages and their references:
+//!
+//! ```no_run
+//! # use domu::gnttab::{Granted, ReadWrite};
+//! # async fn example(peer: domu::DomainId) -> domu::Result {
+//! let granted = Granted::<ReadWrite>::new(peer, 1).await?;
+//! granted.memory().write(0, b"hello");
+//! for reference in granted.references() {
+//!     log::info!("domain {peer} may map {reference}");
+//! }
+//! // When the peer is done with it, and has said so:
+//! match granted.end() {
+//!     Ok(pages) => log::info!("it wrote {:?}", &pages.bytes()[..5]),
+//!     Err(error) => log::warn!("{error}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Xen's table of grants, version 1, is asked for when the first reference is wanted, and grows with the need, up to what the
+//! toolstack allows (`max_grant_frames`, 64 by default: 32,760 references). When all are in use, [`Granted::new`] waits, and
+//! [`Granted::try_new`] fails. The first eight are the toolstack's, and never handed out.
+//!
+//! A peer may keep a page in use for as long as it wants. Whoever ends or drops the grant does not wait for that: the page,
+//! with its reference, is then kept back, and free within a second of when the peer is done with it, or has died.
+//! [`stat`] tells how many there are.
+
+mod access;
+mod deferred;
+mod grants;
+mod list;
+mod share;
+mod table;
+mod waiters;
 
 use core::fmt;
+use core::num::ParseIntError;
+use core::str::FromStr;
+
+pub use access::{Access, ReadOnly, ReadWrite};
+pub(crate) use grants::Grants;
+pub use share::{Granted, References};
 
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::Status;
-use crate::memory;
+use crate::{memory, state};
 
 /// The number of a grant in the table of the domain that gives it: what a peer is told.
 #[doc(alias("grant_ref_t", "gref", "Gntref"))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reference(pub u32);
+
+impl Reference {
+    /// That of the console's page, which the toolstack has granted.
+    #[doc(alias = "GNTTAB_RESERVED_CONSOLE")]
+    pub const CONSOLE: Self = Self(0);
+    /// That of xenstore's page, which the toolstack has granted.
+    #[doc(alias = "GNTTAB_RESERVED_XENSTORE")]
+    pub const XENSTORE: Self = Self(1);
+}
+
+/// As a peer writes it to xenstore: a decimal number of 32 bits.
+impl FromStr for Reference {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,6 +106,15 @@ pub enum Error {
     Unavailable,
     /// Xen's own records are full: of what this domain maps (`max_maptrack_frames`), or of the IOMMU.
     NoRecords,
+    /// So many references are not free now, or somebody waits for some.
+    NoReferences,
+    /// So many references there will never be.
+    TooMany,
+    /// The number of the page's frame has more than the 32 bits that version 1 of the table has room for: it lies above
+    /// 16 TiB.
+    FrameTooHigh,
+    /// The peer still has pages in use. They are kept back until it is done with them: see [`stat`].
+    InUse,
     /// A status that this crate does not know.
     Status(Status),
     /// Xen refused the whole operation.
@@ -94,6 +162,10 @@ impl fmt::Display for Error {
             Self::BeyondPage => f.write_str("a copy reaches beyond the end of a page"),
             Self::Unavailable => f.write_str("the granted page is not there"),
             Self::NoRecords => f.write_str("Xen's records of mappings are full"),
+            Self::NoReferences => f.write_str("so many grant references are not free"),
+            Self::TooMany => f.write_str("there are never so many grant references"),
+            Self::FrameTooHigh => f.write_str("a page above 16 TiB cannot be granted"),
+            Self::InUse => f.write_str("the peer still has granted pages in use"),
             Self::Status(status) => write!(f, "an operation on a grant failed with status {}", status.0),
             Self::Refused(errno) => write!(f, "Xen refused an operation on grants: {errno}"),
             Self::Memory(error) => error.fmt(f),
@@ -107,6 +179,35 @@ impl From<memory::Error> for Error {
     fn from(error: memory::Error) -> Self {
         Self::Memory(error)
     }
+}
+
+/// What is known of the grants that this domain gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stat {
+    /// References in use, those of deferred pages among them. The toolstack's eight do not count.
+    pub in_use: u32,
+    /// References that are free in the frames that the table has.
+    #[doc(alias = "num_free_grants")]
+    pub free: u32,
+    /// Futures that wait for references.
+    pub waiting: usize,
+    /// Pages whose grant is at its end, but that the peer had in use when they were last looked at.
+    pub deferred: u32,
+    /// Such pages that the peer is done with, since the domain started.
+    pub reclaimed: u64,
+    /// Frames of the table. It has none until the first reference is wanted.
+    #[doc(alias = "nr_grant_frames")]
+    pub frames: u32,
+    /// Frames that it may have. Zero until then, as Xen has not been asked.
+    #[doc(alias = "max_grant_frames")]
+    pub max_frames: u32,
+}
+
+/// What is known of the grants that this domain gives: a copy of some fields.
+#[must_use]
+pub fn stat() -> Stat {
+    state::get().map_or_else(Stat::default, |state| state.grants.stat())
 }
 
 #[cfg(test)]

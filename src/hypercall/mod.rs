@@ -12,7 +12,6 @@ mod raw;
 pub use detect::XenVersion;
 pub(crate) use detect::{detect, present};
 pub(crate) use events::*;
-#[expect(unused_imports, reason = "for grants")]
 pub(crate) use grants::*;
 pub(crate) use raw::{Arg, call, count};
 

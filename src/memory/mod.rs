@@ -25,7 +25,6 @@ mod frames;
 #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "the host has a heap of its own"))]
 mod hardened;
 mod heap;
-#[cfg_attr(not(test), expect(dead_code, reason = "for grants"))]
 pub(crate) mod holes;
 mod image;
 mod layout;

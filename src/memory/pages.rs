@@ -97,6 +97,11 @@ impl Pages {
     }
 
     /// Where the pages are.
+    pub(crate) const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Where the pages are.
     #[must_use]
     pub const fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()

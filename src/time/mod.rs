@@ -38,6 +38,10 @@ use crate::state::{self, State};
 pub struct Instant(u64);
 
 impl Instant {
+    pub(crate) const fn from_nanos(nanoseconds: u64) -> Self {
+        Self(nanoseconds)
+    }
+
     /// Nanoseconds since the host booted.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {

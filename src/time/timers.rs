@@ -172,11 +172,12 @@ impl Timers {
         Some(earliest.remove())
     }
 
-    /// Sets the timer of the virtual CPU to the earliest deadline, if that has changed. Says whether the domain may sleep:
-    /// not if that deadline has come already, or if Xen refuses.
-    pub(crate) fn program(&self, state: &State, now: Instant) -> bool {
+    /// Sets the timer of the virtual CPU to the earliest deadline, or one of the crate's own, if that has changed. Says whether
+    /// the domain may sleep: not if that deadline has come already, or if Xen refuses.
+    pub(crate) fn program(&self, state: &State, now: Instant, own: Option<Instant>) -> bool {
         let mut inner = self.0.lock();
-        let earliest = inner.deadlines.first_key_value().map(|(key, _)| key.0);
+        let first = inner.deadlines.first_key_value().map(|(key, _)| key.0);
+        let earliest = first.into_iter().chain(own).min();
         if earliest.is_some_and(|earliest| earliest <= now) {
             return false;
         }

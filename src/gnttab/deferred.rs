@@ -1,0 +1,111 @@
+//! Pages that a peer still has in use although their grant is at its end: kept, with their references, and looked at again.
+//!
+//! Each waits 1 ms for the first look, and twice as long for each further one, up to half a second: so it is free within a
+//! second of when the peer is done with it. The main loop looks, at a bounded number in a turn, and sets the timer of the
+//! virtual CPU for the next look; without entries there is neither. An entry's place is made with its grant, so that
+//! neither dropping a grant nor looking takes memory.
+
+use alloc::collections::BinaryHeap;
+use core::cmp::Ordering;
+use core::time::Duration;
+
+use super::Error;
+use super::list::Chain;
+use crate::memory::{self, Pages};
+use crate::time::Instant;
+
+/// How long to wait for the first look at an entry, and for any at most.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// A grant that is ended as far as it can be. The memory is in one piece, so it is kept until its last page is free; references
+/// that are no longer in use are given back before.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) pages: Pages,
+    /// Those that were in use when they were last looked at.
+    pub(super) references: Chain,
+    /// How many of them are to be looked at before the next wait.
+    pub(super) left: u32,
+    due: Instant,
+    delay: Duration,
+}
+
+impl Entry {
+    /// A grant whose end was tried now.
+    pub(super) fn new(pages: Pages, references: Chain, now: Instant) -> Self {
+        Self { pages, references, left: 0, due: now + SHORTEST, delay: SHORTEST }
+    }
+
+    /// Has all references been looked at? Then the next look is to come later than the last did.
+    pub(super) fn postpone(&mut self, now: Instant) {
+        if self.left == 0 {
+            self.delay = (2 * self.delay).min(LONGEST);
+            self.due = now + self.delay;
+        }
+    }
+}
+
+/// In the order of a heap, whose greatest comes first: that is the one to be looked at next.
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Entry {}
+
+/// All entries, and places for those grants that may become one.
+#[derive(Debug, Default)]
+pub(super) struct Deferred {
+    entries: BinaryHeap<Entry>,
+    /// Entries, and grants that are not one.
+    places: usize,
+}
+
+impl Deferred {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Makes a place for a grant.
+    pub(super) fn add_place(&mut self) -> Result<(), Error> {
+        let missing = (self.places + 1).saturating_sub(self.entries.len());
+        self.entries.try_reserve(missing).map_err(|_| memory::Error::OutOfMemory)?;
+        self.places += 1;
+        Ok(())
+    }
+
+    /// A grant, or entry, is gone.
+    pub(super) fn drop_place(&mut self) {
+        self.places -= 1;
+    }
+
+    /// Puts an entry into a place that was made for it.
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    /// Takes the first entry out that is to be looked at.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Entry> {
+        self.entries.peek().filter(|entry| entry.due <= now)?;
+        self.entries.pop()
+    }
+
+    /// When the next look is.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.entries.peek().map(|entry| entry.due)
+    }
+}

@@ -1,0 +1,293 @@
+//! What a domain keeps of the grants that it gives: who has which reference, who waits for some, and what is not free yet.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::task::{Context, Poll, Waker};
+
+use spin::Mutex;
+
+use super::deferred::{Deferred, Entry};
+use super::list::{Chain, Lists};
+use super::table::{AT_ONCE, Permit, Table};
+use super::waiters::Waiters;
+use super::{Error, Stat};
+use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
+use crate::memory::Pages;
+use crate::time::Instant;
+
+/// References that are looked at in a turn of the main loop, at most: some microseconds.
+const LOOKS_IN_A_TURN: u32 = 128;
+
+/// There is no next look.
+const NEVER: u64 = u64::MAX;
+
+/// The grants that a domain gives.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    inner: Mutex<Inner>,
+    /// When the deferred ones are to be looked at, in nanoseconds: read in each turn.
+    next_look: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: Table,
+    lists: Lists,
+    waiters: Waiters,
+    deferred: Deferred,
+    /// References of deferred grants that were in use when they were last looked at, and such that have come back.
+    in_use: u32,
+    reclaimed: u64,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), next_look: AtomicU64::new(NEVER) }
+    }
+}
+
+impl Inner {
+    /// References that the table may yet grow by. Those of the first page that are reserved do not count.
+    fn growth(&self) -> u32 {
+        let reserved = if self.table.pages() == 0 { RESERVED_ENTRIES } else { 0 };
+        let pages = self.table.known_most().saturating_sub(self.table.pages());
+        (pages * ENTRIES_PER_FRAME).saturating_sub(reserved)
+    }
+
+    /// Takes so many references, or none if there are not so many: then the table has not grown for it.
+    fn take(&mut self, count: u32) -> Result<Option<Chain>, Error> {
+        self.table.most()?;
+        if count > self.lists.known().saturating_add(self.growth()) {
+            return Err(Error::TooMany);
+        }
+        // What a boot loader has left in use shows only when a page of the table is placed: hence the loop.
+        while self.lists.free() < count && self.lists.free() + self.growth() >= count {
+            let missing = count - self.lists.free();
+            let room = self.table.known_most() - self.table.pages();
+            let pages = missing.div_ceil(ENTRIES_PER_FRAME).clamp(1, room.min(AT_ONCE));
+            let blocks = self.lists.reserve(pages)?;
+            self.table.grow(pages)?;
+            self.lists.adopt(blocks, |reference| self.table.is_usable(reference));
+        }
+        Ok(self.lists.take(count))
+    }
+
+    /// Who is to be woken, as references have become free, or nobody is in front of the next any more.
+    fn next_waiter(&mut self) -> Option<Waker> {
+        let (free, known, growth) = (self.lists.free(), self.lists.known(), self.growth());
+        self.waiters.next(free + growth, known + growth)
+    }
+
+    /// Tries to end so many grants of a list. References of those that are not in use are given back, the others go behind.
+    fn end(&mut self, references: &mut Chain, count: u32) -> u32 {
+        let mut ended = 0;
+        for _ in 0..count {
+            let Some(one) = self.lists.pop(references) else { break };
+            if one.first().is_none_or(|reference| self.table.end(reference)) {
+                self.lists.give(one);
+                ended += 1;
+            } else {
+                self.lists.append(references, one);
+            }
+        }
+        ended
+    }
+}
+
+impl Grants {
+    /// Whether somebody has them in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.inner.is_locked()
+    }
+
+    pub(super) fn stat(&self) -> Stat {
+        let inner = self.inner.lock();
+        Stat {
+            in_use: inner.lists.known() - inner.lists.free(),
+            free: inner.lists.free(),
+            waiting: inner.waiters.len(),
+            deferred: inner.in_use,
+            reclaimed: inner.reclaimed,
+            frames: inner.table.pages(),
+            max_frames: inner.table.known_most(),
+        }
+    }
+
+    /// The reference behind another of the same grant.
+    pub(super) fn behind(&self, reference: u32) -> Option<u32> {
+        self.inner.lock().lists.next(reference)
+    }
+
+    /// Takes so many references now.
+    pub(super) fn try_take(&self, count: u32) -> Result<Chain, Error> {
+        let mut inner = self.inner.lock();
+        if !inner.waiters.is_empty() {
+            return Err(Error::NoReferences);
+        }
+        inner.take(count)?.ok_or(Error::NoReferences)
+    }
+
+    /// Waits for so many references.
+    pub(super) const fn take(&self, count: u32) -> Take<'_> {
+        Take { grants: self, count, ticket: None }
+    }
+
+    /// Gives references back that were not used.
+    pub(super) fn give(&self, chain: Chain) {
+        let mut inner = self.inner.lock();
+        inner.lists.give(chain);
+        let waker = inner.next_waiter();
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes a place for a grant that may not be at its end when its owner is.
+    pub(super) fn add_place(&self) -> Result<(), Error> {
+        self.inner.lock().deferred.add_place()
+    }
+
+    /// Grants pages that follow each other, the first of which the permit names.
+    pub(super) fn permit(&self, references: &Chain, first: Permit) {
+        let inner = self.inner.lock();
+        let all = core::iter::successors(references.first(), |&reference| inner.lists.next(reference));
+        for (reference, frame) in all.zip(first.frame..) {
+            inner.table.permit(reference, Permit { frame, ..first });
+        }
+    }
+
+    /// Ends a grant: its pages, if the peer has none of them in use, or else they are deferred.
+    pub(super) fn end(&self, pages: Pages, mut references: Chain, now: impl FnOnce() -> Instant) -> Option<Pages> {
+        let mut inner = self.inner.lock();
+        let count = references.len();
+        inner.end(&mut references, count);
+        let pages = if references.len() == 0 {
+            inner.deferred.drop_place();
+            Some(pages)
+        } else {
+            inner.in_use += references.len();
+            inner.deferred.push(Entry::new(pages, references, now()));
+            self.set_next_look(&inner);
+            None
+        };
+        let waker = inner.next_waiter();
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
+        pages
+    }
+
+    /// When deferred grants are to be looked at again, if there are any.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        match self.next_look.load(Ordering::Relaxed) {
+            NEVER => None,
+            nanoseconds => Some(Instant::from_nanos(nanoseconds)),
+        }
+    }
+
+    fn set_next_look(&self, inner: &Inner) {
+        let due = inner.deferred.next_due().map_or(NEVER, Instant::as_nanos);
+        self.next_look.store(due, Ordering::Relaxed);
+    }
+
+    /// Looks at deferred grants whose time has come, at a bounded number of references.
+    pub(crate) fn look(&self, now: Instant) {
+        if self.next_look().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut looks = LOOKS_IN_A_TURN;
+        while looks > 0 {
+            let mut inner = self.inner.lock();
+            let Some(mut entry) = inner.deferred.pop_due(now) else { break };
+            if entry.left == 0 {
+                entry.left = entry.references.len();
+            }
+            let count = entry.left.min(looks);
+            (entry.left, looks) = (entry.left - count, looks - count);
+            let ended = inner.end(&mut entry.references, count);
+            inner.in_use -= ended;
+            inner.reclaimed += u64::from(ended);
+            let mut free = None;
+            if entry.references.len() == 0 {
+                inner.deferred.drop_place();
+                free = Some(entry.pages);
+            } else {
+                entry.postpone(now);
+                inner.deferred.push(entry);
+            }
+            let waker = inner.next_waiter();
+            drop(inner);
+            drop(free);
+            waker.into_iter().for_each(Waker::wake);
+        }
+        self.set_next_look(&self.inner.lock());
+    }
+
+    /// Whether a deferred grant may yet wake somebody who waits for references.
+    pub(crate) fn may_wake(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.deferred.is_empty() && !inner.waiters.is_empty()
+    }
+}
+
+/// Waits for references: see [`Grants::take`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub(super) struct Take<'a> {
+    grants: &'a Grants,
+    count: u32,
+    ticket: Option<u64>,
+}
+
+impl Future for Take<'_> {
+    type Output = Result<Chain, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let waker = context.waker().clone();
+        let grants = self.grants;
+        let mut inner = grants.inner.lock();
+        // Without a ticket it is its turn as well, if nobody waits.
+        let taken = if inner.waiters.is_first(self.ticket) { inner.take(self.count) } else { Ok(None) };
+        let mut before = None;
+        let result = match (taken, self.ticket) {
+            (Ok(Some(chain)), _) => Some(Ok(chain)),
+            (Err(error), _) => Some(Err(error)),
+            (Ok(None), Some(ticket)) => {
+                before = inner.waiters.update(ticket, waker);
+                None
+            }
+            (Ok(None), None) => match inner.waiters.join(self.count, waker) {
+                Ok(ticket) => {
+                    self.ticket = Some(ticket);
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            },
+        };
+        drop(inner);
+        drop(before);
+        result.map_or(Poll::Pending, |result| {
+            self.leave();
+            Poll::Ready(result)
+        })
+    }
+}
+
+impl Take<'_> {
+    /// Gives the ticket back; the next may go on.
+    fn leave(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let mut inner = self.grants.inner.lock();
+        let own = inner.waiters.leave(ticket);
+        let next = inner.next_waiter();
+        drop(inner);
+        drop(own);
+        next.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Take<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,227 @@
+//! Pages that a peer may access, and the end of that.
+
+use core::fmt;
+use core::iter::FusedIterator;
+use core::marker::PhantomData;
+use core::mem;
+use core::ptr::NonNull;
+
+use super::list::Chain;
+use super::table::{Permit, frame_number};
+use super::{Access, Error, Reference};
+use crate::abi::errno::Errno;
+use crate::abi::xen::DomainId;
+use crate::memory::{self, Pages};
+use crate::shared::{Owner, SharedMemory, owner};
+use crate::state::{self, State};
+use crate::time;
+
+/// One or more pages of this domain's that follow each other, and that a peer domain may access: [`ReadOnly`](super::ReadOnly)
+/// or [`ReadWrite`](super::ReadWrite). They are zeroed, so that the peer sees nothing that it was not meant to see.
+///
+/// The pages are one piece of memory, which this domain reads and writes through one view, and which is free again when the
+/// peer is done with the last of them. Who needs no such piece, but many pages, has one of these for each.
+///
+/// Dropping is as [`end`](Self::end), whose result nobody sees then.
+///
+/// A grant cannot be ended twice, nor its references be given back twice:
+///
+/// ```compile_fail,E0382
+/// # fn example(granted: domu::gnttab::Granted<domu::gnttab::ReadWrite>) {
+/// let _ = granted.end();
+/// let _ = granted.end();
+/// # }
+/// ```
+#[doc(alias("gnttab_grant_foreign_access", "grant_access", "share_pages"))]
+pub struct Granted<A: Access> {
+    /// None when it is at its end.
+    held: Option<Held>,
+    peer: DomainId,
+    start: NonNull<u8>,
+    state: &'static State,
+    access: PhantomData<A>,
+}
+
+/// What belongs together until the peer is done with all of it.
+#[derive(Debug)]
+struct Held {
+    pages: Pages,
+    references: Chain,
+}
+
+// SAFETY: the memory is the value's own, and belongs to no thread.
+unsafe impl<A: Access> Send for Granted<A> {}
+// SAFETY: shared, the memory is accessed through `SharedMemory` alone, which needs no exclusive access.
+unsafe impl<A: Access> Sync for Granted<A> {}
+
+impl<A: Access> Granted<A> {
+    /// Grants so many new pages to a peer, and waits until there are as many references. Who came first has them first, however
+    /// many the others want. The peer need not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMany`] if there will never be so many references; [`Error::Memory`] for none at all, or if so many pages in
+    /// one piece are not free, or there is none for the table; [`Error::FrameTooHigh`]; [`Error::Refused`] by Xen, or outside
+    /// of a domain.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the place among those that wait. Nothing is granted.
+    pub async fn new(peer: DomainId, pages: usize) -> Result<Self, Error> {
+        let (state, count) = Self::check(pages)?;
+        let references = state.grants.take(count).await?;
+        Self::share(state, peer, references)
+    }
+
+    /// Grants so many new pages to a peer, now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoReferences`] if so many are not free, or somebody waits for some; and as [`new`](Self::new).
+    pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
+        let (state, count) = Self::check(pages)?;
+        let references = state.grants.try_take(count)?;
+        Self::share(state, peer, references)
+    }
+
+    fn check(pages: usize) -> Result<(&'static State, u32), Error> {
+        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
+        match u32::try_from(pages) {
+            Ok(0) => Err(memory::Error::NotPages.into()),
+            Ok(count) => Ok((state, count)),
+            Err(_) => Err(Error::TooMany),
+        }
+    }
+
+    /// Grants a page for each of these references.
+    fn share(state: &'static State, peer: DomainId, references: Chain) -> Result<Self, Error> {
+        let made = Self::pages(references.len()).and_then(|(pages, first)| {
+            state.grants.add_place()?;
+            Ok((pages, first))
+        });
+        let (pages, frame) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                state.grants.give(references);
+                return Err(error);
+            }
+        };
+        state.grants.permit(&references, Permit { peer, frame, read_only: A::READ_ONLY });
+        let start = pages.start();
+        Ok(Self { held: Some(Held { pages, references }), peer, start, state, access: PhantomData })
+    }
+
+    /// So many zeroed pages, one at least, and the number of the first frame.
+    fn pages(count: u32) -> Result<(Pages, u32), Error> {
+        let pages = Pages::new(count as usize)?;
+        let behind_first = count - 1;
+        let last = frame_number(pages.frame() + u64::from(behind_first))?;
+        Ok((pages, last - behind_first))
+    }
+
+    /// Who may access the pages.
+    #[must_use]
+    pub const fn peer(&self) -> DomainId {
+        self.peer
+    }
+
+    /// How many pages there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.pages.count())
+    }
+
+    /// The reference of each page, in their order: what the peer is told.
+    pub fn references(&self) -> References<'_> {
+        let chain = self.held.as_ref().map_or(&Chain::EMPTY, |held| &held.references);
+        References { state: self.state, next: chain.first(), left: chain.len(), owner: PhantomData }
+    }
+
+    /// Ends the grant, and returns at once: with the pages, which are this domain's alone again, if the peer has none of them
+    /// in use. What it wrote is still there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] if the peer has some of them in use. It keeps its access to these, and none to the others. They are
+    /// kept back, in a list, with their references, and are free when the peer is done with them.
+    #[doc(alias("gnttab_end_foreign_access", "end_access", "unshare"))]
+    pub fn end(mut self) -> Result<Pages, Error> {
+        self.finish().ok_or(Error::InUse)
+    }
+
+    fn finish(&mut self) -> Option<Pages> {
+        let Held { pages, references } = self.held.take()?;
+        if !self.state.is_running() {
+            // The domain has ended, and all its memory with it.
+            mem::forget(pages);
+            return None;
+        }
+        self.state.grants.end(pages, references, || time::now_in(self.state))
+    }
+}
+
+impl<A: Access> Drop for Granted<A> {
+    fn drop(&mut self) {
+        drop(self.finish());
+    }
+}
+
+impl<A: Access> owner::Sealed for Granted<A> {}
+
+// SAFETY: the pages are RAM of the domain's, mapped read-write, and stay where they are until the value is gone, and longer if
+// the peer uses them. Nothing accesses them meanwhile but through `SharedMemory`: `Pages` gives references to its memory to
+// whoever has it, and the grant gives it out at its end only.
+unsafe impl<A: Access> Owner for Granted<A> {
+    fn memory(&self) -> SharedMemory<'_> {
+        Granted::memory(self)
+    }
+}
+
+impl<A: Access> Granted<A> {
+    /// The memory, which the peer may read, or write to, at the same time.
+    #[must_use]
+    pub fn memory(&self) -> SharedMemory<'_> {
+        // SAFETY: as for `Owner`, which this implements; the view borrows from the value, which is not at its end then.
+        unsafe { SharedMemory::new(self.start, self.count()) }
+    }
+}
+
+impl<A: Access> fmt::Debug for Granted<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granted").field("peer", &self.peer).field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+/// The references of a grant, in the order of its pages.
+#[derive(Clone)]
+#[must_use = "iterators do nothing unless they are asked"]
+pub struct References<'a> {
+    state: &'static State,
+    next: Option<u32>,
+    left: u32,
+    owner: PhantomData<&'a ()>,
+}
+
+impl Iterator for References<'_> {
+    type Item = Reference;
+
+    fn next(&mut self) -> Option<Reference> {
+        let reference = self.next?;
+        self.left = self.left.checked_sub(1)?;
+        self.next = self.state.grants.behind(reference);
+        Some(Reference(reference))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left as usize, Some(self.left as usize))
+    }
+}
+
+impl ExactSizeIterator for References<'_> {}
+impl FusedIterator for References<'_> {}
+
+impl fmt::Debug for References<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
