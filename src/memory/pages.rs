@@ -132,6 +132,8 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // A simulated domain may be gone, and its memory with it.
         let Some(state) = state::get() else { return };
+        #[cfg(not(target_os = "none"))]
+        crate::sim::machine::freed(self.frame..self.frame + self.count as u64);
         let mut store = state.pages.lock();
         if self.in_chunk {
             // SAFETY: the run came from the store with so many pages, and its owner is gone.

@@ -69,9 +69,15 @@ impl<'a> SharedMemory<'a> {
     fn at(self, offset: usize, size: usize) -> *mut u8 {
         assert!(offset.is_multiple_of(size) && self.holds(offset, size), "no such word in shared memory");
         #[cfg(not(target_os = "none"))]
-        crate::sim::race::access(self.start, offset);
+        {
+            crate::sim::race::access(self.start, offset);
+            crate::sim::machine::behind(self.start, offset)
+        }
         // SAFETY: the offset lies in the memory, as just checked.
-        unsafe { self.start.as_ptr().add(offset) }
+        #[cfg(target_os = "none")]
+        unsafe {
+            self.start.as_ptr().add(offset)
+        }
     }
 
     /// The byte at an offset.

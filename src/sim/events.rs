@@ -223,7 +223,7 @@ impl Machine {
     }
 
     /// The number of a domain that may be named as the calling one.
-    fn number_of(&self, domain: u16) -> u16 {
+    pub(super) fn number_of(&self, domain: u16) -> u16 {
         if domain == DomainId::SELF.0 { self.domain.unwrap_or(domain) } else { domain }
     }
 

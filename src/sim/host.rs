@@ -131,6 +131,7 @@ fn drive(baton: &Baton, index: usize, number: u16, program: Program<'_>) -> Opti
     match execute(machine, program) {
         Ok(end) => {
             machine::with(Machine::close_ports);
+            machine::with(Machine::end_mappings);
             let report = Machine::leave(end);
             baton.end(report.elapsed_ns);
             Some(report)

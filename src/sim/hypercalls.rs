@@ -9,7 +9,7 @@ use super::machine::{CONSOLE_PORT, Machine, START_NS, with};
 use super::{End, end};
 use crate::abi::errno::Errno;
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall, shared_info, vcpu_time_info};
-use crate::abi::{event_channel, hvm, memory, sched};
+use crate::abi::{event_channel, grant_table, hvm, memory, sched};
 use crate::hypercall::Arg;
 use crate::lifecycle::Reason;
 use crate::shared::SharedPage;
@@ -29,6 +29,7 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
         assert!(machine.is_xen(), "a hypercall without Xen is an invalid instruction");
         machine.hypercalls.push((number, operation));
         machine.catch_up();
+        machine.grants.check_touched();
         machine.fault.as_mut().and_then(|fault| fault(number, operation))
     });
     if let Some(errno) = fault {
@@ -49,6 +50,7 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
             (Hypercall::Memory, memory::MEMORY_MAP) => memory_map(&mut *args[1].as_ptr()),
             (Hypercall::Memory, memory::ADD_TO_PHYSMAP) => add_to_physmap(&*args[1].as_ptr()),
             (Hypercall::Memory, memory::DECREASE_RESERVATION) => decrease_reservation(&*args[1].as_ptr()),
+            (Hypercall::GrantTable, _) => grant_table_op(operation, args[1], args[2].as_int()),
             (Hypercall::ConsoleIo, CONSOLE_IO_WRITE) => {
                 console_io(core::slice::from_raw_parts(args[2].as_ptr(), args[1].as_int() as usize))
             }
@@ -95,6 +97,38 @@ unsafe fn event_channel_op(operation: u64, argument: Arg) -> Result<u64, Errno> 
             _ => Err(Errno::ENOSYS),
         }
     })
+}
+
+/// Answers an operation on grants, for each of a batch of structures.
+///
+/// # Safety
+///
+/// The argument points to so many structures of the operation.
+unsafe fn grant_table_op(operation: u64, argument: Arg, count: u64) -> Result<u64, Errno> {
+    /// Does something with each structure.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    unsafe fn each<T>(argument: Arg, count: u64, mut act: impl FnMut(&mut Machine, &mut T)) -> Result<u64, Errno> {
+        // SAFETY: the caller vouches for the structures.
+        let batch = unsafe { core::slice::from_raw_parts_mut(argument.as_ptr::<T>(), count as usize) };
+        with(|machine| batch.iter_mut().for_each(|request| act(machine, request)));
+        Ok(0)
+    }
+    // SAFETY: passed on from the caller; each operation has a structure of its own.
+    unsafe {
+        match operation {
+            grant_table::MAP_GRANT_REF => each(argument, count, Machine::map_grant),
+            grant_table::UNMAP_GRANT_REF => each(argument, count, Machine::unmap_grant),
+            grant_table::COPY => each(argument, count, Machine::copy_grant),
+            grant_table::QUERY_SIZE if count == 1 => {
+                each(argument, count, |machine, query| machine.grant_table_size(query))
+            }
+            grant_table::QUERY_SIZE => Err(Errno::EINVAL),
+            _ => Err(Errno::ENOSYS),
+        }
+    }
 }
 
 /// Sets the timer, as Xen does: deadlines too far ahead come after 100 ms.
@@ -170,6 +204,9 @@ unsafe fn memory_map(map: &mut memory::MemoryMap) -> Result<u64, Errno> {
 }
 
 fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
+    if request.domid == DomainId::SELF.0 && request.space == memory::MAP_SPACE_GRANT_TABLE {
+        return with(|machine| machine.place_grant_table(request.index, request.gpfn));
+    }
     if request.domid != DomainId::SELF.0 || request.space != memory::MAP_SPACE_SHARED_INFO || request.index != 0 {
         return Err(Errno::EINVAL);
     }
@@ -222,6 +259,7 @@ unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64,
         for range in &extents {
             let twice = machine.given_back.iter().any(|other| other.start < range.end && range.start < other.end);
             assert!(!twice, "given back twice: {range:x?}");
+            machine.grants.freed(range.clone());
             machine.memory.fill(range, 0xff);
             let size = range.end - range.start;
             // What was never filled in was not counted.

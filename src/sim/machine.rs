@@ -1,6 +1,7 @@
 //! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
 
 use core::ops::Range;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::cell::RefCell;
 use std::vec::Vec;
@@ -8,7 +9,8 @@ use std::vec::Vec;
 use super::backend::{Backend, Reader};
 use super::baton::{self, Seat, Wait};
 use super::events::Events;
-use super::memory::{CONSOLE_FRAME, Memory, XL_EXTRA_PAGES, XL_SPARE_PAGES};
+use super::grants::Grants;
+use super::memory::{CONSOLE_FRAME, Memory, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
 use super::{End, Fault, Guest, Random, Report, state};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
@@ -61,6 +63,7 @@ pub(crate) struct Machine {
     /// The wall clock at system time zero.
     wall_clock_ns: u64,
     pub(crate) events: Events,
+    pub(crate) grants: Grants,
     /// Its place among the domains of a host, if it is not alone.
     pub(crate) seat: Option<Seat>,
     pub(crate) hypercalls: Vec<(Hypercall, u64)>,
@@ -164,6 +167,7 @@ impl Machine {
             clock_ns: START_NS,
             wall_clock_ns: WALL_CLOCK_NS,
             events: Events::new(guest.port_limit, guest.fifo, guest.offered, guest.actions),
+            grants: Grants::new(guest.grant_frames, guest.initial_domain, guest.grant_fault),
             seat: None,
             hypercalls: Vec::new(),
             given_back: Vec::new(),
@@ -207,6 +211,8 @@ impl Machine {
             hypercalls: machine.hypercalls,
             halts: machine.events.halts,
             sent: machine.events.sent,
+            granted: machine.grants.granted(),
+            mapped: machine.grants.mappings.count(),
             given_back: machine.given_back,
             heap: machine.heap,
             taken: machine.taken,
@@ -363,6 +369,29 @@ pub(crate) fn input(port: u16) -> u8 {
 /// Stops for good.
 pub(crate) fn stop() -> ! {
     super::end(End::Stopped)
+}
+
+/// What is behind an address of shared memory, now: pages of others come and go.
+///
+/// # Panics
+///
+/// If nothing is there any more.
+pub(crate) fn behind(start: NonNull<u8>, offset: usize) -> *mut u8 {
+    let Some(start) = placed_address(start.as_ptr()) else { return start.as_ptr().wrapping_add(offset) };
+    let address = start + offset as u64;
+    with(|machine| {
+        machine.grants.touch(address >> 12, offset % 4096);
+        let page = machine.memory.behind(address >> 12);
+        let page = page.unwrap_or_else(|| panic!("touched what is mapped no more: {address:#x}"));
+        page.as_ptr().wrapping_add((address % 4096) as usize)
+    })
+}
+
+/// The number by which a copy names the page that a pointer lies in. Here it is one of the host's, not of a domain's, and
+/// keeps the pointer's right to the slice.
+#[expect(dead_code, reason = "for copying")]
+pub(crate) fn copied_frame(pointer: *const u8) -> Option<u64> {
+    Some(with(|machine| machine.grants.mappings.lend(pointer)))
 }
 
 /// Where guest-physical memory is seen.
@@ -598,11 +627,17 @@ pub(crate) fn claim(range: FrameRange) {
     });
 }
 
+/// Looks whether frames may be used for something else: nobody else has access to them.
+pub(crate) fn freed(frames: Range<u64>) {
+    with(|machine| machine.grants.freed(frames));
+}
+
 /// Gives a frame back to the heap.
 pub(crate) fn put_back(frame: u64) {
     with(|machine| {
         let free = machine.heap.iter().any(|range| range.contains(&frame));
         assert!(!free, "given back twice: frame {frame:#x}");
+        machine.grants.freed(frame..frame + 1);
         machine.heap.push(frame..frame + 1);
         machine.taken -= 1;
     });
@@ -649,6 +684,7 @@ pub(crate) fn release(range: FrameRange) {
         let touching = machine.heap[index..].iter().take_while(|other| other.start <= end).count();
         let overlaps = |other: &Range<u64>| start < other.end && other.start < end;
         assert!(!machine.heap.iter().any(overlaps), "freed twice: {range:x?}");
+        machine.grants.freed(start..end);
         let touched = &machine.heap[index..index + touching];
         let first = touched.first().map_or(start, |other| other.start.min(start));
         let last = touched.last().map_or(end, |other| other.end.max(end));

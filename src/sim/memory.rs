@@ -2,10 +2,12 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::vec::Vec;
 
 use crate::abi::memory::PAGE_SIZE;
+use crate::shared::SharedPage;
 
 const MIB: u64 = 1 << 20;
 
@@ -56,9 +58,44 @@ unsafe impl Send for Kept {}
 
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
+/// A page of Xen's or of another domain's. It lives as long as the process.
+struct Placed(NonNull<u8>);
+
+// SAFETY: as for `Region`.
+unsafe impl Send for Placed {}
+
 /// The memory behind guest-physical addresses. It is never freed: a unikernel's memory is `'static`.
 #[derive(Default)]
-pub(crate) struct Memory(Vec<Region>);
+pub(crate) struct Memory {
+    regions: Vec<Region>,
+    /// Pages of others, by frame.
+    placed: BTreeMap<u64, Placed>,
+}
+
+/// What a pointer to a page of others' is marked with. It has nothing behind it: pages that follow each other there need not
+/// do so in the host's memory, so each access finds its page anew ([`Memory::behind`]), or finds that it is gone.
+const PLACED: usize = 1 << 56;
+
+/// The guest-physical address that a pointer to a page of others' stands for.
+pub(crate) fn placed_address(pointer: *const u8) -> Option<u64> {
+    (pointer.addr() & PLACED != 0).then_some((pointer.addr() & !PLACED) as u64)
+}
+
+/// Zeroed memory that lives as long as the process.
+fn leak(size: u64, align: u64) -> NonNull<u8> {
+    // The host fills zeroed memory in when it is touched, unless it has to align it itself.
+    let whole = std::vec![0_u8; (size + align - 1) as usize].leak();
+    let offset = whole.as_ptr().align_offset(align as usize);
+    let memory = NonNull::from(&mut whole[offset..offset + size as usize]).cast();
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
+    memory
+}
+
+/// A zeroed page of Xen's, or of a domain that the test plays.
+pub(crate) fn page() -> SharedPage {
+    // SAFETY: the page is aligned and lives as long as the process; all ends use `SharedPage`s of it.
+    unsafe { SharedPage::new(leak(PAGE_SIZE, PAGE_SIZE), 1) }
+}
 
 impl Memory {
     /// Puts zeroed pages at an address, and returns the host's view of the first, which is aligned as that address is, up to
@@ -66,18 +103,29 @@ impl Memory {
     pub(crate) fn back(&mut self, start: u64, size: u64) -> NonNull<u8> {
         let size = size.next_multiple_of(PAGE_SIZE);
         let align = 1 << start.trailing_zeros().min(if size < LARGE_PAGE { 12 } else { LARGE_PAGE.trailing_zeros() });
-        // The host fills zeroed memory in when it is touched, unless it has to align it itself.
-        let whole = std::vec![0_u8; (size + align - 1) as usize].leak();
-        let offset = whole.as_ptr().align_offset(align as usize);
-        let memory = NonNull::from(&mut whole[offset..offset + size as usize]).cast();
-        KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
-        self.0.push(Region { start, size, memory });
+        let memory = leak(size, align);
+        self.regions.push(Region { start, size, memory });
         memory
+    }
+
+    /// Shows a page of somebody else's at a frame that has nothing behind it.
+    pub(crate) fn place(&mut self, frame: u64, page: NonNull<u8>) {
+        self.placed.insert(frame, Placed(page));
+    }
+
+    /// Takes it away again.
+    pub(crate) fn remove(&mut self, frame: u64) {
+        self.placed.remove(&frame);
+    }
+
+    /// The page of somebody else's at a frame.
+    pub(crate) fn behind(&self, frame: u64) -> Option<NonNull<u8>> {
+        self.placed.get(&frame).map(|page| page.0)
     }
 
     /// Fills those of some frames that have something behind them. The cost follows these: a map may show any number.
     pub(crate) fn fill(&self, frames: &Range<u64>, byte: u8) {
-        for region in &self.0 {
+        for region in &self.regions {
             let first = region.start.max(frames.start * PAGE_SIZE);
             let end = (region.start + region.size).min(frames.end * PAGE_SIZE);
             if first < end {
@@ -95,15 +143,24 @@ impl Memory {
 
     /// The host's view of a guest-physical address, if there is something behind it.
     pub(crate) fn at(&self, address: u64) -> Option<*mut u8> {
-        let region = self.0.iter().find(|region| address.wrapping_sub(region.start) < region.size)?;
+        if self.placed.contains_key(&(address / PAGE_SIZE)) {
+            return Some(core::ptr::without_provenance_mut(PLACED | address as usize));
+        }
+        self.ram(address).map(NonNull::as_ptr)
+    }
+
+    /// The host's view of the domain's own memory.
+    pub(crate) fn ram(&self, address: u64) -> Option<NonNull<u8>> {
+        let region = self.regions.iter().find(|region| address.wrapping_sub(region.start) < region.size)?;
         // SAFETY: the offset is below the region's size, so the result points into its allocation.
-        Some(unsafe { region.memory.as_ptr().add((address - region.start) as usize) })
+        Some(unsafe { region.memory.add((address - region.start) as usize) })
     }
 
     /// The guest-physical address that a pointer of the host's stands for.
     pub(crate) fn address_of(&self, pointer: *const u8) -> Option<u64> {
         let offset = |region: &Region| pointer.addr().wrapping_sub(region.memory.as_ptr().addr()) as u64;
-        self.0.iter().find(|region| offset(region) < region.size).map(|region| region.start + offset(region))
+        let own = self.regions.iter().find(|region| offset(region) < region.size);
+        own.map(|region| region.start + offset(region)).or_else(|| placed_address(pointer))
     }
 
     /// Copies bytes to an address.
@@ -116,7 +173,7 @@ impl Memory {
             let offset = address.wrapping_sub(region.start);
             offset < region.size && bytes.len() as u64 <= region.size - offset
         };
-        let region = self.0.iter().find(fits);
+        let region = self.regions.iter().find(fits);
         let region = region.unwrap_or_else(|| panic!("the simulated machine has no memory at {address:#x}"));
         // SAFETY: so many bytes of the region follow, as `fits` found, and the source is a slice of the test's own.
         unsafe {

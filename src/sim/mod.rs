@@ -25,10 +25,13 @@ mod backend;
 mod baton;
 mod events;
 mod fifo;
+mod grants;
 mod host;
 pub(crate) mod hypercalls;
 pub(crate) mod machine;
+mod mappings;
 mod memory;
+mod peer;
 pub mod race;
 mod raise;
 mod shared_pages;
@@ -45,14 +48,17 @@ use std::vec::Vec;
 pub use backend::Backend;
 use events::Action;
 pub use events::Outside;
+pub use grants::GrantFault;
 pub use host::Host;
 pub(crate) use hypercalls::hypercall;
 use machine::Machine;
 #[cfg(test)]
 pub(crate) use memory::xl_map;
+pub use peer::{PeerPage, outside};
 pub use shared_pages::SharedPages;
 
 use crate::abi::errno::Errno;
+use crate::abi::grant_table::Status;
 use crate::abi::start_info::StartInfo;
 use crate::abi::xen::Hypercall;
 use crate::arch::Cpu;
@@ -87,6 +93,10 @@ pub struct Report {
     pub halts: u64,
     /// Events that were sent to ports of peers: domain and port.
     pub sent: Vec<(u16, u32)>,
+    /// References that were granted at the end, without those of the toolstack's.
+    pub granted: Vec<u32>,
+    /// How many pages of others were mapped at the end.
+    pub mapped: usize,
     /// Frames given back to Xen, and not filled in again.
     pub given_back: Vec<Range<u64>>,
     /// Frames that are free in the heap.
@@ -142,6 +152,8 @@ pub struct Guest {
     pub(crate) fifo: bool,
     pub(crate) offered: Vec<(u16, u32)>,
     pub(crate) actions: Vec<(u64, Action)>,
+    pub(crate) grant_frames: u32,
+    pub(crate) grant_fault: Option<GrantFault>,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -216,6 +228,8 @@ impl Guest {
             fifo: true,
             offered: Vec::new(),
             actions: Vec::new(),
+            grant_frames: 64,
+            grant_fault: None,
         }
     }
 
@@ -230,6 +244,20 @@ impl Guest {
     #[must_use]
     pub const fn without_fifo(mut self) -> Self {
         self.fifo = false;
+        self
+    }
+
+    /// Lets the domain's grant table have so many pages, as `max_grant_frames` does.
+    #[must_use]
+    pub const fn grant_frames(mut self, frames: u32) -> Self {
+        self.grant_frames = frames;
+        self
+    }
+
+    /// Lets a function give single operations on grants a status.
+    #[must_use]
+    pub fn grant_fault(mut self, fault: impl FnMut(u64, u32) -> Option<Status> + Send + 'static) -> Self {
+        self.grant_fault = Some(Box::new(fault));
         self
     }
 

@@ -1,0 +1,407 @@
+//! The grant table of a simulated domain, as Xen sees it: its pages, and which entries are in use.
+//!
+//! Xen looks at an entry when somebody wants to use it, and marks it while it is used. A domain that then changes it, or
+//! uses the page for something else, fails the test: at the next hypercall or access to a shared page, or when the use ends.
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use super::machine::Machine;
+use super::mappings::Mappings;
+use super::memory::{self, CONSOLE_FRAME};
+use super::peer::Peer;
+use crate::abi::errno::Errno;
+use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_SIZE, Flags, QuerySize, Status};
+use crate::abi::memory::E820_RAM;
+use crate::abi::xen::DomainId;
+use crate::shared::SharedPage;
+
+/// Decides about one of the operations of a hypercall on grants before Xen does, by the hypercall's operation and the grant's
+/// reference, or the mapping's handle: what is returned is its status.
+pub type GrantFault = std::boxed::Box<dyn FnMut(u64, u32) -> Option<Status> + Send>;
+
+/// Where xl's builder puts the ring to xenstore.
+const XENSTORE_FRAME: u64 = 0xfeffc;
+
+/// An entry is scanned for by its frame only in tables up to this size: the cost is that of the table.
+const SCANNED_FRAMES: usize = 2;
+
+/// What Xen knows of a domain's grants, and of those that it uses.
+pub(crate) struct Grants {
+    frames: Vec<SharedPage>,
+    /// Pages that the table may have.
+    limit: u32,
+    /// Where they are placed.
+    placed: BTreeMap<u32, u64>,
+    /// Entries in use, by reference.
+    pins: BTreeMap<u32, Pin>,
+    /// How many entries in use name a frame.
+    pinned: BTreeMap<u64, u32>,
+    /// The entry that the domain accessed last.
+    touched: Option<u32>,
+    pub(super) mappings: Mappings,
+    /// Domains whose part the test plays.
+    pub(super) peers: BTreeMap<u16, Peer>,
+    pub(super) fault: Option<GrantFault>,
+}
+
+/// An entry in use.
+#[derive(Debug)]
+struct Pin {
+    domain: u16,
+    frame: u64,
+    readers: u32,
+    writers: u32,
+}
+
+/// An entry, read at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Entry {
+    flags: Flags,
+    domain: u16,
+    frame: u64,
+}
+
+impl Entry {
+    const fn word(self) -> u32 {
+        self.flags.bits() as u32 | (self.domain as u32) << 16
+    }
+}
+
+impl Grants {
+    /// The table as the toolstack leaves it: its daemons have the console's and xenstore's rings mapped.
+    pub(crate) fn new(limit: u32, initial_domain: bool, fault: Option<GrantFault>) -> Self {
+        let grants = Self {
+            frames: std::vec![memory::page()],
+            limit,
+            placed: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            touched: None,
+            mappings: Mappings::default(),
+            peers: BTreeMap::new(),
+            fault,
+        };
+        let frames = [CONSOLE_FRAME, XENSTORE_FRAME];
+        for (reference, frame) in (0..).zip(frames).filter(|_| !initial_domain) {
+            let flags = Flags::PERMIT_ACCESS | Flags::READING | Flags::WRITING;
+            grants.frames[0].u32(ENTRY_SIZE * reference + 4).store(frame as u32, Ordering::Relaxed);
+            grants.frames[0].u32(ENTRY_SIZE * reference).store(u32::from(flags.bits()), Ordering::Release);
+        }
+        grants
+    }
+
+    /// The page and offset of an entry, if the table is large enough.
+    fn place(&self, reference: u32) -> Option<(SharedPage, usize)> {
+        let page = *self.frames.get((reference / ENTRIES_PER_FRAME) as usize)?;
+        Some((page, (reference % ENTRIES_PER_FRAME) as usize * ENTRY_SIZE))
+    }
+
+    fn entry(&self, reference: u32) -> Option<Entry> {
+        let (page, offset) = self.place(reference)?;
+        let word = page.u32(offset).load(Ordering::SeqCst);
+        let frame = page.u32(offset + 4).load(Ordering::SeqCst);
+        Some(Entry { flags: Flags::from_bits_retain(word as u16), domain: (word >> 16) as u16, frame: frame.into() })
+    }
+
+    /// Looks whether the domain has left an entry in use alone. It may make it read-only while nobody writes.
+    fn check(&self, reference: u32) {
+        let (Some(pin), Some(entry)) = (self.pins.get(&reference), self.entry(reference)) else { return };
+        let mut flags = Flags::PERMIT_ACCESS | Flags::READING;
+        flags.set(Flags::WRITING, pin.writers > 0);
+        flags.set(Flags::READ_ONLY, pin.writers == 0 && entry.flags.contains(Flags::READ_ONLY));
+        let expected = Entry { flags, domain: pin.domain, frame: pin.frame };
+        assert_eq!(entry, expected, "grant {reference} was changed while it is in use: {pin:?}");
+    }
+
+    /// The domain does something else: what it did to the entry that it accessed last is done.
+    pub(super) fn check_touched(&mut self) {
+        if let Some(reference) = self.touched.take() {
+            self.check(reference);
+        }
+    }
+
+    /// The domain accesses a page that Xen has placed at a frame.
+    pub(super) fn touch(&mut self, frame: u64, offset: usize) {
+        self.check_touched();
+        if let Some((index, _)) = self.placed.iter().find(|(_, place)| **place == frame) {
+            self.touched = Some(index * ENTRIES_PER_FRAME + (offset / ENTRY_SIZE) as u32);
+        }
+    }
+
+    /// References that are granted to somebody, without those of the toolstack's.
+    pub(super) fn granted(&self) -> Vec<u32> {
+        let all = 2..self.frames.len() as u32 * ENTRIES_PER_FRAME;
+        let is_granted = |reference: &u32| self.entry(*reference).is_some_and(|entry| !entry.flags.is_empty());
+        all.filter(is_granted).collect()
+    }
+
+    /// The domain uses frames anew, or gives them to Xen.
+    ///
+    /// # Panics
+    ///
+    /// If somebody else may still access them.
+    pub(super) fn freed(&mut self, frames: core::ops::Range<u64>) {
+        // A domain that panics leaves things as they are.
+        if std::thread::panicking() {
+            return;
+        }
+        self.check_touched();
+        let pinned = self.pinned.range(frames.clone()).next();
+        assert!(pinned.is_none(), "freed while a peer uses it: frame {pinned:x?}");
+        if self.frames.len() <= SCANNED_FRAMES {
+            for reference in self.granted() {
+                let entry = self.entry(reference).filter(|entry| frames.contains(&entry.frame));
+                assert!(entry.is_none(), "freed while it is granted: {entry:x?}, reference {reference}");
+            }
+        }
+    }
+}
+
+impl Machine {
+    /// Answers how large a table is.
+    pub(super) fn grant_table_size(&self, query: &mut QuerySize) {
+        if query.dom != DomainId::SELF.0 {
+            query.status = Status::PERMISSION_DENIED;
+            return;
+        }
+        query.status = Status::OKAY;
+        query.nr_frames = self.grants.frames.len() as u32;
+        query.max_nr_frames = self.grants.limit;
+    }
+
+    /// Places a page of the table, which grows up to it.
+    pub(super) fn place_grant_table(&mut self, index: u64, frame: u64) -> Result<u64, Errno> {
+        let index = u32::try_from(index).ok().filter(|index| *index < self.grants.limit).ok_or(Errno::EINVAL)?;
+        while self.grants.frames.len() <= index as usize {
+            self.grants.frames.push(memory::page());
+        }
+        // What is placed twice moves.
+        if let Some(before) = self.grants.placed.remove(&index) {
+            self.memory.remove(before);
+        }
+        self.place(frame, self.grants.frames[index as usize].start(), "a page of the grant table");
+        self.grants.placed.insert(index, frame);
+        Ok(0)
+    }
+
+    /// Places a page at a frame.
+    ///
+    /// # Panics
+    ///
+    /// If something lies there: that would be lost.
+    pub(super) fn place(&mut self, frame: u64, page: NonNull<u8>, what: &str) {
+        let address = frame << 12;
+        let over = self.map.iter().find(|&&(start, size, _)| address + 4096 > start && address < start + size);
+        assert!(over.is_none(), "{what} is mapped over {over:x?}: that page is lost");
+        assert!(self.memory.at(address).is_none(), "{what} is mapped over another page: {address:#x}");
+        self.memory.place(frame, page);
+    }
+
+    /// The page of RAM behind a frame.
+    pub(super) fn ram(&self, frame: u64) -> Option<NonNull<u8>> {
+        let address = frame << 12;
+        let is_ram = |&&(start, size, kind): &&(u64, u64, u32)| {
+            kind == E820_RAM && address >= start && address.saturating_add(4096) <= start + size
+        };
+        let gone = self.given_back.iter().any(|range| range.contains(&frame));
+        self.map.iter().find(is_ram).filter(|_| !gone)?;
+        self.memory.ram(address)
+    }
+
+    /// Somebody uses a grant of this domain's: gives its page.
+    pub(super) fn pin(&mut self, reference: u32, by: u16, write: bool) -> Result<NonNull<u8>, Status> {
+        let entry = self.grants.entry(reference).ok_or(Status::BAD_REFERENCE)?;
+        self.grants.check(reference);
+        let kind = entry.flags & Flags::from_bits_retain(3);
+        let refused = kind != Flags::PERMIT_ACCESS || entry.domain != by;
+        if refused || (write && entry.flags.contains(Flags::READ_ONLY)) {
+            return Err(Status::GENERAL_ERROR);
+        }
+        let page = self.ram(entry.frame);
+        let page = page.unwrap_or_else(|| panic!("grant {reference} of what is no RAM: {entry:x?}"));
+        let marked = entry.flags | Flags::READING | if write { Flags::WRITING } else { Flags::empty() };
+        if let Some((table, offset)) = self.grants.place(reference) {
+            table.u32(offset).store(Entry { flags: marked, ..entry }.word(), Ordering::SeqCst);
+        }
+        let new = Pin { domain: by, frame: entry.frame, readers: 0, writers: 0 };
+        let pin = self.grants.pins.entry(reference).or_insert(new);
+        *if write { &mut pin.writers } else { &mut pin.readers } += 1;
+        *self.grants.pinned.entry(entry.frame).or_default() += 1;
+        Ok(page)
+    }
+
+    /// One use of a grant of this domain's ends.
+    pub(super) fn unpin(&mut self, reference: u32, write: bool) {
+        self.grants.check(reference);
+        let Some(pin) = self.grants.pins.get_mut(&reference) else { panic!("grant {reference} is not in use") };
+        *if write { &mut pin.writers } else { &mut pin.readers } -= 1;
+        let mut done = Flags::empty();
+        done.set(Flags::WRITING, pin.writers == 0);
+        done.set(Flags::READING, pin.writers + pin.readers == 0);
+        let (frame, over) = (pin.frame, done.contains(Flags::READING));
+        if over {
+            self.grants.pins.remove(&reference);
+        }
+        match self.grants.pinned.get_mut(&frame) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.grants.pinned.remove(&frame)),
+        }
+        if let Some((table, offset)) = self.grants.place(reference) {
+            table.u32(offset).fetch_and(!u32::from(done.bits()), Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::String;
+
+    use super::*;
+    use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide};
+    use crate::lifecycle::Reason;
+    use crate::memory::Pages;
+    use crate::memory::holes::Hole;
+    use crate::sim::{End, Guest, outside};
+    use crate::{arch, hypercall};
+
+    /// The domain whose part the tests play.
+    const PEER: u16 = 3;
+
+    fn run(guest: Guest, main: impl FnOnce()) {
+        let report = guest.run(async |_| main());
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    }
+
+    /// What the panic of a main said.
+    fn punished(main: impl FnOnce()) -> String {
+        let report = Guest::new().run(async |_| main());
+        assert_eq!(report.end, End::Shutdown(Reason::Crash));
+        report.debug_text()
+    }
+
+    /// A page of the table, placed.
+    fn table(index: u32) -> (Hole, SharedPage) {
+        let hole = Hole::new(1).unwrap();
+        let frame = hole.frames().start;
+        // SAFETY: the hole is this test's.
+        unsafe { hypercall::grant_table_map(index, frame) }.unwrap();
+        let page = NonNull::new(arch::phys(frame << 12)).unwrap();
+        // SAFETY: the page is aligned, and accessed by this type only.
+        (hole, unsafe { SharedPage::new(page, 1) })
+    }
+
+    fn grant(table: SharedPage, reference: usize, page: &Pages, flags: Flags) {
+        table.u32(8 * reference + 4).store(page.frame() as u32, Ordering::SeqCst);
+        let word = u32::from(flags.bits()) | u32::from(PEER) << 16;
+        table.u32(8 * reference).store(word, Ordering::SeqCst);
+    }
+
+    fn flags(table: SharedPage, reference: usize) -> Flags {
+        Flags::from_bits_retain(table.u32(8 * reference).load(Ordering::SeqCst) as u16)
+    }
+
+    #[test]
+    fn the_table_is_as_the_toolstack_leaves_it_and_grows() {
+        run(Guest::new().grant_frames(3), || {
+            assert_eq!(hypercall::grant_table_size(), Ok((1, 3)));
+            let (_hole, first) = table(0);
+            assert_eq!([first.u32(0), first.u32(8)].map(|word| word.load(Ordering::SeqCst)), [0x19, 0x19]);
+            assert_eq!([first.u32(4), first.u32(12)].map(|word| word.load(Ordering::SeqCst)), [0xfefff, 0xfeffc]);
+            assert!((2..1024).all(|word| first.u32(8 * (word / 2)).load(Ordering::SeqCst) == 0 || word < 4));
+            let (_third, _) = table(2);
+            assert_eq!(hypercall::grant_table_size(), Ok((3, 3)));
+            let hole = Hole::new(1).unwrap();
+            // SAFETY: the hole is this test's.
+            assert_eq!(unsafe { hypercall::grant_table_map(3, hole.frames().start) }, Err(Errno::EINVAL));
+        });
+    }
+
+    #[test]
+    fn what_a_peer_has_is_marked_until_it_gives_it_back() {
+        run(Guest::new(), || {
+            let (_hole, table) = table(0);
+            let page = Pages::new(1).unwrap();
+            let refused = |writable| outside(|peer| peer.map(PEER, 8, writable).err());
+            assert_eq!(refused(false), Some(Status::GENERAL_ERROR));
+            assert_eq!(outside(|peer| peer.map(PEER, 512, false).err()), Some(Status::BAD_REFERENCE));
+            grant(table, 8, &page, Flags::PERMIT_ACCESS | Flags::READ_ONLY);
+            assert_eq!(refused(true), Some(Status::GENERAL_ERROR));
+            assert_eq!(outside(|peer| peer.map(4, 8, false).err()), Some(Status::GENERAL_ERROR));
+            assert!(!flags(table, 8).intersects(Flags::READING | Flags::WRITING));
+            grant(table, 8, &page, Flags::PERMIT_ACCESS);
+            let view = outside(|peer| peer.map(PEER, 8, false)).unwrap();
+            assert_eq!(flags(table, 8), Flags::PERMIT_ACCESS | Flags::READING);
+            let _ = outside(|peer| peer.map(PEER, 8, true)).unwrap();
+            assert_eq!(flags(table, 8), Flags::PERMIT_ACCESS | Flags::READING | Flags::WRITING);
+            view.write(4095, &[7]);
+            outside(|peer| peer.unmap(PEER, 8, true));
+            assert_eq!(flags(table, 8), Flags::PERMIT_ACCESS | Flags::READING);
+            outside(|peer| peer.end_peer(PEER));
+            assert_eq!(flags(table, 8), Flags::PERMIT_ACCESS);
+            assert_eq!(outside(|peer| peer.granted()), [8]);
+            table.u32(64).store(0, Ordering::SeqCst);
+            assert_eq!(page.bytes()[4095], 7);
+        });
+    }
+
+    #[test]
+    fn what_a_domain_must_not_do_fails_the_test() {
+        /// What it does with an entry in use, or with its page.
+        type Misuse = fn(SharedPage, Pages);
+        let misuse: [(Misuse, &str); 5] = [
+            (|table, _| table.u32(64).store(0, Ordering::SeqCst), "was changed while it is in use"),
+            (|table, _| table.u32(68).store(7, Ordering::SeqCst), "was changed while it is in use"),
+            (|_, page| drop(page), "freed while a peer uses it"),
+            (|table, page| grant(table, 9, &page, Flags::PERMIT_ACCESS), "freed while"),
+            (
+                |table, page| {
+                    grant(table, 9, &page, Flags::PERMIT_ACCESS);
+                    table.u32(76).store(0xfefff, Ordering::SeqCst);
+                    let _ = outside(|peer| peer.map(PEER, 9, false));
+                },
+                "of what is no RAM",
+            ),
+        ];
+        let count = if cfg!(miri) { 1 } else { misuse.len() };
+        for (act, text) in misuse.into_iter().take(count) {
+            let said = punished(|| {
+                let (_hole, table) = table(0);
+                let page = Pages::new(1).unwrap();
+                grant(table, 8, &page, Flags::PERMIT_ACCESS);
+                let _ = outside(|peer| peer.map(PEER, 8, true)).unwrap();
+                act(table, page);
+            });
+            assert!(said.contains(text), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_copy_may_name_the_own_grants() {
+        run(Guest::new(), || {
+            let (_hole, table) = table(0);
+            let (mut from, to) = (Pages::new(1).unwrap(), Pages::new(1).unwrap());
+            from.bytes_mut()[1..4].copy_from_slice(b"abc");
+            for (reference, page) in [(8, &from), (9, &to)] {
+                grant(table, reference, page, Flags::PERMIT_ACCESS);
+                let own = u32::from(Flags::PERMIT_ACCESS.bits()) | 7 << 16;
+                table.u32(8 * reference).store(own, Ordering::SeqCst);
+            }
+            let side = |place, offset| CopySide { place, domid: 7, offset };
+            let flags = COPY_SOURCE_GRANT | COPY_DESTINATION_GRANT;
+            let good = Copy { source: side(8, 1), dest: side(9, 4093), len: 3, flags, status: Status(1) };
+            let none = Copy { len: 0, ..good };
+            let beyond = Copy { len: 4, ..good };
+            let foreign = Copy { flags: COPY_DESTINATION_GRANT, ..good };
+            let mut batch = [good, none, beyond, foreign];
+            // SAFETY: no frame of the domain's is named but by its grants.
+            unsafe { hypercall::grant_copy(&mut batch) }.unwrap();
+            let refused = [Status::BAD_COPY_ARGUMENT, Status::PERMISSION_DENIED];
+            assert_eq!(batch.map(|copy| copy.status), [Status::OKAY, Status::OKAY, refused[0], refused[1]]);
+            assert_eq!(to.bytes()[4093..], *b"abc");
+            (8..10).for_each(|reference| table.u32(8 * reference).store(0, Ordering::SeqCst));
+        });
+    }
+}
