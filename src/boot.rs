@@ -186,6 +186,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         delivery: eventchn::Delivery::new(options.fifo),
         events: eventchn::Table::default(),
         grants: gnttab::Grants::default(),
+        mapped: gnttab::Mapped::default(),
         last_instant: time::Last::default(),
     });
     log::install(options.log_level);

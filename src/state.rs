@@ -42,6 +42,7 @@ pub(crate) struct State {
     pub(crate) delivery: eventchn::Delivery,
     pub(crate) events: eventchn::Table,
     pub(crate) grants: gnttab::Grants,
+    pub(crate) mapped: gnttab::Mapped,
     pub(crate) last_instant: time::Last,
 }
 

@@ -91,6 +91,11 @@ pub(crate) fn frame_of(pointer: *const u8) -> Option<u64> {
     Some((pointer.addr() >> 12) as u64)
 }
 
+/// The number by which a copy of Xen's names the page that a pointer points into.
+pub(crate) fn copied_frame(pointer: *const u8) -> Option<u64> {
+    frame_of(pointer)
+}
+
 /// What CPUID said at the entry point.
 pub(crate) fn cpu() -> Cpu {
     unsafe extern "C" {

@@ -112,6 +112,7 @@ impl Grants {
             reclaimed: inner.reclaimed,
             frames: inner.table.pages(),
             max_frames: inner.table.known_most(),
+            ..Stat::default()
         }
     }
 

@@ -26,14 +26,20 @@
 //! toolstack allows (`max_grant_frames`, 64 by default: 32,760 references). When all are in use, [`Granted::new`] waits, and
 //! [`Granted::try_new`] fails. The first eight are the toolstack's, and never handed out.
 //!
+//! A peer's pages are used by a [`Mapping`], or by [`copy`]ing from and to them, which is less work for data that is looked at
+//! once.
+//!
 //! A peer may keep a page in use for as long as it wants. Whoever ends or drops the grant does not wait for that: the page,
 //! with its reference, is then kept back, and free within a second of when the peer is done with it, or has died.
 //! [`stat`] tells how many there are.
 
 mod access;
+pub mod copy;
 mod deferred;
 mod grants;
 mod list;
+mod map;
+mod retry;
 mod share;
 mod table;
 mod waiters;
@@ -41,9 +47,12 @@ mod waiters;
 use core::fmt;
 use core::num::ParseIntError;
 use core::str::FromStr;
+use core::sync::atomic::Ordering;
 
 pub use access::{Access, ReadOnly, ReadWrite};
 pub(crate) use grants::Grants;
+pub(crate) use map::Mapped;
+pub use map::Mapping;
 pub use share::{Granted, References};
 
 use crate::abi::errno::Errno;
@@ -102,6 +111,8 @@ pub enum Error {
     NotMapped,
     /// A copy reaches beyond the end of a page.
     BeyondPage,
+    /// The batch has no room for another copy: it is to be submitted first.
+    BatchFull,
     /// The peer's page was not there, however often it was tried: its host has it on disk, say.
     Unavailable,
     /// Xen's own records are full: of what this domain maps (`max_maptrack_frames`), or of the IOMMU.
@@ -129,7 +140,6 @@ impl Error {
     /// # Errors
     ///
     /// The error, unless it succeeded.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for mapping and copying"))]
     pub(crate) const fn check(status: Status) -> Result<(), Self> {
         Err(match status {
             Status::OKAY => return Ok(()),
@@ -160,6 +170,7 @@ impl fmt::Display for Error {
             Self::BadAddress => f.write_str("the granted page cannot be placed at that address"),
             Self::NotMapped => f.write_str("there is no such mapping of a grant"),
             Self::BeyondPage => f.write_str("a copy reaches beyond the end of a page"),
+            Self::BatchFull => f.write_str("there is no room for another copy in the batch"),
             Self::Unavailable => f.write_str("the granted page is not there"),
             Self::NoRecords => f.write_str("Xen's records of mappings are full"),
             Self::NoReferences => f.write_str("so many grant references are not free"),
@@ -181,7 +192,7 @@ impl From<memory::Error> for Error {
     }
 }
 
-/// What is known of the grants that this domain gives.
+/// What is known of the grants that this domain gives, and of those that it maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Stat {
@@ -196,6 +207,11 @@ pub struct Stat {
     pub deferred: u32,
     /// Such pages that the peer is done with, since the domain started.
     pub reclaimed: u64,
+    /// Pages of others that are mapped here.
+    pub mapped: u32,
+    /// Pages of unpopulated space that are not used again, as Xen would not take away what is mapped there: none, unless Xen
+    /// fails.
+    pub lost: u32,
     /// Frames of the table. It has none until the first reference is wanted.
     #[doc(alias = "nr_grant_frames")]
     pub frames: u32,
@@ -204,10 +220,14 @@ pub struct Stat {
     pub max_frames: u32,
 }
 
-/// What is known of the grants that this domain gives: a copy of some fields.
+/// What is known of the grants that this domain gives, and of those that it maps: a copy of some fields.
 #[must_use]
 pub fn stat() -> Stat {
-    state::get().map_or_else(Stat::default, |state| state.grants.stat())
+    state::get().map_or_else(Stat::default, |state| Stat {
+        mapped: state.mapped.pages.load(Ordering::Relaxed),
+        lost: state.mapped.lost.load(Ordering::Relaxed),
+        ..state.grants.stat()
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 mod detect;
 mod events;
-#[expect(dead_code, reason = "for grants")]
 mod grants;
 mod raw;
 

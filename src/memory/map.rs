@@ -12,7 +12,7 @@ use crate::hypercall;
 const LOCAL_APIC: FrameRange = FrameRange { start: 0xfee00, end: 0xfee01 };
 
 /// Frames in the window of unpopulated space: 2 MiB, so that Xen need not split a large page of RAM for it.
-pub(super) const WINDOW: u64 = 512;
+pub(crate) const WINDOW: u64 = 512;
 
 /// Holes that are known, the lowest ones; a map of `xl`'s has three that are large enough.
 pub(super) const HOLES: usize = 8;

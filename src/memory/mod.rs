@@ -46,7 +46,7 @@ pub(crate) use image::{Image, Stack};
 pub(crate) use layout::Layout;
 #[cfg(test)]
 pub(crate) use layout::Place;
-pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap};
+pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap, WINDOW};
 pub use pages::{Pages, trim};
 pub use paging::Protection;
 pub(crate) use stack::fit;

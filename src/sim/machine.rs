@@ -389,7 +389,6 @@ pub(crate) fn behind(start: NonNull<u8>, offset: usize) -> *mut u8 {
 
 /// The number by which a copy names the page that a pointer lies in. Here it is one of the host's, not of a domain's, and
 /// keeps the pointer's right to the slice.
-#[expect(dead_code, reason = "for copying")]
 pub(crate) fn copied_frame(pointer: *const u8) -> Option<u64> {
     Some(with(|machine| machine.grants.mappings.lend(pointer)))
 }

@@ -1,0 +1,286 @@
+//! Copying from and to pages of peers, by Xen: nothing is mapped, and a peer that changes its page meanwhile changes bytes of
+//! the copy, and nothing else.
+//!
+//! For data that is looked at once a copy is usually cheaper than a mapping: Xen keeps no record of it, and no other processor
+//! has to forget a translation. What the domain has in its own memory afterwards is private.
+//!
+//! Xen copies within a page on both sides. A slice of this domain's memory that reaches into another page is cut there: memory
+//! that follows itself in addresses does so in frames.
+
+use core::fmt;
+use core::marker::PhantomData;
+
+use super::retry::Retry;
+use super::{Error, Reference};
+use crate::abi::errno::Errno;
+use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, Status};
+use crate::abi::xen::DomainId;
+use crate::{arch, hypercall};
+
+/// Bytes in a page.
+const PAGE: usize = 4096;
+
+/// A page that a domain grants: whose, and by which reference. It may be this domain's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// The domain that grants it.
+    pub domain: DomainId,
+    /// The reference.
+    pub reference: Reference,
+}
+
+/// Segments that a [`Batch`] has room for. A copy takes one, and a second one where its slice reaches into another page: there
+/// is room for 32 copies, whatever their places.
+pub const SEGMENTS: usize = 64;
+
+/// Which way a copy goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// Out of a grant.
+    Out,
+    /// Into a grant.
+    In,
+}
+
+/// Copies that are done together, in one hypercall: of packets, say. It is a value of 3 KiB that allocates nothing.
+///
+/// ```no_run
+/// # use domu::gnttab::copy::{Batch, Grant};
+/// # async fn example(told: [Grant; 2], packet: &mut [u8], answer: &[u8]) -> domu::Result {
+/// let mut batch = Batch::new();
+/// batch.read(told[0], 0, packet)?;
+/// batch.write(told[1], 0, answer)?;
+/// for result in batch.submit().await.iter() {
+///     log::info!("{result:?}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias("gnttab_batch_copy", "GNTTABOP_copy"))]
+#[derive(Default)]
+pub struct Batch<'a> {
+    segments: heapless::Vec<Copy, SEGMENTS>,
+    /// Segments of each copy.
+    parts: heapless::Vec<u8, SEGMENTS>,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch without copies.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { segments: heapless::Vec::new(), parts: heapless::Vec::new(), memory: PhantomData }
+    }
+
+    /// How many copies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Adds a copy out of a grant, from an offset in its page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BeyondPage`] if it is longer than the rest of the page; [`Error::BatchFull`] if there is no room for it;
+    /// [`Error::BadPage`] if the slice is none of the domain's RAM. The batch is as it was.
+    pub fn read(&mut self, from: Grant, offset: usize, into: &'a mut [u8]) -> Result<(), Error> {
+        self.add(Way::Out, from, offset, into.as_ptr(), into.len())
+    }
+
+    /// Adds a copy into a grant, to an offset in its page.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn write(&mut self, to: Grant, offset: usize, from: &'a [u8]) -> Result<(), Error> {
+        self.add(Way::In, to, offset, from.as_ptr(), from.len())
+    }
+
+    /// Adds a copy of so many bytes at a pointer, which are borrowed for as long as the batch lives, exclusively if Xen writes
+    /// to them.
+    fn add(&mut self, way: Way, grant: Grant, offset: usize, own: *const u8, len: usize) -> Result<(), Error> {
+        if offset > PAGE || len > PAGE - offset {
+            return Err(Error::BeyondPage);
+        }
+        let first = len.min(PAGE - own.addr() % PAGE);
+        let (mut done, mut parts) = (0, heapless::Vec::<Copy, 2>::new());
+        for part in [first, len - first].into_iter().filter(|part| *part > 0) {
+            let own = own.wrapping_add(done);
+            let place = arch::copied_frame(own).ok_or(Error::BadPage)?;
+            let own = CopySide { place, domid: DomainId::SELF.0, offset: (own.addr() % PAGE) as u16 };
+            let peer =
+                CopySide { place: grant.reference.0.into(), domid: grant.domain.0, offset: (offset + done) as u16 };
+            let (source, dest, flags) = match way {
+                Way::Out => (peer, own, COPY_SOURCE_GRANT),
+                Way::In => (own, peer, COPY_DESTINATION_GRANT),
+            };
+            // What Xen does not come to is not copied.
+            let segment = Copy { source, dest, len: part as u16, flags, status: Status::AGAIN };
+            // There is room for two.
+            let _ = parts.push(segment);
+            done += part;
+        }
+        if self.segments.extend_from_slice(&parts).is_err() || self.parts.push(parts.len() as u8).is_err() {
+            return Err(Error::BatchFull);
+        }
+        Ok(())
+    }
+
+    /// Has Xen do all copies, and tells what came of each.
+    ///
+    /// If Xen says that a page is not there now, its copies are tried again, up to ten times within a second.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves some copies done, and others not. None is done later.
+    pub async fn submit(mut self) -> Results {
+        let mut retry = Retry::new();
+        loop {
+            let refused = self.attempt();
+            let complete = self.segments.iter().all(|segment| segment.status != Status::AGAIN);
+            if complete || refused.is_err() || !retry.wait().await {
+                return self.results(refused.err());
+            }
+        }
+    }
+
+    /// Has Xen do what is not done: one hypercall, unless a page was missing in their midst.
+    fn attempt(&mut self) -> Result<(), Errno> {
+        let again =
+            self.segments.chunk_by_mut(|one, other| (one.status == Status::AGAIN) == (other.status == Status::AGAIN));
+        for run in again.filter(|run| run[0].status == Status::AGAIN) {
+            // SAFETY: the own frames are those of slices that are borrowed for as long as the batch lives, which is here,
+            // exclusively where Xen writes to them; each segment lies within its slice.
+            unsafe { hypercall::grant_copy(run) }?;
+        }
+        Ok(())
+    }
+
+    /// What came of each copy; `refused` is why there was no status.
+    fn results(&self, refused: Option<Errno>) -> Results {
+        let mut segments = self.segments.iter();
+        let result = |parts: &u8| {
+            let of_parts = segments.by_ref().take(usize::from(*parts)).map(|segment| match (segment.status, refused) {
+                (Status::AGAIN, Some(errno)) => Err(Error::Refused(errno)),
+                (status, _) => Error::check(status),
+            });
+            of_parts.fold(Ok(()), Result::and)
+        };
+        Results(self.parts.iter().map(result).collect())
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("copies", &self.len()).field("segments", &self.segments.len()).finish()
+    }
+}
+
+/// What came of each copy of a [`Batch`], in their order: a slice of results.
+///
+/// The errors are [`Error::NoDomain`], [`Error::NoReference`], [`Error::NotGranted`] and the like, as Xen refuses one;
+/// [`Error::Unavailable`] if the page was not there all the time; and [`Error::Refused`] if Xen refuses the hypercall.
+#[derive(Debug)]
+#[must_use = "some of the copies may have failed"]
+pub struct Results(heapless::Vec<Result<(), Error>, SEGMENTS>);
+
+impl core::ops::Deref for Results {
+    type Target = [Result<(), Error>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// Copies out of pages of a domain's, taken as if they followed each other, from an offset in the first.
+///
+/// # Errors
+///
+/// [`Error::BeyondPage`] if the pages have not so many bytes; else what the first copy that failed has, as told by
+/// [`Results`]. What the slice holds is not known then.
+///
+/// # Cancel safety
+///
+/// As [`Batch::submit`]. What the slice holds is not known then.
+pub async fn read(domain: DomainId, references: &[Reference], offset: usize, into: &mut [u8]) -> Result<(), Error> {
+    let mut rest = into;
+    let mut pages = Pages::new(domain, references, offset, rest.len())?;
+    while !rest.is_empty() {
+        let mut batch = Batch::new();
+        while batch.has_room()
+            && let Some((grant, offset, len)) = pages.next(rest.len())
+        {
+            let (piece, behind) = rest.split_at_mut(len);
+            batch.read(grant, offset, piece)?;
+            rest = behind;
+        }
+        batch.submit().await.iter().copied().collect::<Result<(), Error>>()?;
+    }
+    Ok(())
+}
+
+/// Copies into pages of a domain's, taken as if they followed each other, from an offset in the first.
+///
+/// # Errors
+///
+/// As [`read`]. What the pages hold is not known then.
+///
+/// # Cancel safety
+///
+/// As [`Batch::submit`]. What the pages hold is not known then.
+pub async fn write(domain: DomainId, references: &[Reference], offset: usize, from: &[u8]) -> Result<(), Error> {
+    let mut rest = from;
+    let mut pages = Pages::new(domain, references, offset, rest.len())?;
+    while !rest.is_empty() {
+        let mut batch = Batch::new();
+        while batch.has_room()
+            && let Some((grant, offset, len)) = pages.next(rest.len())
+        {
+            let (piece, behind) = rest.split_at(len);
+            batch.write(grant, offset, piece)?;
+            rest = behind;
+        }
+        batch.submit().await.iter().copied().collect::<Result<(), Error>>()?;
+    }
+    Ok(())
+}
+
+impl Batch<'_> {
+    /// Whether there is room for any copy.
+    fn has_room(&self) -> bool {
+        self.segments.len() + 2 <= SEGMENTS
+    }
+}
+
+/// Where the next bytes are, among pages that follow each other.
+struct Pages<'a> {
+    domain: DomainId,
+    references: &'a [Reference],
+    at: usize,
+}
+
+impl<'a> Pages<'a> {
+    const fn new(domain: DomainId, references: &'a [Reference], at: usize, len: usize) -> Result<Self, Error> {
+        let size = references.len().saturating_mul(PAGE);
+        if at > size || len > size - at {
+            return Err(Error::BeyondPage);
+        }
+        Ok(Self { domain, references, at })
+    }
+
+    /// The page of the next bytes, their offset there, and how many of those that are left it has.
+    fn next(&mut self, left: usize) -> Option<(Grant, usize, usize)> {
+        let reference = *self.references.get(self.at / PAGE).filter(|_| left > 0)?;
+        let offset = self.at % PAGE;
+        let len = left.min(PAGE - offset);
+        self.at += len;
+        Some((Grant { domain: self.domain, reference }, offset, len))
+    }
+}
