@@ -284,3 +284,62 @@ impl<'a> Pages<'a> {
         Some((Grant { domain: self.domain, reference }, offset, len))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lifecycle::Reason;
+    use crate::sim::{End, Guest, outside};
+
+    const PEER: DomainId = DomainId(3);
+
+    proptest! {
+        #![proptest_config(crate::sim::proptest_config())]
+
+        /// Wherever the slice and the pages begin and end, the same bytes arrive that copying between slices gives, and no
+        /// others.
+        #[test]
+        fn all_splits_agree_with_copying_between_slices(
+            pages in 1_usize..5, own in 0_usize..4096, near in prop::bool::ANY, out in prop::bool::ANY,
+            at in any::<prop::sample::Index>(), len in any::<prop::sample::Index>()) {
+            let size = pages * PAGE;
+            // Half of the cases are near the edges, where things go wrong.
+            let edge = |value: usize, most: usize| match near {
+                true => (value % 5 + most - most % PAGE).saturating_sub(2).min(most),
+                false => value,
+            };
+            let at = edge(at.index(size + 1), at.index(size + 1));
+            let len = edge(len.index(size - at + 1), len.index(size - at + 1));
+            let report = Guest::new().run(async |_| {
+                let references: Vec<_> = (0..pages as u32).map(|page| Reference(8 + page * 3 % 7)).collect();
+                let mut model: Vec<u8> = (0..size).map(|index| (index % 249) as u8).collect();
+                let mut buffer: Vec<u8> = (0..size + 2 * PAGE).map(|index| (index % 251) as u8).collect();
+                let peers: Vec<_> = references.iter().zip(model.chunks(PAGE)).map(|(reference, bytes)| {
+                    let page = outside(|outside| outside.offer_grant(PEER.0, reference.0, true));
+                    page.write(0, bytes);
+                    page
+                }).collect();
+                let start = buffer.as_ptr().align_offset(PAGE) + own;
+                if out {
+                    let mut expected = buffer.clone();
+                    expected[start..start + len].copy_from_slice(&model[at..at + len]);
+                    read(PEER, &references, at, &mut buffer[start..start + len]).await.unwrap();
+                    assert!(buffer == expected, "out");
+                } else {
+                    model[at..at + len].copy_from_slice(&buffer[start..start + len]);
+                    write(PEER, &references, at, &buffer[start..start + len]).await.unwrap();
+                }
+                for (page, bytes) in peers.iter().zip(model.chunks(PAGE)) {
+                    let mut found = [0; PAGE];
+                    page.read(0, &mut found);
+                    assert!(found == bytes, "in the peer's page");
+                }
+            });
+            prop_assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        }
+    }
+}

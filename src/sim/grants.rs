@@ -260,7 +260,9 @@ mod tests {
     use std::string::String;
 
     use super::*;
-    use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide};
+    use crate::abi::grant_table::{
+        COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, MAP_HOST, MapGrantRef, UnmapGrantRef,
+    };
     use crate::lifecycle::Reason;
     use crate::memory::Pages;
     use crate::memory::holes::Hole;
@@ -376,6 +378,67 @@ mod tests {
             });
             assert!(said.contains(text), "{said}");
         }
+    }
+
+    /// Maps a grant of the peer's at an address.
+    fn map(dom: u16, reference: u32, host_addr: u64) -> MapGrantRef {
+        let mut batch = [MapGrantRef { host_addr, flags: MAP_HOST, reference, dom, ..MapGrantRef::default() }];
+        // SAFETY: nothing but the test uses the memory there; where something is, the test fails.
+        unsafe { hypercall::grant_map(&mut batch) }.unwrap();
+        batch[0]
+    }
+
+    fn unmap(mapped: MapGrantRef) {
+        let MapGrantRef { host_addr, handle, .. } = mapped;
+        // SAFETY: nothing but the test uses the memory there.
+        unsafe { hypercall::grant_unmap(&mut [UnmapGrantRef { host_addr, handle, ..UnmapGrantRef::default() }]) }
+            .unwrap();
+    }
+
+    #[test]
+    fn what_a_domain_must_not_do_with_the_grants_of_others_fails_the_test() {
+        /// What it does with an address where nothing lies.
+        type Misuse = fn(u64);
+        let misuse: [(Misuse, &str); 6] = [
+            (
+                |hole| {
+                    let mapped = map(PEER, 8, hole);
+                    (0..2).for_each(|_| unmap(mapped));
+                },
+                "unmapped twice",
+            ),
+            (|_| _ = map(PEER, 8, 0x20_0000), "that page is lost"),
+            (|hole| (0..2).for_each(|_| _ = map(PEER, 8, hole)), "mapped over another page"),
+            (|hole| _ = map(7, 8, hole), "its page is lost"),
+            (|hole| unmap(MapGrantRef { host_addr: hole + 4096, ..map(PEER, 8, hole) }), "is mapped elsewhere"),
+            (
+                |hole| {
+                    let mapped = map(PEER, 8, hole);
+                    let page = NonNull::new(arch::phys(hole)).unwrap();
+                    // SAFETY: the page is aligned, and accessed by this type only.
+                    let page = unsafe { SharedPage::new(page, 1) };
+                    page.u8(1).store(1, Ordering::SeqCst);
+                    unmap(mapped);
+                    let _ = page.u8(1).load(Ordering::SeqCst);
+                },
+                "mapped no more",
+            ),
+        ];
+        let skipped = if cfg!(miri) { misuse.len() - 1 } else { 0 };
+        for (act, text) in misuse.into_iter().skip(skipped) {
+            let said = punished(|| {
+                let hole = Hole::new(2).unwrap();
+                let _ = outside(|peer| peer.offer_grant(PEER, 8, true));
+                act(hole.frames().start << 12);
+            });
+            assert!(said.contains(text), "{said}");
+        }
+        run(Guest::new(), || {
+            let hole = Hole::new(1).unwrap();
+            let address = hole.frames().start << 12;
+            assert_eq!(map(DomainId::SELF.0, 8, address).status, Status::BAD_DOMAIN);
+            assert_eq!(map(PEER, 8, address).status, Status::BAD_DOMAIN);
+        });
     }
 
     #[test]

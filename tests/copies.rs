@@ -1,0 +1,327 @@
+//! Copying from and to pages of peers: with peers whose part the test plays, and between two domains of a simulated host.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use domu::DomainId;
+use domu::abi::errno::Errno;
+use domu::abi::grant_table::{COPY, Status};
+use domu::abi::xen::Hypercall;
+use domu::gnttab::copy::{self, Batch, Grant, SEGMENTS};
+use domu::gnttab::{Error, Granted, ReadOnly, ReadWrite, Reference, stat};
+use domu::lifecycle::Reason;
+use domu::sim::{End, Guest, Host, PeerPage, Report, outside};
+use domu::time::{self, timeout};
+
+/// A domain whose part the test plays.
+const PEER: DomainId = DomainId(3);
+
+/// What a test's guest is, unless it says otherwise.
+const OWN: DomainId = DomainId(7);
+
+fn check(report: Report) -> Report {
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    report
+}
+
+fn run(guest: Guest, main: impl AsyncFnOnce()) -> Report {
+    check(guest.run(async |_| main().await))
+}
+
+/// How often Xen was called to copy.
+fn calls(report: &Report) -> usize {
+    report.hypercalls.iter().filter(|call| **call == (Hypercall::GrantTable, COPY)).count()
+}
+
+fn offer(reference: u32) -> PeerPage {
+    outside(|outside| outside.offer_grant(PEER.0, reference, true))
+}
+
+const fn grant(reference: u32) -> Grant {
+    Grant { domain: PEER, reference: Reference(reference) }
+}
+
+/// Memory that begins so many bytes behind the beginning of a page.
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    fn new(offset: usize, len: usize) -> Self {
+        let bytes = vec![0; len + 2 * 4096];
+        let start = bytes.as_ptr().align_offset(4096) + offset;
+        Self { bytes, start }
+    }
+
+    fn slice(&mut self, len: usize) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + len]
+    }
+}
+
+#[test]
+fn copies_of_a_whole_batch_are_one_hypercall() {
+    let copies = if cfg!(miri) { 3 } else { 32 };
+    let report = run(Guest::new(), async || {
+        // Each slice reaches into another page, so that each copy has two segments.
+        let mut buffers: Vec<_> = (0..copies).map(|_| Buffer::new(4096 - 700, 1500)).collect();
+        let pages: Vec<_> = (0..copies).map(|index| offer(8 + index)).collect();
+        for (page, byte) in pages.iter().zip(1..) {
+            page.write(100, &[byte; 1500]);
+        }
+        let mut batch = Batch::new();
+        for (buffer, reference) in buffers.iter_mut().zip(8..) {
+            batch.read(grant(reference), 100, buffer.slice(1500)).unwrap();
+        }
+        assert_eq!(batch.len(), copies as usize);
+        assert!(batch.submit().await.iter().all(Result::is_ok));
+        for (buffer, byte) in buffers.iter_mut().zip(1..) {
+            assert_eq!(buffer.slice(1500), [byte; 1500]);
+            let (start, bytes) = (buffer.start, &buffer.bytes);
+            assert!(bytes[..start].iter().chain(&bytes[start + 1500..]).all(|byte| *byte == 0));
+        }
+        let mut batch = Batch::new();
+        for (buffer, reference) in buffers.iter_mut().zip(8..) {
+            batch.write(grant(reference), 2000, buffer.slice(1500)).unwrap();
+        }
+        assert!(batch.submit().await.iter().all(Result::is_ok));
+        for (page, byte) in pages.iter().zip(1..) {
+            let mut bytes = [0; 4096];
+            page.read(0, &mut bytes);
+            let expected = |index| if (100..1600).contains(&index) || (2000..3500).contains(&index) { byte } else { 0 };
+            assert!(bytes.iter().enumerate().all(|(index, found)| *found == expected(index)));
+        }
+    });
+    assert_eq!(calls(&report), 2);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
+fn a_full_batch_takes_no_more_and_stays_as_it_is() {
+    let report = run(Guest::new(), async || {
+        let _ = offer(8);
+        let mut whole = Buffer::new(0, 8);
+        let mut split = Buffer::new(4095, 2);
+        let mut batch = Batch::new();
+        for _ in 0..SEGMENTS - 1 {
+            batch.write(grant(8), 0, &[1]).unwrap();
+        }
+        assert_eq!(batch.read(grant(8), 0, split.slice(2)), Err(Error::BatchFull));
+        assert_eq!(batch.len(), SEGMENTS - 1);
+        assert_eq!(batch.read(grant(8), 0, whole.slice(8)), Ok(()));
+        assert_eq!(batch.write(grant(8), 0, &[1]), Err(Error::BatchFull));
+        assert_eq!(batch.submit().await.len(), SEGMENTS);
+        assert_eq!(whole.slice(8), [1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(split.slice(2), [0, 0]);
+    });
+    assert_eq!(calls(&report), 1);
+}
+
+#[test]
+fn each_copy_has_its_own_result() {
+    let report = run(Guest::new(), async || {
+        let page = offer(8);
+        page.write(0, b"good");
+        outside(|outside| outside.offer_grant(PEER.0, 9, false)).write(0, b"seen");
+        let (mut one, mut two, mut three, mut four) = (Buffer::new(4094, 4), [0; 4], [0; 4], [0; 4]);
+        let nobody = Grant { domain: DomainId(99), reference: Reference(8) };
+        let mut batch = Batch::new();
+        // The second one is split, with a failure on either side.
+        batch.read(nobody, 0, &mut two).unwrap();
+        batch.read(grant(8), 0, one.slice(4)).unwrap();
+        batch.write(grant(9), 0, b"lost").unwrap();
+        batch.read(grant(9), 0, &mut three).unwrap();
+        batch.read(grant(10), 4092, &mut four).unwrap();
+        batch.write(grant(8), 4096, b"").unwrap();
+        let results = batch.submit().await;
+        let expected = [Err(Error::NoDomain), Ok(()), Err(Error::NotGranted), Ok(()), Err(Error::NoReference), Ok(())];
+        assert_eq!(results[..], expected);
+        assert_eq!((&*one.slice(4), &two, &three), (&b"good"[..], &[0; 4], b"seen"));
+        assert!(Batch::new().submit().await.is_empty());
+        assert_eq!(stat().mapped, 0);
+    });
+    assert_eq!(calls(&report), 1, "a batch of nothing costs nothing");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
+fn every_status_is_told() {
+    let status = Arc::new(Mutex::new(Status::OKAY));
+    let its = Arc::clone(&status);
+    let guest = Guest::new().grant_fault(move |operation, _| (operation == COPY).then(|| *its.lock().unwrap()));
+    run(guest, async || {
+        let _ = offer(8);
+        let mut errors = Vec::new();
+        for number in [-1, -2, -3, -8, -9, -10, -13, -99] {
+            *status.lock().unwrap() = Status(number);
+            let result = copy::write(PEER, &[Reference(8)], 0, b"x").await;
+            errors.push(result.unwrap_err());
+        }
+        let expected = [
+            Error::NotGranted,
+            Error::NoDomain,
+            Error::NoReference,
+            Error::Denied,
+            Error::BadPage,
+            Error::BeyondPage,
+            Error::NoRecords,
+            Error::Status(Status(-99)),
+        ];
+        assert_eq!(errors, expected);
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
+fn no_copy_reaches_beyond_its_page() {
+    run(Guest::new(), async || {
+        let _ = offer(8);
+        let mut bytes = [0; 4096];
+        let mut batch = Batch::new();
+        assert_eq!(batch.write(grant(8), 1, &bytes), Err(Error::BeyondPage));
+        assert_eq!(batch.write(grant(8), 4097, &[]), Err(Error::BeyondPage));
+        assert_eq!(batch.write(grant(8), usize::MAX, &[0]), Err(Error::BeyondPage));
+        assert!(batch.is_empty());
+        let two = [Reference(8); 2];
+        assert_eq!(copy::read(PEER, &two, 4097, &mut bytes).await, Err(Error::BeyondPage));
+        assert_eq!(copy::read(PEER, &two, 4096, &mut bytes).await, Ok(()));
+        assert_eq!(copy::read(PEER, &[], 0, &mut bytes).await, Err(Error::BeyondPage));
+        assert_eq!(copy::write(PEER, &[], 0, &[]).await, Ok(()));
+    });
+}
+
+/// A guest to whom one page is not there for so many attempts; and how many copies were asked for.
+fn patient(attempts: u32) -> (Guest, Arc<AtomicU32>) {
+    let (asked, counter) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
+    let its = Arc::clone(&asked);
+    let guest = Guest::new().grant_fault(move |_, reference| {
+        its.fetch_add(1, Ordering::Relaxed);
+        let missing = reference == 9 && counter.fetch_add(1, Ordering::Relaxed) < attempts;
+        missing.then_some(Status::AGAIN)
+    });
+    (guest, asked)
+}
+
+#[test]
+fn a_page_that_is_not_there_is_tried_again_alone() {
+    let (guest, asked) = patient(2);
+    let report = run(guest, async || {
+        let pages = [8, 9, 10].map(offer);
+        let mut data = Buffer::new(0, 3);
+        data.slice(3).copy_from_slice(b"abc");
+        assert_eq!(copy::write(PEER, &[8, 9, 10].map(Reference), 4095, data.slice(3)).await, Ok(()));
+        assert_eq!((pages[0].byte(4095), pages[1].byte(0), pages[1].byte(1), pages[2].byte(0)), (b'a', b'b', b'c', 0));
+    });
+    assert_eq!(calls(&report), 3);
+    assert_eq!(asked.load(Ordering::Relaxed), 2 + 2);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
+fn patience_ends() {
+    let (guest, _) = patient(u32::MAX);
+    let report = run(guest, async || {
+        let pages = [8, 9, 10].map(offer);
+        let mut batch = Batch::new();
+        (8..11).for_each(|reference| batch.write(grant(reference), 0, &[1]).unwrap());
+        let began = time::now();
+        assert_eq!(batch.submit().await[..], [Ok(()), Err(Error::Unavailable), Ok(())]);
+        assert!((Duration::from_secs(1)..Duration::from_millis(1100)).contains(&began.elapsed()));
+        assert_eq!(pages.map(|page| page.byte(0)), [1, 0, 1]);
+    });
+    assert_eq!(calls(&report), 11);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
+fn a_future_that_is_dropped_copies_nothing_later() {
+    let (guest, _) = patient(3);
+    let report = run(guest, async || {
+        let pages = [8, 9].map(offer);
+        let mut batch = Batch::new();
+        (8..10).for_each(|reference| batch.write(grant(reference), 0, &[1]).unwrap());
+        assert!(timeout(Duration::from_millis(2), batch.submit()).await.is_err());
+        time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(pages.map(|page| page.byte(0)), [1, 0]);
+    });
+    assert_eq!(calls(&report), 2);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
+fn a_hypercall_that_is_refused_is_an_error_of_each_copy() {
+    let guest = Guest::new().fault(|hypercall, _| (hypercall == Hypercall::GrantTable).then_some(Errno::ENOSYS));
+    let report = run(guest, async || {
+        let mut bytes = [0; 2];
+        let (one, two) = bytes.split_at_mut(1);
+        let mut batch = Batch::new();
+        batch.read(grant(8), 0, one).unwrap();
+        batch.read(grant(9), 0, two).unwrap();
+        assert_eq!(batch.submit().await[..], [Err(Error::Refused(Errno::ENOSYS)); 2]);
+    });
+    assert_eq!(calls(&report), 1, "it is not tried again");
+}
+
+#[test]
+fn the_own_grants_may_be_copied_from_and_to() {
+    run(Guest::new(), async || {
+        let granted = Granted::<ReadWrite>::try_new(OWN, 2).unwrap();
+        let references: Vec<_> = granted.references().collect();
+        for domain in [OWN, DomainId::SELF] {
+            granted.memory().write(4090, b"over the edge");
+            let mut bytes = [0; 13];
+            assert_eq!(copy::read(domain, &references, 4090, &mut bytes).await, Ok(()));
+            assert_eq!(bytes, *b"over the edge");
+            assert_eq!(copy::write(domain, &references, 4090, b"and back").await, Ok(()));
+            assert_eq!(granted.memory().read_value::<[u8; 13]>(4090), *b"and back edge");
+        }
+        assert!(granted.end().is_ok(), "a copy leaves nothing in use");
+        let only = Granted::<ReadOnly>::try_new(OWN, 1).unwrap();
+        let references: Vec<_> = only.references().collect();
+        assert_eq!(copy::write(OWN, &references, 0, b"x").await, Err(Error::NotGranted));
+    });
+}
+
+#[test]
+fn two_domains_copy_both_ways() {
+    const LEN: usize = if cfg!(miri) { 5000 } else { 300_000 };
+    let pages = LEN.div_ceil(4096) + 1;
+    let (told, done) = (Mutex::new(None), AtomicU32::new(0));
+    let byte = |index: usize| (index % 251) as u8;
+    let guest = || if cfg!(miri) { Guest::new() } else { Guest::new().backed_mib(8) };
+    let reports = Host::new()
+        .domain(1, guest(), async |_| {
+            let granted = Granted::<ReadWrite>::new(DomainId(2), pages).await.unwrap();
+            let data: Vec<u8> = (0..LEN).map(byte).collect();
+            granted.memory().write(1000, &data);
+            *told.lock().unwrap() = Some(granted.references().collect::<Vec<_>>());
+            while done.load(Ordering::SeqCst) == 0 {
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            let mut data = vec![0; LEN];
+            granted.memory().read(1001, &mut data);
+            assert!(data.iter().enumerate().all(|(index, found)| *found == !byte(index)));
+            assert_eq!(granted.memory().read_value::<u8>(1000), byte(0));
+            assert!(granted.end().is_ok());
+        })
+        .domain(2, Guest::new(), async |_| {
+            let references = loop {
+                if let Some(references) = told.lock().unwrap().take() {
+                    break references;
+                }
+                time::sleep(Duration::from_millis(1)).await;
+            };
+            let mut data = vec![0; LEN];
+            copy::read(DomainId(1), &references, 1000, &mut data).await.unwrap();
+            assert!(data.iter().enumerate().all(|(index, found)| *found == byte(index)));
+            data.iter_mut().for_each(|byte| *byte = !*byte);
+            copy::write(DomainId(1), &references, 1001, &data).await.unwrap();
+            done.store(1, Ordering::SeqCst);
+        })
+        .run();
+    let reports: Vec<_> = reports.into_iter().map(check).collect();
+    // Each page is two segments at most, and there is room for 62 at least in a batch.
+    let most = 2 * (2 * pages).div_ceil(SEGMENTS - 2);
+    assert!(calls(&reports[1]) <= most, "{} of {most}", calls(&reports[1]));
+}
