@@ -102,6 +102,12 @@ impl Grants {
         self.inner.is_locked()
     }
 
+    /// The pages of the table.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> alloc::vec::Vec<crate::shared::SharedPage> {
+        self.inner.lock().table.pages.clone()
+    }
+
     pub(super) fn stat(&self) -> Stat {
         let inner = self.inner.lock();
         Stat {

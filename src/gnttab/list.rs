@@ -244,11 +244,11 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(lists.free() as usize, free.len());
-                let listed: BTreeSet<_> = references(&lists, &lists.free).into_iter().collect();
-                prop_assert_eq!(&listed, &free);
-                let used: usize = held.iter().map(|chain| references(&lists, chain).len()).sum();
-                prop_assert_eq!(used + free.len(), lists.known() as usize);
             }
+            let listed: BTreeSet<_> = references(&lists, &lists.free).into_iter().collect();
+            prop_assert_eq!(&listed, &free);
+            let used: usize = held.iter().map(|chain| references(&lists, chain).len()).sum();
+            prop_assert_eq!(used + free.len(), lists.known() as usize);
         }
     }
 

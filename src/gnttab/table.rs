@@ -29,10 +29,6 @@ use crate::{arch, hypercall, memory};
 /// Pages of the table that are placed at once, at most: a hole has so many.
 pub(super) const AT_ONCE: u32 = 64;
 
-/// So often the flags may change under a look at them. They change when the peer maps and unmaps: one that does so without
-/// end has the page in use.
-const LOOKS: usize = 8;
-
 /// What an entry permits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permit {
@@ -45,7 +41,7 @@ pub(super) struct Permit {
 /// The pages of the table that are placed, and how many there may be.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pages: Vec<SharedPage>,
+    pub(super) pages: Vec<SharedPage>,
     most: Option<u32>,
 }
 
@@ -126,23 +122,166 @@ impl Table {
     #[must_use = "a page that the peer still has in use must not be used for anything else"]
     pub(super) fn end(&self, reference: u32) -> bool {
         let Some((page, at)) = self.entry(reference) else { return true };
-        let flags = page.u16(at + ENTRY_FLAGS);
-        let mut seen = flags.load(Ordering::Relaxed);
-        for _ in 0..LOOKS {
-            if Flags::from_bits_retain(seen).intersects(Flags::READING | Flags::WRITING) {
-                return false;
-            }
-            // Both ways: what this domain did to the page comes before, what it does with the page now comes after.
-            match flags.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(now) => seen = now,
-            }
+        // Asked for twice, so that the simulated Xen can come between.
+        let flags = || page.u16(at + ENTRY_FLAGS);
+        let seen = flags().load(Ordering::Relaxed);
+        if Flags::from_bits_retain(seen).intersects(Flags::READING | Flags::WRITING) {
+            return false;
         }
-        false
+        // Both ways: what this domain did to the page comes before, what it does with the page now comes after. If the flags
+        // are not what they were, Xen has set a bit meanwhile: a peer that maps and unmaps without end keeps nobody here.
+        flags().compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
 /// A frame's number as version 1 of the table has it: 32 bits, which is 16 TiB of memory.
 pub(super) fn frame_number(frame: u64) -> Result<u32, Error> {
     u32::try_from(frame).map_err(|_| Error::FrameTooHigh)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU8;
+    use core::time::Duration;
+    use std::boxed::Box;
+    use std::sync::Arc;
+    use std::vec;
+
+    use super::*;
+    use crate::gnttab::{Granted, ReadOnly, ReadWrite, stat};
+    use crate::lifecycle::Reason;
+    use crate::sim::race::script;
+    use crate::sim::{End, Guest, Outside, outside};
+    use crate::time::sleep;
+
+    const PEER: u16 = 3;
+
+    fn run(guest: Guest, main: impl AsyncFnOnce()) {
+        let report = guest.run(async |_| main().await);
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        assert!(report.granted.is_empty());
+    }
+
+    /// What a peer does at a moment, and whether it has the page mapped then.
+    #[derive(Clone, Default)]
+    struct Peer(Arc<AtomicU8>);
+
+    impl Peer {
+        fn map(&self, number: u32, writable: bool) -> Box<dyn FnOnce(&mut Outside<'_>) + Send> {
+            let Self(mapped) = self.clone();
+            Box::new(move |peer| {
+                let result = peer.map(PEER, number, writable);
+                mapped.store(u8::from(result.is_ok()), Ordering::Relaxed);
+            })
+        }
+
+        fn unmap(&self, number: u32, writable: bool) -> Box<dyn FnOnce(&mut Outside<'_>) + Send> {
+            let Self(mapped) = self.clone();
+            Box::new(move |peer| {
+                if mapped.swap(0, Ordering::Relaxed) == 1 {
+                    peer.unmap(PEER, number, writable);
+                }
+            })
+        }
+
+        fn has_mapped(&self) -> bool {
+            self.0.load(Ordering::Relaxed) == 1
+        }
+    }
+
+    #[test]
+    fn no_step_of_a_peers_gets_between_the_look_at_an_entry_and_its_end() {
+        // The load is number 0, the exchange number 1, and what comes as number 2 is behind both.
+        let places: Vec<_> = (0..3).flat_map(|map| (map..3).map(move |unmap| (map, unmap))).collect();
+        for writable in [false, true] {
+            for &(map, unmap) in &places {
+                run(Guest::new(), async || {
+                    let granted = Granted::<ReadWrite>::try_new(DomainId(PEER), 1).unwrap();
+                    let number = granted.references().next().unwrap().0;
+                    let peer = Peer::default();
+                    script::begin(vec![(map, peer.map(number, writable)), (unmap, peer.unmap(number, writable))]);
+                    let result = granted.end();
+                    let (accesses, later) = script::end();
+                    // The exchange is not tried if the bit is seen before.
+                    let seen = map == 0 && unmap > 0;
+                    assert_eq!(accesses, if seen { 1 } else { 2 }, "{map} {unmap}");
+                    assert_eq!(result.is_err(), peer.has_mapped(), "{map} {unmap}");
+                    let ended = result.is_ok();
+                    later.into_iter().for_each(|(_, act)| outside(act));
+                    assert!(!ended || !peer.has_mapped(), "mapped after the end: {map} {unmap}");
+                    drop(result);
+                    outside(peer.unmap(number, writable));
+                    sleep(Duration::from_secs(1)).await;
+                    assert_eq!((stat().deferred, stat().in_use), (0, 0));
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_maps_again_while_it_is_looked_at_keeps_the_page() {
+        let (mut kept, mut too_late) = (0, 0);
+        for place in 0.. {
+            let peer = Peer::default();
+            let (mut left, mut mapped) = (true, false);
+            run(Guest::new(), async || {
+                let granted = Granted::<ReadOnly>::try_new(DomainId(PEER), 1).unwrap();
+                let number = granted.references().next().unwrap().0;
+                outside(peer.map(number, false));
+                drop(granted);
+                assert_eq!(stat().deferred, 1);
+                // It lets go, and takes again at some place of the next look.
+                outside(peer.unmap(number, false));
+                script::begin(vec![(place, peer.map(number, false))]);
+                sleep(Duration::from_secs(1)).await;
+                left = !script::end().1.is_empty();
+                mapped = peer.has_mapped();
+                assert_eq!(stat().deferred, u32::from(mapped), "{place}");
+                outside(peer.unmap(number, false));
+                sleep(Duration::from_secs(1)).await;
+                assert_eq!((stat().deferred, stat().in_use), (0, 0));
+            });
+            if left {
+                break;
+            }
+            if mapped { kept += 1 } else { too_late += 1 }
+        }
+        assert!(kept >= 2, "before the look at the entry, and before the exchange: {kept}, {too_late}");
+    }
+
+    #[test]
+    fn what_a_boot_loader_has_left_in_use_stays_as_it_is() {
+        run(Guest::new().backed_mib(8).grant_frames(1), async || {
+            let hole = Hole::new(1).unwrap();
+            let first = hole.frames().start;
+            // SAFETY: the hole is this test's.
+            unsafe { hypercall::grant_table_map(0, first) }.unwrap();
+            // SAFETY: the page is aligned, and accessed by this type only.
+            let page = unsafe { SharedPage::new(NonNull::new(arch::phys(first << 12)).unwrap(), 1) };
+            let left = (Flags::PERMIT_ACCESS | Flags::READING).bits();
+            for reference in [9, 511] {
+                page.u16(8 * reference).store(left, Ordering::Relaxed);
+            }
+            // It is placed elsewhere now.
+            let granted = Granted::<ReadWrite>::try_new(DomainId(PEER), 502).unwrap();
+            assert!(granted.references().all(|reference| ![9, 511].contains(&reference.0)));
+            assert_eq!((stat().in_use, stat().free), (502, 0));
+            // That there are fewer than it seemed is known then.
+            let too_many = Granted::<ReadWrite>::try_new(DomainId(PEER), 503);
+            assert_eq!(too_many.unwrap_err(), Error::TooMany);
+            drop(granted);
+            let pages = crate::state::get().unwrap().grants.entries();
+            for reference in [9, 511] {
+                assert_eq!(pages[0].u16(8 * reference).swap(0, Ordering::Relaxed), left);
+            }
+        });
+    }
+
+    #[test]
+    fn frames_beyond_32_bits_are_refused() {
+        assert_eq!(frame_number(u64::from(u32::MAX)), Ok(u32::MAX));
+        for frame in [1 << 32, u64::MAX] {
+            assert_eq!(frame_number(frame), Err(Error::FrameTooHigh));
+        }
+    }
 }

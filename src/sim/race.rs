@@ -82,6 +82,8 @@ pub(crate) fn access(start: NonNull<u8>, offset: usize) {
     if is_time && machine::with(|machine| machine.info.is_some_and(|info| info.start() == start)) {
         return;
     }
+    #[cfg(test)]
+    script::access();
     RACE.with(|race| {
         let Ok(mut race) = race.try_borrow_mut() else { return };
         let Some(race) = race.as_mut() else { return };
@@ -137,4 +139,41 @@ pub fn end() -> usize {
         machine::with(|machine| race.finish(machine));
         race.accesses
     })
+}
+
+/// What a peer does meanwhile, at places that a test chooses.
+#[cfg(test)]
+pub(crate) mod script {
+    use std::cell::RefCell;
+    use std::vec::Vec;
+
+    use crate::sim::events::Action;
+    use crate::sim::outside;
+
+    /// Accesses so far, and what comes before which.
+    type Script = (usize, Vec<(usize, Action)>);
+
+    std::thread_local! {
+        static SCRIPT: RefCell<Option<Script>> = const { RefCell::new(None) };
+    }
+
+    /// Has each of these done before the access of its number that the domain makes to shared pages, from now on.
+    pub(crate) fn begin(acts: Vec<(usize, Action)>) {
+        SCRIPT.set(Some((0, acts)));
+    }
+
+    /// How many accesses there have been, and what was to come later.
+    pub(crate) fn end() -> Script {
+        SCRIPT.take().unwrap_or_default()
+    }
+
+    /// The domain is about to access a shared page.
+    pub(super) fn access() {
+        // What is done here has accesses of its own.
+        let Some((count, acts)) = SCRIPT.take() else { return };
+        let (now, later) = acts.into_iter().partition(|(place, _)| *place <= count);
+        let now: Vec<_> = now;
+        now.into_iter().for_each(|(_, act)| outside(act));
+        SCRIPT.set(Some((count + 1, later)));
+    }
 }
