@@ -1,0 +1,521 @@
+//! Grants that a domain gives, on the simulated Xen, with peers that do what they want.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use domu::DomainId;
+use domu::abi::errno::Errno;
+use domu::abi::grant_table::{QUERY_SIZE, Status};
+use domu::abi::xen::Hypercall;
+use domu::executor::{self, spawn, yield_now};
+use domu::gnttab::{Error, Granted, ReadOnly, ReadWrite, Reference, Stat, stat};
+use domu::lifecycle::Reason;
+use domu::memory::{self, Pages};
+use domu::sim::{End, Guest, Report, outside};
+use domu::time::{now, sleep, timeout};
+
+/// A peer whose part the test plays.
+const PEER: u16 = 3;
+const TO: DomainId = DomainId(PEER);
+/// `XENMEM_add_to_physmap`.
+const ADD_TO_PHYSMAP: u64 = 7;
+
+fn run(guest: Guest, main: impl AsyncFnOnce()) -> Report {
+    let report = guest.run(async |_| main().await);
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    assert_eq!(report.mapped, 0);
+    report
+}
+
+/// A domain of so many MiB, all of which are there.
+fn guest(mib: u64) -> Guest {
+    Guest::new().memory_mib(mib, mib).backed_mib(mib)
+}
+
+fn read_write(pages: usize) -> Result<Granted<ReadWrite>, Error> {
+    Granted::try_new(TO, pages)
+}
+
+fn numbers(granted: &Granted<ReadWrite>) -> Vec<u32> {
+    granted.references().map(|reference| reference.0).collect()
+}
+
+/// Whether a peer can map a grant now.
+fn can_map(reference: u32) -> bool {
+    let mapped = outside(|peer| peer.map(PEER, reference, false)).is_ok();
+    if mapped {
+        outside(|peer| peer.unmap(PEER, reference, false));
+    }
+    mapped
+}
+
+/// Every page that can be had.
+fn all_pages() -> Vec<Pages> {
+    std::iter::from_fn(|| Pages::new(1).ok()).collect()
+}
+
+/// Polls a future once.
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    poll_fn(|context| {
+        Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[test]
+fn grants_that_nobody_uses_cost_nothing_and_the_first_asks_xen_once() {
+    let is_grants = |call: &&(Hypercall, u64)| call.0 == Hypercall::GrantTable;
+    let places =
+        |report: &Report| report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, ADD_TO_PHYSMAP)).count();
+    let before = run(Guest::new(), async || assert_eq!(stat(), Stat::default()));
+    assert_eq!(before.hypercalls.iter().filter(is_grants).count(), 0);
+    let report = run(Guest::new(), async || {
+        let granted = Granted::<ReadWrite>::new(TO, 2).await.unwrap();
+        assert_eq!((numbers(&granted), granted.peer(), granted.count()), (vec![8, 9], TO, 2));
+        assert_eq!(granted.references().len(), 2);
+        let now = stat();
+        assert_eq!((now.in_use, now.free, now.frames, now.max_frames), (2, 502, 1, 64));
+        assert!(granted.end().is_ok());
+        for _ in 0..20 {
+            drop(read_write(1).unwrap());
+        }
+        assert_eq!((stat().in_use, stat().free), (0, 504));
+    });
+    assert_eq!(report.hypercalls.iter().filter(is_grants).count(), 1);
+    assert!(report.hypercalls.contains(&(Hypercall::GrantTable, QUERY_SIZE)));
+    assert_eq!(places(&report) - places(&before), 1);
+    assert_eq!(report.granted, []);
+}
+
+#[test]
+fn references_are_read_and_written_as_decimals() {
+    assert_eq!("4294967295".parse(), Ok(Reference(u32::MAX)));
+    assert_eq!(Reference(12).to_string(), "12");
+    for text in ["", "-1", "4294967296", "0x8", " 8"] {
+        assert!(text.parse::<Reference>().is_err(), "{text:?}");
+    }
+    assert_eq!((Reference::CONSOLE, Reference::XENSTORE), (Reference(0), Reference(1)));
+}
+
+#[test]
+fn a_peer_reads_and_writes_what_it_may() {
+    run(Guest::new(), async || {
+        let granted = read_write(2).unwrap();
+        granted.memory().write(4090, b"over the edge");
+        let view: Vec<_> =
+            granted.references().map(|reference| outside(|peer| peer.map(PEER, reference.0, true)).unwrap()).collect();
+        let mut bytes = [0; 13];
+        view[0].read(4090, &mut bytes[..6]);
+        view[1].read(0, &mut bytes[6..]);
+        assert_eq!(&bytes, b"over the edge");
+        view[1].write(4095, b"!");
+        let mut last = [0];
+        granted.memory().read(8191, &mut last);
+        assert_eq!(&last, b"!");
+        numbers(&granted).into_iter().for_each(|number| outside(|peer| peer.unmap(PEER, number, true)));
+        let first = numbers(&granted)[0];
+        // What the peer wrote is there when the grant is at its end, and it can do nothing more.
+        outside(|peer| peer.copy_to(PEER, first, 1, b"copied")).unwrap();
+        let pages = granted.end().unwrap();
+        assert_eq!(pages.bytes()[1..7], *b"copied");
+        assert!(!can_map(first));
+        assert_eq!(outside(|peer| peer.copy_to(PEER, first, 0, b"x")), Err(Status::GENERAL_ERROR));
+
+        let granted = Granted::<ReadOnly>::new(TO, 1).await.unwrap();
+        granted.memory().write(0, b"read");
+        let number = granted.references().next().unwrap().0;
+        assert!(outside(|peer| peer.map(PEER, number, true)).is_err());
+        assert_eq!(outside(|peer| peer.copy_to(PEER, number, 0, b"x")), Err(Status::GENERAL_ERROR));
+        assert!(outside(|peer| peer.map(PEER + 1, number, false)).is_err(), "another domain");
+        let mut bytes = [0; 4];
+        outside(|peer| peer.copy_from(PEER, number, 0, &mut bytes)).unwrap();
+        assert_eq!(&bytes, b"read");
+        assert!(granted.end().is_ok());
+    });
+}
+
+#[test]
+fn msa01_a_peer_sees_zeroes_where_other_data_was() {
+    const COUNT: usize = if cfg!(miri) { 4 } else { 400 };
+    run(guest(8), async || {
+        let mut used: Vec<_> = (0..COUNT).map(|_| Pages::new(1).unwrap()).collect();
+        used.iter_mut().for_each(|page| page.bytes_mut().fill(0xa5));
+        drop(used);
+        for pages in [1, 3, COUNT - 4] {
+            let granted = read_write(pages.max(1)).unwrap();
+            for number in numbers(&granted) {
+                let mut bytes = [1; 4096];
+                outside(|peer| peer.copy_from(PEER, number, 0, &mut bytes)).unwrap();
+                assert_eq!(bytes, [0; 4096]);
+            }
+            granted.memory().write(0, &[0x5a; 4096]);
+        }
+    });
+}
+
+#[test]
+fn msa02_a_page_that_the_peer_has_mapped_is_used_for_nothing_else() {
+    run(guest(if cfg!(miri) { 2 } else { 4 }), async || {
+        for dropped in [false, true] {
+            let granted = read_write(1).unwrap();
+            let number = numbers(&granted)[0];
+            let view = outside(|peer| peer.map(PEER, number, true)).unwrap();
+            let start = now();
+            if dropped {
+                drop(granted);
+            } else {
+                assert_eq!(granted.end().unwrap_err(), Error::InUse);
+            }
+            assert!(now() - start < Duration::from_millis(1), "at once");
+            let before = stat();
+            assert_eq!((before.in_use, before.deferred), (1, 1));
+            // Whatever is taken now is not that page. (The simulated Xen looks at that, too.)
+            let mut pages = all_pages();
+            pages.iter_mut().for_each(|page| page.bytes_mut().fill(0x11));
+            view.write(0, &[0xee; 4096]);
+            assert!(pages.iter().all(|page| page.bytes().iter().all(|byte| *byte == 0x11)));
+            drop(pages);
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(stat().deferred, 1);
+            outside(|peer| peer.unmap(PEER, number, true));
+            sleep(Duration::from_secs(1)).await;
+            let after = stat();
+            assert_eq!((after.in_use, after.deferred, after.reclaimed), (0, 0, before.reclaimed + 1));
+            assert!(!can_map(number));
+            // Then it is used for something else.
+            let mut pages = all_pages();
+            pages.iter_mut().for_each(|page| page.bytes_mut().fill(0x22));
+            assert_eq!(view.byte(4095), 0x22);
+        }
+    });
+}
+
+#[test]
+fn msa00_a_reference_is_not_given_out_again_while_the_peer_uses_it() {
+    run(guest(8).grant_frames(1), async || {
+        let granted = read_write(1).unwrap();
+        let number = numbers(&granted)[0];
+        let _ = outside(|peer| peer.map(PEER, number, false)).unwrap();
+        drop(granted);
+        let others = read_write(503).unwrap();
+        assert!(!numbers(&others).contains(&number));
+        assert_eq!(read_write(1).unwrap_err(), Error::NoReferences);
+        outside(|peer| peer.unmap(PEER, number, false));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(numbers(&read_write(1).unwrap()), [number]);
+    });
+}
+
+#[test]
+fn what_the_peer_does_not_use_is_taken_back_at_once() {
+    run(Guest::new(), async || {
+        let granted = read_write(5).unwrap();
+        let all = numbers(&granted);
+        for number in [all[1], all[3]] {
+            let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
+        }
+        assert_eq!(granted.end().unwrap_err(), Error::InUse);
+        for number in [all[0], all[2], all[4]] {
+            assert!(!can_map(number), "{number}");
+        }
+        assert_eq!((stat().in_use, stat().deferred), (2, 2));
+        outside(|peer| peer.unmap(PEER, all[3], true));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((stat().in_use, stat().deferred, stat().reclaimed), (1, 1, 1));
+        outside(|peer| peer.unmap(PEER, all[1], true));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((stat().in_use, stat().deferred, stat().reclaimed), (0, 0, 2));
+    });
+}
+
+#[test]
+fn what_a_peer_had_that_died_comes_back() {
+    run(Guest::new(), async || {
+        let granted: Vec<_> = (0..10).map(|_| read_write(2).unwrap()).collect();
+        for number in granted.iter().flat_map(|granted| numbers(granted)) {
+            let _ = outside(|peer| peer.map(PEER, number, number % 2 == 0)).unwrap();
+        }
+        drop(granted);
+        assert_eq!(stat().deferred, 20);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(stat().deferred, 20);
+        outside(|peer| peer.end_peer(PEER));
+        sleep(Duration::from_secs(1)).await;
+        let stat = stat();
+        assert_eq!((stat.in_use, stat.deferred, stat.reclaimed), (0, 0, 20));
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "minutes: thousands of pages")]
+fn thousands_of_deferred_pages_come_back_within_a_second_by_bounded_turns() {
+    const SINGLE: usize = 3000;
+    run(guest(32), async || {
+        let single: Vec<_> = (0..SINGLE).map(|_| read_write(1).unwrap()).collect();
+        let run = read_write(1000).unwrap();
+        let all: Vec<_> = single.iter().chain([&run]).flat_map(|granted| numbers(granted)).collect();
+        for &number in &all {
+            let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
+        }
+        drop((single, run));
+        // At times that differ, the shortest among them.
+        for wait in [0, 1, 30, 700, 2000] {
+            sleep(Duration::from_millis(wait)).await;
+            assert_eq!(stat().deferred as usize, all.len());
+        }
+        let turns = executor::activity().turns;
+        all.iter().for_each(|&number| outside(|peer| peer.unmap(PEER, number, true)));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((stat().deferred, stat().in_use, stat().reclaimed as usize), (0, 0, all.len()));
+        // Each turn looks at some of them.
+        let turns = executor::activity().turns - turns;
+        assert!(turns as usize > all.len() / 200, "{turns}");
+    });
+}
+
+#[test]
+fn an_idle_domain_wakes_for_deferred_pages_alone_and_ever_less_often() {
+    run(Guest::new(), async || {
+        let halts = |before: executor::Activity| executor::activity().halts - before.halts;
+        drop(read_write(1).unwrap());
+        let before = executor::activity();
+        sleep(Duration::from_secs(100)).await;
+        assert_eq!(halts(before), 1);
+        let granted = read_write(1).unwrap();
+        let number = numbers(&granted)[0];
+        let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
+        drop(granted);
+        let before = executor::activity();
+        sleep(Duration::from_secs(100)).await;
+        // After 1, 2, 4 ms and so on, then twice a second.
+        assert!((200..215).contains(&halts(before)), "{}", halts(before));
+        outside(|peer| peer.unmap(PEER, number, true));
+        sleep(Duration::from_secs(1)).await;
+        let before = executor::activity();
+        sleep(Duration::from_secs(100)).await;
+        assert_eq!(halts(before), 1);
+    });
+}
+
+#[test]
+fn a_domain_ends_at_once_whatever_peers_have_in_use() {
+    let report = run(Guest::new(), async || {
+        let granted = read_write(1).unwrap();
+        let number = numbers(&granted)[0];
+        let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
+        drop(granted);
+        executor::at_exit(async { assert_eq!(stat().deferred, 1) });
+    });
+    assert!(report.elapsed_ns < 1_000_000_000, "{}", report.elapsed_ns);
+    assert_eq!(report.granted.len(), 1);
+}
+
+#[test]
+fn a_main_that_nothing_can_wake_is_told_although_pages_are_deferred() {
+    let report = Guest::new().run(async |_| {
+        let granted = read_write(1).unwrap();
+        let number = numbers(&granted)[0];
+        let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
+        drop(granted);
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Crash));
+    assert!(report.debug_text().contains("nothing is left that could wake it"), "{}", report.debug_text());
+}
+
+#[test]
+fn who_waits_for_references_gets_those_that_a_peer_gives_back() {
+    let guest = guest(4).grant_frames(1);
+    let guest = guest.after(Duration::from_secs(3), |outside| outside.unmap(PEER, 8, true));
+    run(guest, async || {
+        let granted = read_write(1).unwrap();
+        let number = numbers(&granted)[0];
+        let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
+        let others = read_write(503).unwrap();
+        drop(granted);
+        // Nothing else is left to wake main.
+        let start = now();
+        let again = Granted::<ReadWrite>::new(TO, 1).await.unwrap();
+        assert_eq!(numbers(&again), [number]);
+        assert!((2900..4000).contains(&(now() - start).as_millis()));
+        drop(others);
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "minutes: thousands of pages")]
+fn twenty_thousand_references_are_in_use_at_once() {
+    let report = run(guest(160), async || {
+        let mut all: Vec<_> = (0..20).map(|_| Granted::<ReadWrite>::try_new(TO, 1000).unwrap()).collect();
+        assert_eq!((stat().in_use, stat().frames, stat().max_frames), (20_000, 40, 64));
+        let mut seen: Vec<_> = all.iter().flat_map(|granted| numbers(granted)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!((seen.len(), seen.first(), seen.last()), (20_000, Some(&8), Some(&20_007)));
+        // The first and the last are what they are said to be.
+        for granted in [&all[0], &all[19]] {
+            granted.memory().write(999 * 4096, b"last");
+            let mut bytes = [0; 4];
+            let last = *numbers(granted).last().unwrap();
+            outside(|peer| peer.copy_from(PEER, last, 0, &mut bytes)).unwrap();
+            assert_eq!(&bytes, b"last");
+        }
+        all.extend((0..12).map(|_| read_write(1000).unwrap()));
+        all.push(read_write(760).unwrap());
+        assert_eq!((stat().in_use, stat().free, stat().frames), (32_760, 0, 64));
+        assert_eq!(read_write(1).unwrap_err(), Error::NoReferences);
+        let mut waiting = pin!(Granted::<ReadWrite>::new(TO, 1));
+        assert!(poll_once(&mut waiting).await.is_none());
+        assert_eq!(stat().waiting, 1);
+        all.pop();
+        assert!(poll_once(&mut waiting).await.unwrap().is_ok());
+        drop(all);
+        assert_eq!((stat().in_use, stat().free, stat().waiting), (0, 32_760, 0));
+    });
+    assert_eq!(report.granted, []);
+    // One hypercall for each page of the table, but the highest of those that are needed comes first.
+    let placed = report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, ADD_TO_PHYSMAP)).count();
+    assert_eq!(placed, 64 + 1);
+}
+
+#[test]
+fn what_can_never_be_had_is_an_error_and_no_wait() {
+    run(guest(4).grant_frames(1), async || {
+        let refused = async |pages| {
+            let waited = timeout(Duration::ZERO, Granted::<ReadWrite>::new(TO, pages)).await.unwrap().unwrap_err();
+            assert_eq!(waited, read_write(pages).unwrap_err());
+            waited
+        };
+        assert_eq!(refused(0).await, Error::Memory(memory::Error::NotPages));
+        for pages in [505, 1 << 32, usize::MAX] {
+            assert_eq!(refused(pages).await, Error::TooMany);
+        }
+        assert!(read_write(504).is_ok());
+        // References are there, memory is not: nothing is kept.
+        let mut pages = all_pages();
+        assert_eq!(refused(2).await, Error::Memory(memory::Error::OutOfMemory));
+        pages.pop();
+        assert!(read_write(1).is_ok());
+        assert_eq!((stat().in_use, stat().waiting), (0, 0));
+    });
+    assert_eq!(read_write(1).unwrap_err(), Error::Refused(Errno::ESRCH), "outside of a domain");
+}
+
+#[test]
+fn what_xen_refuses_is_an_error_and_may_succeed_later() {
+    std::thread_local! {
+        static REFUSE: Cell<Option<(Hypercall, u64)>> = const { Cell::new(None) };
+    }
+    let fault = |number, operation| (REFUSE.get() == Some((number, operation))).then_some(Errno::ENOMEM);
+    run(guest(4).fault(fault), async || {
+        for call in [(Hypercall::GrantTable, QUERY_SIZE), (Hypercall::Memory, ADD_TO_PHYSMAP)] {
+            REFUSE.set(Some(call));
+            assert_eq!(read_write(1).unwrap_err(), Error::Refused(Errno::ENOMEM));
+            assert_eq!(Granted::<ReadWrite>::new(TO, 1).await.unwrap_err(), Error::Refused(Errno::ENOMEM));
+            assert_eq!((stat().frames, stat().free, stat().waiting), (0, 0, 0));
+        }
+        REFUSE.set(None);
+        let granted = read_write(504).unwrap();
+        REFUSE.set(Some((Hypercall::Memory, ADD_TO_PHYSMAP)));
+        assert_eq!(read_write(1).unwrap_err(), Error::Refused(Errno::ENOMEM));
+        // What there is is still to be had.
+        drop(granted);
+        assert!(read_write(504).is_ok());
+    });
+}
+
+#[test]
+fn who_waits_is_served_in_turn_and_not_overtaken() {
+    run(guest(4).grant_frames(1), async || {
+        let mut held: Vec<_> = (0..4).map(|_| read_write(1).unwrap()).collect();
+        held.push(read_write(500).unwrap());
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let mut tasks = Vec::new();
+        // The first wants more than the others together, and more than is free for some time.
+        for (name, pages) in [(1, 3), (2, 1), (3, 1), (4, 2)] {
+            let order = Rc::clone(&order);
+            tasks.push(spawn(async move {
+                let granted = Granted::<ReadWrite>::new(TO, pages).await.unwrap();
+                order.borrow_mut().push(name);
+                granted
+            }));
+            yield_now().await;
+        }
+        yield_now().await;
+        assert_eq!(stat().waiting, 4);
+        for expected in [&[][..], &[], &[1], &[1, 2]] {
+            held.remove(0);
+            // Free, but not for everybody.
+            assert_eq!(read_write(1).unwrap_err(), Error::NoReferences);
+            for _ in 0..5 {
+                yield_now().await;
+            }
+            assert_eq!(*order.borrow(), expected);
+        }
+        // All that wait now have enough, one after the other.
+        drop(held);
+        for task in tasks {
+            drop(task.await);
+        }
+        assert_eq!(*order.borrow(), [1, 2, 3, 4]);
+        assert_eq!((stat().waiting, stat().in_use), (0, 0));
+    });
+}
+
+#[test]
+fn a_waiter_that_goes_away_lets_the_next_go_on() {
+    run(guest(4).grant_frames(1), async || {
+        let (one, rest) = (read_write(2).unwrap(), read_write(502).unwrap());
+        let mut first = Box::pin(Granted::<ReadWrite>::new(TO, 3));
+        let mut second = Box::pin(Granted::<ReadWrite>::new(TO, 2));
+        let mut third = Box::pin(Granted::<ReadWrite>::new(TO, 1));
+        assert!(poll_once(&mut first).await.is_none());
+        let second = spawn(async move { second.as_mut().await.unwrap() });
+        yield_now().await;
+        assert!(poll_once(&mut third).await.is_none());
+        assert_eq!(stat().waiting, 3);
+        drop(one);
+        yield_now().await;
+        assert!(!second.is_finished(), "two are free, but the first wants three");
+        // In front, and in the middle of the queue.
+        drop(first);
+        drop(timeout(Duration::from_secs(1), second).await.expect("it is woken"));
+        assert_eq!(stat().waiting, 1);
+        // One that was woken, and goes away before it has taken what is there.
+        let taken = read_write(2);
+        assert_eq!(taken.unwrap_err(), Error::NoReferences, "the third is in front");
+        let fourth = spawn(async { Granted::<ReadWrite>::new(TO, 2).await.unwrap() });
+        yield_now().await;
+        drop(third);
+        drop(timeout(Duration::from_secs(1), fourth).await.expect("it is woken"));
+        drop(rest);
+        assert_eq!((stat().waiting, stat().in_use), (0, 0));
+    });
+}
+
+#[test]
+fn two_that_want_most_of_the_table_do_not_keep_each_other_waiting() {
+    const ROUNDS: usize = if cfg!(miri) { 2 } else { 50 };
+    run(guest(4).grant_frames(1), async || {
+        let task = || {
+            spawn(async {
+                for _ in 0..ROUNDS {
+                    let granted = Granted::<ReadWrite>::new(TO, 300).await.unwrap();
+                    yield_now().await;
+                    drop(granted);
+                }
+            })
+        };
+        for task in [task(), task(), task()] {
+            timeout(Duration::from_secs(10), task).await.expect("nobody waits for ever");
+        }
+        assert_eq!((stat().waiting, stat().in_use), (0, 0));
+    });
+}
