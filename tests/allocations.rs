@@ -8,8 +8,10 @@ use std::time::Duration;
 use domu::DomainId;
 use domu::eventchn;
 use domu::executor::{spawn, yield_now};
+use domu::gnttab::{Granted, ReadWrite, stat};
 use domu::lifecycle::Reason;
-use domu::sim::{End, Guest};
+use domu::sim::{End, Guest, outside};
+use domu::time::sleep;
 
 /// The system's allocator, counting what a thread allocates.
 struct Counting;
@@ -118,4 +120,30 @@ fn tasks_that_have_ended_leave_no_room_behind() {
         }
     });
     assert!((100..=102).contains(&count), "{count}");
+}
+
+#[test]
+fn what_becomes_of_a_grant_after_its_owner_allocates_nothing() {
+    const PAGES: usize = 3;
+    let count = Cell::new(u64::MAX);
+    let report = Guest::new().run(async |_| {
+        let peer = DomainId(3);
+        let mut all: Vec<_> = (0..40).map(|_| Granted::<ReadWrite>::try_new(peer, PAGES).unwrap()).collect();
+        let mapped: Vec<_> = all.iter().flat_map(|granted| granted.references().nth(1)).collect();
+        assert!(mapped.iter().all(|reference| outside(|peer| peer.map(3, reference.0, true)).is_ok()));
+        // One that the peer does not use.
+        let free = Granted::<ReadWrite>::try_new(peer, PAGES).unwrap();
+        let before = COUNT.get();
+        let free = free.end();
+        all.drain(..).for_each(drop);
+        let ended = COUNT.get() - before;
+        assert!(free.is_ok());
+        assert_eq!((stat().deferred, stat().in_use), (40, 40));
+        mapped.iter().for_each(|reference| outside(|peer| peer.unmap(3, reference.0, true)));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((stat().deferred, stat().in_use), (0, 0));
+        count.set(ended);
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    assert_eq!(count.get(), 0);
 }
