@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,10 +14,10 @@ use domu::abi::errno::Errno;
 use domu::abi::grant_table::{QUERY_SIZE, Status};
 use domu::abi::xen::Hypercall;
 use domu::executor::{self, spawn, yield_now};
-use domu::gnttab::{Error, Granted, ReadOnly, ReadWrite, Reference, Stat, stat};
+use domu::gnttab::{Error, Granted, Mapping, ReadOnly, ReadWrite, Reference, Stat, stat};
 use domu::lifecycle::Reason;
 use domu::memory::{self, Pages};
-use domu::sim::{End, Guest, Report, outside};
+use domu::sim::{End, Guest, Host, Report, outside};
 use domu::time::{now, sleep, timeout};
 
 /// A peer whose part the test plays.
@@ -518,4 +520,75 @@ fn two_that_want_most_of_the_table_do_not_keep_each_other_waiting() {
         }
         assert_eq!((stat().waiting, stat().in_use), (0, 0));
     });
+}
+
+/// Two domains, on a schedule: the first grants runs of pages to the second one and ends that at any moment; the second one
+/// maps what it is told of, writes to it, and unmaps it after a while, or ends. Tells how many grants were free when they were
+/// ended, and how many not.
+fn share(seed: u64, dies: bool) -> (u32, u32) {
+    let (free, in_use) = (AtomicU32::new(0), AtomicU32::new(0));
+    let (told, over) = (Mutex::new(None::<Vec<Reference>>), AtomicBool::new(false));
+    let rounds: &[usize] = if cfg!(miri) { &[1, 2] } else { &[1, 16, 100, 3] };
+    let moment = |round: usize| Duration::from_micros((seed * 7919 + round as u64 * 104_729) % 300);
+    let give = async |_| {
+        let before = stat();
+        for (round, &pages) in rounds.iter().enumerate() {
+            let granted = Granted::<ReadWrite>::new(DomainId(2), pages).await.unwrap();
+            *told.lock().unwrap() = Some(granted.references().collect());
+            sleep(moment(round)).await;
+            let end = granted.end();
+            let count = if end.is_ok() { &free } else { &in_use };
+            count.fetch_add(1, Ordering::Relaxed);
+            if let Ok(pages) = end {
+                // The peer has written all that it writes, or nothing.
+                assert!(
+                    pages.bytes().chunks(4096).all(|page| page[..64] == [page[0]; 64] && page[0] == pages.bytes()[0])
+                );
+            }
+            told.lock().unwrap().take();
+        }
+        over.store(true, Ordering::Relaxed);
+        let wait = async {
+            while stat().deferred > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(2), wait).await.expect("the peer is done with all of it");
+        assert_eq!((stat().in_use, before.in_use), (0, 0));
+    };
+    let take = async |_| {
+        while !over.load(Ordering::Relaxed) {
+            let references = told.lock().unwrap().take();
+            let Some(references) = references else {
+                sleep(Duration::from_micros(20)).await;
+                continue;
+            };
+            // It may be too late.
+            let Ok(mapping) = Mapping::<ReadWrite>::new(DomainId(1), &references).await else { continue };
+            (0..mapping.count()).for_each(|page| mapping.memory().write(page * 4096, &[7; 64]));
+            sleep(Duration::from_micros(seed % 500)).await;
+            if dies {
+                std::mem::forget(mapping);
+            }
+        }
+    };
+    let reports = Host::new().seed(seed).domain(1, guest(4), give).domain(2, Guest::new(), take).run();
+    for report in reports {
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "seed {seed}: {}", report.debug_text());
+        assert_eq!(report.granted, [], "seed {seed}");
+    }
+    (free.into_inner(), in_use.into_inner())
+}
+
+#[test]
+fn two_domains_share_pages_on_any_schedule_and_the_counters_return() {
+    let counts: Vec<_> = (0..if cfg!(miri) { 1 } else { 30 }).map(|seed| share(seed, false)).collect();
+    let (free, in_use) = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    assert!(cfg!(miri) || free > 10 && in_use > 10, "both happen: {free}, {in_use}");
+}
+
+#[test]
+fn a_domain_that_ends_with_pages_mapped_gives_them_back() {
+    let in_use: u32 = (0..if cfg!(miri) { 1 } else { 10 }).map(|seed| share(seed, true).1).sum();
+    assert!(cfg!(miri) || in_use > 10, "{in_use}");
 }

@@ -193,18 +193,20 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            1 => (1_u32..3).prop_map(Step::Grow),
+            1 => (1_u32..if cfg!(miri) { 2 } else { 3 }).prop_map(Step::Grow),
             6 => prop_oneof![0_u32..5, 0_u32..300].prop_map(Step::Take),
             4 => any::<usize>().prop_map(Step::Give),
             3 => (any::<usize>(), 2_u32..5).prop_map(|(index, n)| Step::Sift(index, n)),
         ]
     }
 
+    const STEPS: usize = if cfg!(miri) { 5 } else { 60 };
+
     proptest! {
         #![proptest_config(crate::sim::proptest_config())]
 
         #[test]
-        fn each_reference_is_in_one_list_whatever_is_done(steps in prop::collection::vec(step(), 1..60)) {
+        fn each_reference_is_in_one_list_whatever_is_done(steps in prop::collection::vec(step(), 1..STEPS)) {
             let (mut lists, mut held, mut free) = (Lists::default(), Vec::new(), BTreeSet::new());
             let mut pages = 0;
             for step in steps {
