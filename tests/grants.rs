@@ -241,7 +241,7 @@ fn what_the_peer_does_not_use_is_taken_back_at_once() {
 fn what_a_peer_had_that_died_comes_back() {
     run(Guest::new(), async || {
         let granted: Vec<_> = (0..10).map(|_| read_write(2).unwrap()).collect();
-        for number in granted.iter().flat_map(|granted| numbers(granted)) {
+        for number in granted.iter().flat_map(numbers) {
             let _ = outside(|peer| peer.map(PEER, number, number % 2 == 0)).unwrap();
         }
         drop(granted);
@@ -262,7 +262,7 @@ fn thousands_of_deferred_pages_come_back_within_a_second_by_bounded_turns() {
     run(guest(32), async || {
         let single: Vec<_> = (0..SINGLE).map(|_| read_write(1).unwrap()).collect();
         let run = read_write(1000).unwrap();
-        let all: Vec<_> = single.iter().chain([&run]).flat_map(|granted| numbers(granted)).collect();
+        let all: Vec<_> = single.iter().chain([&run]).flat_map(numbers).collect();
         for &number in &all {
             let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
         }
@@ -357,7 +357,7 @@ fn twenty_thousand_references_are_in_use_at_once() {
     let report = run(guest(160), async || {
         let mut all: Vec<_> = (0..20).map(|_| Granted::<ReadWrite>::try_new(TO, 1000).unwrap()).collect();
         assert_eq!((stat().in_use, stat().frames, stat().max_frames), (20_000, 40, 64));
-        let mut seen: Vec<_> = all.iter().flat_map(|granted| numbers(granted)).collect();
+        let mut seen: Vec<_> = all.iter().flat_map(numbers).collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!((seen.len(), seen.first(), seen.last()), (20_000, Some(&8), Some(&20_007)));
