@@ -91,7 +91,7 @@ impl<'a> Batch<'a> {
     /// [`Error::BeyondPage`] if it is longer than the rest of the page; [`Error::BatchFull`] if there is no room for it;
     /// [`Error::BadPage`] if the slice is none of the domain's RAM. The batch is as it was.
     pub fn read(&mut self, from: Grant, offset: usize, into: &'a mut [u8]) -> Result<(), Error> {
-        self.add(Way::Out, from, offset, into.as_ptr(), into.len())
+        self.add(Way::Out, from, offset, into.as_mut_ptr(), into.len())
     }
 
     /// Adds a copy into a grant, to an offset in its page.
