@@ -103,7 +103,7 @@ fn copies_of_a_whole_batch_are_one_hypercall() {
 #[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_full_batch_takes_no_more_and_stays_as_it_is() {
     let report = run(Guest::new(), async || {
-        let _ = offer(8);
+        let page = offer(8);
         let mut whole = Buffer::new(0, 8);
         let mut split = Buffer::new(4095, 2);
         let mut batch = Batch::new();
@@ -117,6 +117,12 @@ fn a_full_batch_takes_no_more_and_stays_as_it_is() {
         assert_eq!(batch.submit().await.len(), SEGMENTS);
         assert_eq!(whole.slice(8), [1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(split.slice(2), [0, 0]);
+        // Copies of nothing take room, too.
+        let mut batch = Batch::new();
+        (0..SEGMENTS).for_each(|_| batch.write(grant(8), 0, &[]).unwrap());
+        assert_eq!(batch.write(grant(8), 0, &[2]), Err(Error::BatchFull));
+        assert!(batch.submit().await.iter().all(Result::is_ok));
+        assert_eq!(page.byte(0), 1);
     });
     assert_eq!(calls(&report), 1);
 }

@@ -127,10 +127,11 @@ impl<'a> Batch<'a> {
             let _ = parts.push(segment);
             done += part;
         }
-        if self.segments.extend_from_slice(&parts).is_err() || self.parts.push(parts.len() as u8).is_err() {
+        // Copies of nothing have no segments.
+        if self.parts.is_full() || self.segments.extend_from_slice(&parts).is_err() {
             return Err(Error::BatchFull);
         }
-        Ok(())
+        self.parts.push(parts.len() as u8).map_err(|_| Error::BatchFull)
     }
 
     /// Has Xen do all copies, and tells what came of each.

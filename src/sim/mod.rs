@@ -16,7 +16,7 @@
 //! assert_eq!(report.console, b"hello\n");
 //! ```
 //!
-//! [`Host`] runs several domains that talk to each other by event channels.
+//! [`Host`] runs several domains that talk to each other by event channels and grants. [`outside`] plays the part of a peer.
 //!
 //! Each thread has a machine of its own, so tests run in parallel. The memory of a simulated domain lives until the
 //! process ends, since what it hands out is `'static` in a unikernel.
