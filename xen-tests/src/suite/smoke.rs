@@ -68,6 +68,7 @@ fn tests() -> Vec<Test> {
             ..test("events_million", "events", events::MILLION, Usual::None, events::judge_fifo)
         },
         test("embassy", "embassy", "", Usual::Main, reads_all),
+        test("grants", "grants", "20000", Usual::All, grants),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;
@@ -175,6 +176,17 @@ fn without_xen(suite: &mut Suite, flavour: Flavour) {
         ensure!(!ended.ended, "it made the machine reset instead of stopping");
         Ok(())
     });
+}
+
+/// Grants that the domain gives to itself.
+fn grants(outcome: &Ended) -> Result<()> {
+    for case in ["grants.copy", "grants.many"] {
+        ensure!(
+            outcome.serial.lines().any(|line| line.ends_with(&format!("@ok {case}"))),
+            "it does not say @ok {case}"
+        );
+    }
+    ended(outcome, Reason::Poweroff)
 }
 
 fn ended(ended: &Ended, expected: Reason) -> Result<()> {
