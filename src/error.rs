@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{console, eventchn, gnttab, memory, random};
+use crate::{console, eventchn, gnttab, memory, random, shared};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +18,8 @@ pub enum Error {
     EventChannel(eventchn::Error),
     /// An operation on grants failed.
     Grant(gnttab::Error),
+    /// A ring that is shared with a peer failed.
+    Shared(shared::Error),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Error {
             Self::SelfCheck(violation) => violation.fmt(f),
             Self::EventChannel(error) => error.fmt(f),
             Self::Grant(error) => error.fmt(f),
+            Self::Shared(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -61,6 +64,12 @@ impl From<memory::Violation> for Error {
 impl From<random::Error> for Error {
     fn from(error: random::Error) -> Self {
         Self::Random(error)
+    }
+}
+
+impl From<shared::Error> for Error {
+    fn from(error: shared::Error) -> Self {
+        Self::Shared(error)
     }
 }
 

@@ -3,15 +3,22 @@
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll};
+use core::time::Duration;
 
 use super::table::Seen;
 use super::{Error, PolledPort, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
-use crate::hypercall;
 use crate::state::{self, State};
+use crate::{hypercall, time};
+
+/// Events in a row that may bring nothing before a pause is made.
+const PATIENCE: u32 = 32;
+/// How long it is.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A port of this domain. Dropping it closes it.
 ///
@@ -20,6 +27,8 @@ use crate::state::{self, State};
 pub struct Port {
     number: u32,
     state: &'static State,
+    /// Events that brought nothing.
+    spurious: AtomicU64,
 }
 
 /// What a port is bound to.
@@ -109,7 +118,7 @@ impl Port {
         state.delivery.reserve(number)?;
         state.events.reserve(number)?;
         state.events.add(number, state);
-        Ok(Self { number, state })
+        Ok(Self { number, state, spurious: AtomicU64::new(0) })
     }
 
     /// Wakes whoever waits, as an event does.
@@ -188,6 +197,41 @@ impl Port {
     #[must_use = "futures do nothing unless polled"]
     pub const fn after(&self, seen: u64) -> After<'_> {
         After { port: self, seen, id: None }
+    }
+
+    /// Waits until `look` finds something in what is shared with the peer. It is asked at once, and again after each event.
+    ///
+    /// An event that brings nothing is counted as [`spurious`](Self::spurious). After 32 of them in a row, as a peer may send
+    /// without end, there is a pause of a millisecond before each look that follows, in which one event is delivered at most. So one
+    /// `look` is to look at all that the port's events may tell of.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is found is returned at once, so a future that is dropped takes nothing along.
+    pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        let mut events = 0;
+        loop {
+            // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
+            let seen = self.count();
+            if let Some(found) = look() {
+                return found;
+            }
+            if events > 0 {
+                self.spurious.fetch_add(1, Ordering::Relaxed);
+            }
+            self.after(seen).await;
+            events += 1;
+            if events > PATIENCE {
+                time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// How many events have brought nothing to who waits by [`until`](Self::until). A few are in the nature of events: what
+    /// one tells of may have been found before it came.
+    #[must_use]
+    pub fn spurious(&self) -> u64 {
+        self.spurious.load(Ordering::Relaxed)
     }
 }
 

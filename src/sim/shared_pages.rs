@@ -2,6 +2,8 @@
 
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::boxed::Box;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use crate::shared::owner::Sealed;
@@ -36,6 +38,59 @@ impl SharedPages {
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
         Self(Arc::new(Allocation { start, layout }))
     }
+}
+
+std::thread_local! {
+    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
+    /// Whether there is one: accesses are many.
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What happens before each access to some memory.
+struct Watch {
+    start: NonNull<u8>,
+    action: Box<dyn FnMut(usize)>,
+}
+
+impl SharedPages {
+    /// Runs something on this thread, and `peer` before each access that it makes to a byte or word of these pages, told by
+    /// its offset: so a peer acts between any two of them. Bytes of a copy are accessed one by one. What `peer` accesses
+    /// itself is not told.
+    ///
+    /// # Panics
+    ///
+    /// If one runs on this thread already.
+    pub fn with_peer<T>(&self, peer: impl FnMut(usize) + 'static, run: impl FnOnce() -> T) -> T {
+        let watch = Watch { start: self.0.start, action: Box::new(peer) };
+        let before = WATCH.replace(Some(watch));
+        assert!(before.is_none(), "one at a time");
+        WATCHED.set(true);
+        let _end = EndOfWatch;
+        run()
+    }
+}
+
+/// Ends the watch, also when what was run has panicked.
+struct EndOfWatch;
+
+impl Drop for EndOfWatch {
+    fn drop(&mut self) {
+        WATCHED.set(false);
+        WATCH.take();
+    }
+}
+
+/// Shared memory that begins here is accessed by this thread.
+pub(super) fn access(start: NonNull<u8>, offset: usize) {
+    if !WATCHED.get() {
+        return;
+    }
+    // Not there while it acts.
+    let Some(mut watch) = WATCH.take() else { return };
+    if watch.start == start {
+        (watch.action)(offset);
+    }
+    WATCH.set(Some(watch));
 }
 
 impl Drop for Allocation {

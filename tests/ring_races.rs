@@ -1,0 +1,348 @@
+//! Both ends of a ring at the same time: no wake-up is lost, whatever is interleaved with what.
+//!
+//! First each half of our code against a peer that is a list of steps, which come before any of our accesses to the memory:
+//! all choices are tried. These tests find out peers that leave out a part of the protocol, so they would find out us. Then
+//! both our ends on two threads, where also the order in which each sees the other's writes is the machine's to choose: Miri's
+//! weak memory shows a missing barrier.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use domu::shared::{BackRing, FrontRing, Owner};
+use domu::sim::SharedPages;
+
+const REQ_PROD: usize = 0;
+const REQ_EVENT: usize = 4;
+const ENTRIES: usize = 64;
+
+/// A step of a peer's, in order.
+trait Script: 'static {
+    /// Does the next step; says whether there was one.
+    fn step(&mut self, pages: &SharedPages) -> bool;
+}
+
+/// The steps of a peer, each before the access of its number, or when nothing else is left to be done.
+struct Race<S> {
+    script: S,
+    places: Vec<usize>,
+    done: usize,
+    accesses: usize,
+}
+
+impl<S: Script> Race<S> {
+    fn access(&mut self, pages: &SharedPages) {
+        while self.places.get(self.done).is_some_and(|&place| place <= self.accesses) {
+            self.done += 1;
+            self.script.step(pages);
+        }
+        self.accesses += 1;
+    }
+}
+
+/// Runs `main` for all choices of places, each at or behind the one before, for so many steps among so many accesses.
+fn for_all_places(steps: usize, accesses: usize, mut main: impl FnMut(Vec<usize>)) {
+    fn choose(places: &mut Vec<usize>, steps: usize, accesses: usize, main: &mut impl FnMut(Vec<usize>)) {
+        if places.len() == steps {
+            return main(places.clone());
+        }
+        for place in places.last().copied().unwrap_or(0)..=accesses {
+            places.push(place);
+            choose(places, steps, accesses, main);
+            places.pop();
+        }
+    }
+    if cfg!(miri) {
+        // It takes as long for a few as the others need for all.
+        return (1..3).for_each(|apart| main((0..steps).map(|step| step * apart).collect()));
+    }
+    choose(&mut Vec::new(), steps, accesses, &mut main);
+}
+
+fn load(pages: &SharedPages, offset: usize) -> u32 {
+    pages.memory().u32(offset).load(Ordering::SeqCst)
+}
+
+fn store(pages: &SharedPages, offset: usize, value: u32) {
+    pages.memory().u32(offset).store(value, Ordering::SeqCst);
+}
+
+/// A front end that sends requests one by one, each in three steps.
+struct Producer {
+    /// It looks at the event before it has published, as it seems to who leaves out the barrier.
+    hasty: bool,
+    event: u32,
+    step: u32,
+    notified: bool,
+}
+
+/// How many it sends.
+const SENT: u32 = 2;
+
+impl Script for Producer {
+    fn step(&mut self, pages: &SharedPages) -> bool {
+        let (number, step) = (self.step / 3, self.step % 3);
+        if number == SENT {
+            return false;
+        }
+        match (step, self.hasty) {
+            (0, _) => pages.memory().u8(ENTRIES + number as usize).store(number as u8 + 1, Ordering::SeqCst),
+            (1, false) | (2, true) => store(pages, REQ_PROD, number + 1),
+            _ => self.event = load(pages, REQ_EVENT),
+        }
+        // One request at a time: the event is among the new indices if it is the new index.
+        if step == 2 && self.event == number + 1 {
+            self.notified = true;
+        }
+        self.step += 1;
+        true
+    }
+}
+
+/// Consumes until all is quiet; `poll` returns None to wait. Returns what arrived, and how many accesses there were.
+fn consume(
+    places: Vec<usize>,
+    hasty: bool,
+    poll: impl FnOnce(&SharedPages) -> Box<dyn FnMut() -> Option<u8>>,
+) -> (Vec<u8>, usize) {
+    let pages = SharedPages::new(1);
+    // Somebody made the ring.
+    drop(FrontRing::<u8, u8, _>::new(pages.clone()));
+    let script = Producer { hasty, event: 0, step: 0, notified: false };
+    let race = Rc::new(RefCell::new(Race { script, places, done: 0, accesses: 0 }));
+    let mut poll = poll(&pages);
+    let (shared, memory) = (race.clone(), pages.clone());
+    let received = pages.with_peer(
+        move |_| {
+            // Not for what the peer itself does.
+            if let Ok(mut race) = shared.try_borrow_mut() {
+                race.access(&memory);
+            }
+        },
+        || {
+            let mut received = Vec::new();
+            loop {
+                while let Some(request) = poll() {
+                    received.push(request);
+                }
+                // It waits: what the peer has yet to do, it does now, until a notification comes.
+                let memory = pages.clone();
+                let mut race = race.borrow_mut();
+                while !race.script.notified {
+                    race.done += 1;
+                    if !race.script.step(&memory) {
+                        return received;
+                    }
+                }
+                race.script.notified = false;
+            }
+        },
+    );
+    let accesses = race.borrow().accesses;
+    (received, accesses)
+}
+
+fn our_consumer(pages: &SharedPages) -> Box<dyn FnMut() -> Option<u8>> {
+    let mut ring = BackRing::<u8, u8, _>::attach(pages.clone()).unwrap();
+    Box::new(move || ring.poll_request().unwrap())
+}
+
+/// A consumer that asks for an event without another look.
+fn consumer_without_final_check(pages: &SharedPages) -> Box<dyn FnMut() -> Option<u8>> {
+    let (pages, mut taken) = (pages.clone(), 0);
+    Box::new(move || {
+        if load(&pages, REQ_PROD) == taken {
+            store(&pages, REQ_EVENT, taken + 1);
+            return None;
+        }
+        taken += 1;
+        Some(pages.memory().u8(ENTRIES + taken as usize - 1).load(Ordering::SeqCst))
+    })
+}
+
+#[test]
+fn no_interleaving_with_a_producer_loses_a_wake_up() {
+    const ACCESSES: usize = 14;
+    let steps = 3 * SENT as usize;
+    for_all_places(steps, ACCESSES, |places| {
+        let (received, accesses) = consume(places.clone(), false, our_consumer);
+        assert_eq!(received, [1, 2], "{places:?}");
+        assert!(accesses <= ACCESSES, "{accesses} accesses, of which {ACCESSES} were tried");
+    });
+    if cfg!(miri) {
+        return;
+    }
+    let (mut found, mut others) = (0, 0);
+    for_all_places(steps, ACCESSES, |places| {
+        found += usize::from(consume(places.clone(), false, consumer_without_final_check).0 != [1, 2]);
+        others += usize::from(consume(places, true, our_consumer).0 != [1, 2]);
+    });
+    assert!(found > 0, "a consumer without the final check goes unnoticed");
+    assert!(others > 0, "a producer without the barrier goes unnoticed");
+}
+
+/// A back end that takes requests, a step for each access.
+struct Consumer {
+    /// It leaves out the final check.
+    hasty: bool,
+    step: u32,
+    shown: u32,
+    taken: u32,
+    waits: bool,
+    received: Vec<u8>,
+}
+
+impl Script for Consumer {
+    fn step(&mut self, pages: &SharedPages) -> bool {
+        if self.waits {
+            return false;
+        }
+        match self.step {
+            0 | 2 => {
+                self.shown = load(pages, REQ_PROD);
+                self.waits = self.shown == self.taken && self.step == 2;
+                self.step = if self.shown == self.taken { 1 } else { 3 };
+            }
+            1 => {
+                store(pages, REQ_EVENT, self.taken + 1);
+                self.waits = self.hasty;
+                self.step = 2;
+            }
+            _ => {
+                self.received.push(pages.memory().u8(ENTRIES + self.taken as usize).load(Ordering::SeqCst));
+                self.taken += 1;
+                self.step = if self.taken == self.shown { 0 } else { 3 };
+            }
+        }
+        true
+    }
+}
+
+/// Publishes a batch of one and one of two requests; `publish` says whether the peer is notified.
+fn produce(places: Vec<usize>, hasty: bool) -> (Vec<u8>, usize) {
+    let pages = SharedPages::new(1);
+    let mut ring = FrontRing::<u8, u8, _>::new(pages.clone());
+    let script = Consumer { hasty, step: 0, shown: 0, taken: 0, waits: false, received: Vec::new() };
+    let race = Rc::new(RefCell::new(Race { script, places, done: 0, accesses: 0 }));
+    let (shared, memory) = (race.clone(), pages.clone());
+    let notify = || {
+        let script = &mut race.borrow_mut().script;
+        if script.waits {
+            (script.waits, script.step) = (false, 0);
+        }
+    };
+    pages.with_peer(
+        move |_| {
+            // Not for what the peer itself does.
+            if let Ok(mut race) = shared.try_borrow_mut() {
+                race.access(&memory);
+            }
+        },
+        || {
+            for batch in [&[1_u8][..], &[2, 3]] {
+                for request in batch {
+                    ring.push(request).unwrap();
+                }
+                if ring.publish() {
+                    notify();
+                }
+            }
+        },
+    );
+    let mut race = race.borrow_mut();
+    while race.script.step(&pages) {}
+    (race.script.received.clone(), race.accesses)
+}
+
+#[test]
+fn no_interleaving_with_a_consumer_loses_a_wake_up() {
+    const ACCESSES: usize = 7;
+    const STEPS: usize = 9;
+    for_all_places(STEPS, ACCESSES, |places| {
+        let (received, accesses) = produce(places.clone(), false);
+        assert_eq!(received, [1, 2, 3], "{places:?}");
+        assert!(accesses <= ACCESSES, "{accesses} accesses, of which {ACCESSES} were tried");
+    });
+    if cfg!(miri) {
+        return;
+    }
+    let mut found = 0;
+    for_all_places(STEPS, ACCESSES, |places| found += usize::from(produce(places, true).0 != [1, 2, 3]));
+    assert!(found > 0, "a consumer without the final check goes unnoticed");
+}
+
+/// The end of an event channel: events that were sent before somebody looks are one.
+struct Port {
+    to_peer: SyncSender<()>,
+    from_peer: Receiver<()>,
+}
+
+impl Port {
+    fn pair() -> (Self, Self) {
+        let (to_first, from_second) = sync_channel(1);
+        let (to_second, from_first) = sync_channel(1);
+        (Self { to_peer: to_second, from_peer: from_second }, Self { to_peer: to_first, from_peer: from_first })
+    }
+
+    fn notify(&self) {
+        // One is on its way already, or the peer is done.
+        let _ = self.to_peer.try_send(());
+    }
+
+    fn wait(&self) {
+        self.from_peer.recv_timeout(Duration::from_secs(20)).expect("a wake-up is lost");
+    }
+}
+
+#[test]
+fn our_ends_on_two_threads_exchange_everything_and_wake_each_other() {
+    let total: u32 = if cfg!(miri) { 12 } else { 100_000 };
+    let pages = SharedPages::new(1);
+    let mut front = FrontRing::<[u32; 2], u32, _>::starting_at(pages.clone(), u32::MAX - 9);
+    let mut back = BackRing::<[u32; 2], u32, _>::attach(pages).unwrap();
+    let (port, peers_port) = Port::pair();
+    let server = thread::spawn(move || {
+        let mut served = 0;
+        while served < total {
+            let Some([number, square]) = back.poll_request().unwrap() else {
+                if back.publish() {
+                    peers_port.notify();
+                }
+                // Its own responses may have kept it from seeing what came: `poll_request` was the final check.
+                peers_port.wait();
+                continue;
+            };
+            assert_eq!((number, square), (served, served.wrapping_mul(served)));
+            back.push(&!number).unwrap();
+            served += 1;
+            // Batches of different sizes.
+            if number % 5 != 0 && back.publish() {
+                peers_port.notify();
+            }
+        }
+        if back.publish() {
+            peers_port.notify();
+        }
+    });
+    let (mut sent, mut answered) = (0_u32, 0_u32);
+    while answered < total {
+        while sent < total && front.room() > front.size() - 1 - sent % 3 {
+            front.push(&[sent, sent.wrapping_mul(sent)]).unwrap();
+            sent += 1;
+        }
+        if front.publish() {
+            port.notify();
+        }
+        match front.poll_response().unwrap() {
+            Some(response) => {
+                assert_eq!(response, !answered);
+                answered += 1;
+            }
+            None => port.wait(),
+        }
+    }
+    server.join().unwrap();
+}
