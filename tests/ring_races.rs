@@ -3,7 +3,7 @@
 //! First each half of our code against a peer that is a list of steps, which come before any of our accesses to the memory:
 //! all choices are tried. These tests find out peers that leave out a part of the protocol, so they would find out us. Then
 //! both our ends on two threads, where also the order in which each sees the other's writes is the machine's to choose: Miri's
-//! weak memory shows a missing barrier.
+//! weak memory shows a missing barrier, by one seed of a few: `MIRIFLAGS=-Zmiri-many-seeds=0..16`. Last, in two domains that wait by ports, on many schedules.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,12 +12,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use domu::lifecycle::Reason;
 use domu::shared::{BackRing, FrontRing, Owner};
-use domu::sim::SharedPages;
+use domu::sim::{End, Guest, Host, Report, SharedPages};
+use domu::{DomainId, eventchn, time};
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
 const ENTRIES: usize = 64;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// The first port that a domain makes: the console and the timer have those before.
+const FIRST: u32 = 4;
 
 /// A step of a peer's, in order.
 trait Script: 'static {
@@ -299,7 +306,7 @@ impl Port {
 
 #[test]
 fn our_ends_on_two_threads_exchange_everything_and_wake_each_other() {
-    let total: u32 = if cfg!(miri) { 12 } else { 100_000 };
+    let total: u32 = if cfg!(miri) { 50 } else { 100_000 };
     let pages = SharedPages::new(1);
     let mut front = FrontRing::<[u32; 2], u32, _>::starting_at(pages.clone(), u32::MAX - 9);
     let mut back = BackRing::<[u32; 2], u32, _>::attach(pages).unwrap();
@@ -345,4 +352,106 @@ fn our_ends_on_two_threads_exchange_everything_and_wake_each_other() {
         }
     }
     server.join().unwrap();
+}
+
+/// Binds to the port that domain 1 has or will have for domain 2, and tells it.
+async fn connect() -> Result<eventchn::Port, eventchn::Error> {
+    loop {
+        match eventchn::bind_interdomain(DomainId(1), FIRST) {
+            Err(eventchn::Error::NoPeer) => time::sleep(MS).await,
+            bound => {
+                let port = bound?;
+                return port.notify().map(|()| port);
+            }
+        }
+    }
+}
+
+fn run(host: Host<'_>) -> Vec<Report> {
+    let reports = host.run();
+    for report in &reports {
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    }
+    reports
+}
+
+/// Nothing but events ends a wait here: one that is lost leaves both domains asleep, which fails the test.
+#[test]
+fn no_schedule_of_two_domains_loses_a_wake_up() {
+    const TOTAL: u32 = if cfg!(miri) { 4 } else { 60 };
+    for seed in 0..if cfg!(miri) { 1 } else { 100 } {
+        let pages = SharedPages::new(1);
+        let mut front = FrontRing::<[u32; 2], u32, _>::starting_at(pages.clone(), u32::MAX - 20);
+        let mut back = BackRing::<[u32; 2], u32, _>::attach(pages).unwrap();
+        let reports = run(Host::new()
+            .seed(seed)
+            .domain(1, Guest::new(), async move |_| -> domu::Result {
+                let port = eventchn::alloc_unbound(DomainId(2))?;
+                // The peer is there, so that what is sent is not swallowed.
+                port.after(0).await;
+                let (mut sent, mut answered) = (0, 0);
+                while answered < TOTAL {
+                    while sent < TOTAL && sent - answered < 1 + sent % 4 {
+                        front.push(&[sent, sent * sent])?;
+                        sent += 1;
+                    }
+                    if front.publish() {
+                        port.notify()?;
+                    }
+                    assert_eq!(port.until(|| front.poll_response().transpose()).await?, !answered);
+                    answered += 1;
+                }
+                Ok(())
+            })
+            .domain(2, Guest::new(), async move |_| -> domu::Result {
+                let port = connect().await?;
+                let mut served = 0;
+                while served < TOTAL {
+                    let mut next = Some(port.until(|| back.poll_request().transpose()).await?);
+                    while let Some([number, square]) = next {
+                        assert_eq!((number, square), (served, served * served));
+                        back.push(&!number)?;
+                        served += 1;
+                        next = back.poll_request()?;
+                    }
+                    if back.publish() {
+                        port.notify()?;
+                    }
+                }
+                Ok(())
+            }));
+        // One for each of the ends' batches at most, and the front end waits for some.
+        let sent: Vec<usize> = reports.iter().map(|report| report.sent.len()).collect();
+        assert!((1..=TOTAL as usize).contains(&sent[0]) && (1..=TOTAL as usize + 1).contains(&sent[1]), "{sent:?}");
+    }
+}
+
+/// A peer that sends events without end, and nothing that they tell of, has the domain look once in a millisecond; what it
+/// sends at last is found.
+#[test]
+fn a_storm_of_events_is_counted_and_slows_down_who_makes_it() {
+    const EVENTS: u32 = if cfg!(miri) { 50 } else { 2000 };
+    const APART: Duration = Duration::from_micros(20);
+    let pages = SharedPages::new(1);
+    let mut front = FrontRing::<u8, u8, _>::new(pages.clone());
+    let mut back = BackRing::<u8, u8, _>::attach(pages).unwrap();
+    run(Host::new()
+        .domain(1, Guest::new(), async move |_| -> domu::Result {
+            let port = eventchn::alloc_unbound(DomainId(2))?;
+            port.after(0).await;
+            for _ in 0..EVENTS {
+                port.notify()?;
+                time::sleep(APART).await;
+            }
+            front.push(&7)?;
+            assert!(front.publish());
+            Ok(port.notify()?)
+        })
+        .domain(2, Guest::new(), async move |_| -> domu::Result {
+            let port = connect().await?;
+            assert_eq!(port.until(|| back.poll_request().transpose()).await?, 7);
+            let millis = u64::from(EVENTS) * 25 / 1000;
+            assert!((32..=34 + millis).contains(&port.spurious()), "{}", port.spurious());
+            Ok(())
+        }));
 }
