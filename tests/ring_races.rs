@@ -3,7 +3,8 @@
 //! First each half of our code against a peer that is a list of steps, which come before any of our accesses to the memory:
 //! all choices are tried. These tests find out peers that leave out a part of the protocol, so they would find out us. Then
 //! both our ends on two threads, where also the order in which each sees the other's writes is the machine's to choose: Miri's
-//! weak memory shows a missing barrier, by one seed of a few: `MIRIFLAGS=-Zmiri-many-seeds=0..16`. Last, in two domains that wait by ports, on many schedules.
+//! weak memory shows a missing barrier, by one seed of a few: `MIRIFLAGS=-Zmiri-many-seeds=0..16`. Last, in two domains that
+//! wait by ports, on many schedules.
 
 use std::cell::RefCell;
 use std::rc::Rc;
