@@ -555,8 +555,14 @@ proptest! {
         start in starts(),
         before in 0..MANY,
         count in 0..MANY,
-        event in prop_oneof![any::<u32>(), 0..2 * MANY + 20],
+        beside in prop_oneof![Just(None), (any::<bool>(), 0_u32..5).prop_map(Some)],
+        anywhere: u32,
     ) {
+        // Most are about the first or the last that decides.
+        let event = match beside {
+            Some((first, offset)) => (before + if first { 0 } else { count } + offset).wrapping_sub(2),
+            None => anywhere,
+        };
         let pages = SharedPages::new(1);
         let mut front = FrontRing::<u64, u64, _>::starting_at(pages.clone(), start);
         for _ in 0..before {
