@@ -29,6 +29,34 @@ fn starts() -> impl Strategy<Value = u32> {
     prop_oneof![any::<u32>(), near(0), near(1 << 31)]
 }
 
+/// An index that a peer chooses.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    Anywhere(u32),
+    /// Two before the first or the last that decides, or a few beyond that.
+    First(u32),
+    Last(u32),
+}
+
+fn choices() -> impl Strategy<Value = Choice> {
+    prop_oneof![
+        any::<u32>().prop_map(Choice::Anywhere),
+        (0_u32..300).prop_map(Choice::Anywhere),
+        (0_u32..8).prop_map(Choice::First),
+        (0_u32..8).prop_map(Choice::Last),
+    ]
+}
+
+impl Choice {
+    const fn index(self, first: u32, last: u32) -> u32 {
+        match self {
+            Self::Anywhere(index) => index,
+            Self::First(offset) => first.wrapping_add(offset).wrapping_sub(2),
+            Self::Last(offset) => last.wrapping_add(offset).wrapping_sub(2),
+        }
+    }
+}
+
 fn word(pages: &SharedPages, offset: usize) -> &AtomicU32 {
     pages.memory().u32(offset)
 }
@@ -483,8 +511,9 @@ proptest! {
         published in 0..=MOST,
         taken in 0..=MOST,
         unpublished in 0_u32..9,
-        shown in prop_oneof![any::<u32>(), 0_u32..600],
+        choice in choices(),
     ) {
+        let shown = choice.index(taken.min(published), published);
         let pages = SharedPages::new(1);
         let mut front = FrontRing::<u64, u64, _>::starting_at(pages.clone(), start);
         for _ in 0..published {
@@ -519,8 +548,9 @@ proptest! {
         sent in 0..=MOST,
         answered in 0..=MOST,
         unpublished in 0_u32..9,
-        shown in prop_oneof![any::<u32>(), 0_u32..600],
+        choice in choices(),
     ) {
+        let shown = choice.index(sent, answered.min(sent) + 256);
         let pages = SharedPages::new(1);
         let mut peer = Peer::front(&pages, 8, start);
         let mut back = BackRing::<u64, u64, _>::attach(pages.clone()).unwrap();
@@ -555,14 +585,9 @@ proptest! {
         start in starts(),
         before in 0..MANY,
         count in 0..MANY,
-        beside in prop_oneof![Just(None), (any::<bool>(), 0_u32..5).prop_map(Some)],
-        anywhere: u32,
+        choice in choices(),
     ) {
-        // Most are about the first or the last that decides.
-        let event = match beside {
-            Some((first, offset)) => (before + if first { 0 } else { count } + offset).wrapping_sub(2),
-            None => anywhere,
-        };
+        let event = choice.index(before, before + count);
         let pages = SharedPages::new(1);
         let mut front = FrontRing::<u64, u64, _>::starting_at(pages.clone(), start);
         for _ in 0..before {
