@@ -213,6 +213,7 @@ fn patient(attempts: u32) -> (Guest, Arc<AtomicU32>) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_page_that_is_not_there_is_tried_again_alone() {
     let (guest, asked) = patient(2);
     let report = run(guest, async || {
@@ -293,16 +294,16 @@ fn the_own_grants_may_be_copied_from_and_to() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn two_domains_copy_both_ways() {
-    const LEN: usize = if cfg!(miri) { 50 } else { 300_000 };
+    const LEN: usize = 300_000;
     // The first page has but the beginning.
     const AT: usize = 4096 - 30;
     let pages = LEN.div_ceil(4096) + 1;
     let (told, done) = (Mutex::new(None), AtomicU32::new(0));
     let byte = |index: usize| (index % 251) as u8;
-    let guest = || if cfg!(miri) { Guest::new() } else { Guest::new().backed_mib(8) };
     let reports = Host::new()
-        .domain(1, guest(), async |_| {
+        .domain(1, Guest::new().backed_mib(8), async |_| {
             let granted = Granted::<ReadWrite>::new(DomainId(2), pages).await.unwrap();
             let data: Vec<u8> = (0..LEN).map(byte).collect();
             granted.memory().write(AT, &data);
