@@ -220,6 +220,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "minutes: it tries each access of some seconds; the same code runs in the test before")]
     fn a_peer_that_maps_again_while_it_is_looked_at_keeps_the_page() {
         let (mut kept, mut too_late) = (0, 0);
         run(Guest::new(), async || {
