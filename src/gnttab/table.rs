@@ -196,6 +196,7 @@ mod tests {
     fn no_step_of_a_peers_gets_between_the_look_at_an_entry_and_its_end() {
         // The load is number 0, the exchange number 1, and what comes as number 2 is behind both.
         let places = (0..3).flat_map(|map| (map..3).map(move |unmap| (map, unmap)));
+        let places = places.filter(|places| !cfg!(miri) || *places == (1, 2));
         run(Guest::new(), async || {
             for ((map, unmap), writable) in places.flat_map(|places| [(places, false), (places, true)]) {
                 let granted = Granted::<ReadWrite>::try_new(DomainId(PEER), 1).unwrap();
