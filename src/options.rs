@@ -71,7 +71,7 @@ impl<'a> Word<'a> {
     }
 
     /// The bytes that the word means: quotes removed, backslashes resolved.
-    pub fn bytes(&self) -> impl Iterator<Item = u8> + Clone + 'a {
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + Clone + use<'a> {
         let mut rest = self.0;
         core::iter::from_fn(move || {
             while let [b'"', after @ ..] = rest {
@@ -89,7 +89,7 @@ impl<'a> Word<'a> {
 
     /// If the word means `key=value`: the bytes of the value.
     #[must_use]
-    pub fn value_of(&self, key: &str) -> Option<impl Iterator<Item = u8> + Clone + 'a> {
+    pub fn value_of(&self, key: &str) -> Option<impl Iterator<Item = u8> + Clone + use<'a>> {
         let mut bytes = self.bytes();
         let matches = key.bytes().chain([b'=']).all(|expected| bytes.next() == Some(expected));
         matches.then_some(bytes)
@@ -165,6 +165,9 @@ mod tests {
         assert_eq!(word.raw(), br#"key="a b""#);
         assert!(word.value_of("key").unwrap().eq(*b"a b"));
         assert!(word.value_of("ke").is_none() && word.value_of("key2").is_none());
+        // The value outlives the word that says it.
+        let found = Words::new(b"a key=b").find_map(|word| word.value_of("key"));
+        assert!(found.unwrap().eq(*b"b"));
     }
 
     fn parse(line: &str) -> (Options, Vec<String>) {
