@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,7 +11,8 @@ use crate::build::{self, Flavour, Image};
 use crate::cli::{Build, Run};
 use crate::lab::cpio::Archive;
 use crate::lab::dom0::{Lab, Session};
-use crate::lab::domain::{self, Config, Outcome, Watch};
+use crate::lab::domain::{self, Config, Followed, Outcome, Watch};
+use crate::lab::pair::Plan;
 use crate::lab::smoke;
 use crate::paths;
 use crate::process;
@@ -24,6 +25,9 @@ use crate::symbols;
 const TOO_LONG: u8 = 103;
 /// The domain is gone and nobody knows why.
 const VANISHED: u8 = 104;
+
+/// The examples that are two domains, each of which is given the other.
+const PAIRS: [&str; 1] = ["ping"];
 
 /// `cargo xen build`.
 pub fn build(wanted: &Build) -> Result<()> {
@@ -41,6 +45,7 @@ pub fn run(wanted: &Run) -> Result<u8> {
         return without_xen(wanted, &image, &logs);
     }
     let name = domain_name(&image);
+    let is_pair = PAIRS.iter().any(|pair| wanted.what == *pair);
     let base = match own_config {
         Some(base) => base,
         None => base_config(&paths::workspace(), &name)?,
@@ -67,12 +72,82 @@ pub fn run(wanted: &Run) -> Result<u8> {
         gdb: wanted.gdb,
         ..Lab::new(wanted.version)
     };
+    if wanted.gdb && is_pair {
+        bail!("--gdb is for one domain");
+    }
     let mut session = Session::boot(&lab, archive, &logs)?;
+    if is_pair {
+        return pair(&mut session, &name, wanted, &image, &logs);
+    }
     say!("xl create {name}.xl");
     let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
     let gdb = session.gdb().map(|socket| gdb_command(&image, socket, &logs)).transpose()?;
     let outcome = domain::run_attached(&mut session, &name, watch, || gdb.as_deref().map_or(Ok(()), wait_for_gdb))?;
     Ok(verdict(&outcome, &image, &logs, wanted.limit))
+}
+
+/// Runs two domains, each of which is given the other, until both have ended.
+fn pair(session: &mut Session, name: &str, wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
+    let plan = Plan::new(session, name, wanted.cmdline.as_deref().unwrap_or_default())?;
+    let [first, second] = plan.peers();
+    let mark = session.serial().length();
+    let start = Instant::now();
+    say!("xl create {}.xl: domain {}, which is told of domain {}", first.name, first.number, second.number);
+    let offer = plan.start_first(session)?;
+    say!(
+        "xl create {}.xl: domain {}, which is told of domain {} and of {offer}",
+        second.name,
+        second.number,
+        first.number
+    );
+    plan.start_second(session, &offer)?;
+    let (mut ours, mut theirs) = (Lines::of(&first.name), Lines::of(&second.name));
+    let (mut show_ours, mut show_theirs) = (|bytes: &[u8]| ours.show(bytes), |bytes: &[u8]| theirs.show(bytes));
+    let watch = |on_console| Watch { limit: wanted.limit, most: usize::MAX, on_console };
+    let both = [
+        Followed::new(&first.name, start, mark, watch(&mut show_ours)),
+        Followed::new(&second.name, start, mark, watch(&mut show_theirs)),
+    ];
+    let outcomes = domain::follow_both(session, both)?;
+    [ours, theirs].into_iter().for_each(Lines::finish);
+    let verdicts = outcomes.map(|outcome| verdict(&outcome, image, logs, wanted.limit));
+    Ok(verdicts.into_iter().find(|verdict| *verdict != 0).unwrap_or(0))
+}
+
+/// The console of one of several domains: shown line by line, behind the domain's name.
+struct Lines {
+    name: String,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn of(name: &str) -> Lines {
+        Lines { name: name.into(), line: Vec::new() }
+    }
+
+    /// Shows the lines that are whole.
+    fn show(&mut self, bytes: &[u8]) {
+        show(&self.take(bytes));
+    }
+
+    /// Shows what no end of a line came for.
+    fn finish(mut self) {
+        if !self.line.is_empty() {
+            self.show(b"\n");
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if self.line.ends_with(b"\n") {
+                lines.extend_from_slice(format!("{} | ", self.name).as_bytes());
+                lines.append(&mut self.line);
+            }
+        }
+        lines
+    }
 }
 
 /// `cargo xen demo`.
@@ -250,7 +325,7 @@ fn crash(outcome: &Outcome, image: &Image) -> String {
 fn verdict(outcome: &Outcome, image: &Image, logs: &Path, limit: Duration) -> u8 {
     match outcome.reason {
         Some(reason) => {
-            say!("the domain ended: {reason}");
+            say!("domain {} ended: {reason}", outcome.domain);
             if reason == domain::Reason::Crash {
                 let last: String = outcome.own_lines().lines().map(|line| format!("  {line}\n")).collect();
                 say!("on the hypervisor's log:\n{last}{}the logs are in {}", crash(outcome, image), logs.display());
@@ -272,6 +347,15 @@ fn verdict(outcome: &Outcome, image: &Image, logs: &Path, limit: Duration) -> u8
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_stand_behind_their_domains_name() {
+        let mut lines = Lines::of("a");
+        assert_eq!(lines.take(b"one\ntw"), b"a | one\n");
+        assert_eq!(lines.take(b"o"), b"");
+        assert_eq!(lines.take(b"\n\nthree"), b"a | two\na | \n");
+        assert_eq!(lines.line, b"three");
+    }
 
     #[test]
     fn gdb_is_told_where_everything_is() {

@@ -24,6 +24,13 @@ pub fn verdict(domain: &Domain, case: &str, result: Result<(), String>) {
     };
 }
 
+/// A number that the command line gives, as `KEY=NUMBER`.
+#[must_use]
+pub fn option(domain: &Domain, key: &str) -> Option<u64> {
+    let value: String = domain.words().find_map(|word| word.value_of(key))?.map(char::from).collect();
+    value.parse().ok()
+}
+
 /// A number that looks random, and the next seed: an xorshift generator.
 pub fn number(seed: &mut u64) -> usize {
     *seed ^= *seed << 13;

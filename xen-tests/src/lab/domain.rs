@@ -104,7 +104,7 @@ impl Config {
 }
 
 /// A string of xl's configuration language, which knows the escapes of C within quotes.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for character in text.chars() {
         match character {
@@ -208,13 +208,11 @@ fn follow_with(
     watch: Watch<'_>,
     mut input: Option<Input>,
 ) -> Result<Outcome> {
-    let limit = watch.limit;
-    let mut console = Console { name: name.to_owned(), bytes: Vec::new(), size: 0, watch };
-    let mut domain = 0;
+    let mut followed = Followed::new(name, start, mark, watch);
     let mut next_state = start;
-    let reason = loop {
-        let grown = console.look(session)?;
-        let pause = if grown { Duration::ZERO } else { Duration::from_millis(100) };
+    loop {
+        let grown = followed.console.look(session)?;
+        let pause = if grown { Duration::ZERO } else { PAUSE };
         if let Some(input) = &mut input {
             input.hand_on(session, pause)?;
             // What comes next takes longest, and who types is to see it come back.
@@ -223,26 +221,84 @@ fn follow_with(
             }
             next_state = Instant::now() + Duration::from_millis(500);
         }
-        let state = match state(session, name)? {
-            Some((number, state)) => {
-                domain = number;
-                state
-            }
-            None => break None,
-        };
-        match state {
-            State::Ended(reason) => break Some(reason),
-            State::Running if start.elapsed() > limit => break None,
-            State::Running if input.is_some() => {}
-            State::Running => std::thread::sleep(pause),
+        if followed.is_over(session)? {
+            return followed.outcome(session);
         }
-    };
-    let took = start.elapsed();
-    console.drain(session)?;
-    let console = console.bytes;
-    let log = session.logs().join(format!("{name}.console"));
-    std::fs::write(&log, &console).with_context(|| format!("writing {}", log.display()))?;
-    Ok(Outcome { domain, console, reason, hypervisor: session.serial().since(mark), took })
+        if input.is_none() {
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+/// Follows two domains at once, until both have ended.
+pub fn follow_both(session: &mut Session, mut both: [Followed<'_>; 2]) -> Result<[Outcome; 2]> {
+    let mut next_state = Instant::now();
+    while both.iter().any(|followed| followed.end.is_none()) {
+        let mut grown = false;
+        for followed in &mut both {
+            grown |= followed.console.look(session)?;
+        }
+        // This takes longer than the consoles, of which the one is to be seen answering the other.
+        if Instant::now() >= next_state {
+            for followed in both.iter_mut().filter(|followed| followed.end.is_none()) {
+                followed.is_over(session)?;
+            }
+            next_state = Instant::now() + Duration::from_secs(1);
+        }
+        if !grown {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    let [first, second] = both;
+    Ok([first.outcome(session)?, second.outcome(session)?])
+}
+
+/// How long to wait for more on a console.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A domain while it is followed.
+pub struct Followed<'a> {
+    console: Console<'a>,
+    start: Instant,
+    mark: usize,
+    domain: u32,
+    /// Why it is not followed any longer, and how long it took.
+    end: Option<(Option<Reason>, Duration)>,
+}
+
+impl<'a> Followed<'a> {
+    /// One that has been created, as for [`follow`].
+    pub fn new(name: &str, start: Instant, mark: usize, watch: Watch<'a>) -> Self {
+        let console = Console { name: name.to_owned(), bytes: Vec::new(), size: 0, watch };
+        Followed { console, start, mark, domain: 0, end: None }
+    }
+
+    /// Whether there is nothing to be waited for any longer.
+    fn is_over(&mut self, session: &mut Session) -> Result<bool> {
+        let reason = match state(session, &self.console.name)? {
+            Some((number, state)) => {
+                self.domain = number;
+                match state {
+                    State::Ended(reason) => Some(reason),
+                    State::Running if self.start.elapsed() > self.console.watch.limit => None,
+                    State::Running => return Ok(false),
+                }
+            }
+            None => None,
+        };
+        self.end = Some((reason, self.start.elapsed()));
+        Ok(true)
+    }
+
+    /// What became of it, with the rest of its console.
+    fn outcome(mut self, session: &mut Session) -> Result<Outcome> {
+        self.console.drain(session)?;
+        let Console { name, bytes: console, .. } = self.console;
+        let log = session.logs().join(format!("{name}.console"));
+        std::fs::write(&log, &console).with_context(|| format!("writing {}", log.display()))?;
+        let (reason, took) = self.end.unwrap_or((None, self.start.elapsed()));
+        Ok(Outcome { domain: self.domain, console, reason, hypervisor: session.serial().since(self.mark), took })
+    }
 }
 
 /// Destroys a domain.

@@ -7,5 +7,6 @@ pub mod cpio;
 pub mod dom0;
 pub mod domain;
 pub mod input;
+pub mod pair;
 pub mod qemu;
 pub mod smoke;

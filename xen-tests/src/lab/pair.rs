@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::dom0::Session;
-use super::domain::{COMMAND_LIMIT, config_of, destroy, log_of, quoted};
+use super::domain::{COMMAND_LIMIT, config_of, log_of, quoted};
 
 /// One of the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,17 +35,27 @@ impl Plan {
     /// made meanwhile. Their command lines begin with these words.
     pub fn new(session: &mut Session, name: &str, words: &str) -> Result<Plan> {
         let names = names(name);
-        for peer in &names {
-            let config = config_of(peer);
-            session.must(&format!("cp {} {config}; rm -f {}", config_of(name), log_of(peer)), COMMAND_LIMIT)?;
-            append(session, peer, &format!("name = {}", quoted(peer)))?;
-        }
-        let [first, _] = &names;
-        session.must(&format!("xl create -p {}", config_of(first)), COMMAND_LIMIT)?;
-        let number = session.must(&format!("xl domid {first}"), COMMAND_LIMIT)?;
-        destroy(session, first)?;
-        session.must(&format!("rm -f {}", log_of(first)), COMMAND_LIMIT)?;
-        let number: u32 = number.trim().parse().with_context(|| format!("reading {number:?} as a domain's number"))?;
+        let made = |peer: &String| {
+            let own_name = quoted(peer);
+            format!(
+                "{{ cat {}; echo 'name = {own_name}'; }} > {}; rm -f {}",
+                config_of(name),
+                config_of(peer),
+                log_of(peer)
+            )
+        };
+        let [first, second] = &names;
+        let number = session.must(
+            &format!(
+                "{}; {}; xl create -p {} && xl domid {first} && xl destroy {first} && rm -f {}",
+                made(first),
+                made(second),
+                config_of(first),
+                log_of(first)
+            ),
+            COMMAND_LIMIT,
+        )?;
+        let number = number_in(&number)?;
         let mut numbers = number + 1..;
         let peers = names.map(|name| Peer { name, number: numbers.next().unwrap_or(0) });
         Ok(Plan { peers, words: words.into() })
@@ -59,7 +69,8 @@ impl Plan {
     /// Starts the first, and waits for its offer.
     pub fn start_first(&self, session: &mut Session) -> Result<String> {
         let [first, second] = &self.peers;
-        self.create(session, first, second, "", "")?;
+        self.create(session, first, second, "")?;
+        unpause(session, first)?;
         let log = log_of(&first.name);
         let said = session.run(&format!("until_said {} @offer && grep @offer {log}", first.name), COMMAND_LIMIT)?;
         if said.status != 0 {
@@ -69,38 +80,41 @@ impl Plan {
         offer(&said.text()).with_context(|| format!("reading what {} offers", first.name))
     }
 
-    /// Creates the second, with what the first offers, and with an option of `xl create`, such as `-p` for one that is held.
-    pub fn create_second(&self, session: &mut Session, offer: &str, option: &str) -> Result<()> {
-        let [first, second] = &self.peers;
-        self.create(session, second, first, offer, option)
+    /// Starts the second, with what the first offers.
+    pub fn start_second(&self, session: &mut Session, offer: &str) -> Result<()> {
+        self.hold_second(session, offer)?;
+        unpause(session, &self.peers[1])
     }
 
-    fn create(&self, session: &mut Session, own: &Peer, other: &Peer, offer: &str, option: &str) -> Result<()> {
+    /// Creates the second, which is not let run yet.
+    pub fn hold_second(&self, session: &mut Session, offer: &str) -> Result<()> {
+        let [first, second] = &self.peers;
+        self.create(session, second, first, offer)
+    }
+
+    fn create(&self, session: &mut Session, own: &Peer, other: &Peer, offer: &str) -> Result<()> {
         let words = [&self.words, &format!("peer={}", other.number), offer];
         let words: Vec<&str> = words.into_iter().filter(|words| !words.is_empty()).collect();
-        append(session, &own.name, &format!("cmdline = {}", quoted(&words.join(" "))))?;
-        session.must(&format!("xl create {option} {}", config_of(&own.name)), COMMAND_LIMIT)?;
-        let number = session.must(&format!("xl domid {}", own.name), COMMAND_LIMIT)?;
-        ensure!(
-            number.trim() == own.number.to_string(),
-            "{} is domain {} instead of {}",
-            own.name,
-            number.trim(),
-            own.number
-        );
+        let line = format!("cmdline = {}\n", quoted(&words.join(" ")));
+        let (config, name) = (config_of(&own.name), &own.name);
+        // Of two lines with the same key `xl` takes the later.
+        let command = format!("cat >> {config} && xl create -p {config} && xl domid {name}");
+        let answer = session.run_with_input(&command, line.as_bytes(), COMMAND_LIMIT)?;
+        ensure!(answer.status == 0, "{name} could not be created:\n{}", answer.text());
+        let number = number_in(&answer.text())?;
+        ensure!(number == own.number, "{} is domain {number} instead of {}", own.name, own.number);
         Ok(())
     }
 }
 
-/// Puts another line into a domain's configuration: of two with the same key `xl` takes the later.
-fn append(session: &mut Session, name: &str, line: &str) -> Result<()> {
-    let answer = session.run_with_input(
-        &format!("cat >> {}", config_of(name)),
-        format!("{line}\n").as_bytes(),
-        COMMAND_LIMIT,
-    )?;
-    ensure!(answer.status == 0, "writing the configuration of {name}: {}", answer.text());
-    Ok(())
+fn unpause(session: &mut Session, peer: &Peer) -> Result<()> {
+    session.must(&format!("xl unpause {}", peer.name), COMMAND_LIMIT).map(drop)
+}
+
+/// A domain's number, behind what `xl create` says.
+fn number_in(output: &str) -> Result<u32> {
+    let last = output.lines().last().unwrap_or_default();
+    last.trim().parse().with_context(|| format!("reading a domain's number in {output:?}"))
 }
 
 /// The words of an offer.

@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 
 use crate::build::Flavour;
 use crate::lab::dom0::{Session, Xenstored};
-use crate::lab::domain::{self, COMMAND_LIMIT, Config, Outcome, Reason, Watch};
+use crate::lab::domain::{self, COMMAND_LIMIT, Config, Followed, Outcome, Reason, Watch};
+use crate::lab::pair::{self, Peer, Plan};
 use crate::lab::qemu::Cpu;
 
 /// The machines that a test runs on by default; with `--all` every test runs on all of them, but for those that take minutes.
@@ -209,6 +210,45 @@ impl Stage<'_> {
         let watch = Watch { limit: self.limit, most: FETCHED, on_console: &mut |_| {} };
         let outcome = domain::follow(self.session, &domain, start, mark, watch)?;
         self.keep(outcome)
+    }
+
+    /// Starts two domains that are given each other, both from the test's configuration and with these words on their command
+    /// lines, has `meanwhile` do something, follows both to their ends, and destroys them.
+    pub fn run_pair(
+        &mut self,
+        words: &str,
+        meanwhile: impl FnOnce(&mut Stage, &[Peer; 2]) -> Result<()>,
+    ) -> Result<[Outcome; 2]> {
+        let result = self.pair(words, meanwhile);
+        let [first, second] = pair::names(&self.domain);
+        // One may be gone, and what went wrong before is what is to be told.
+        self.session.run(&format!("xl destroy {first}; xl destroy {second}"), COMMAND_LIMIT)?;
+        result
+    }
+
+    fn pair(
+        &mut self,
+        words: &str,
+        meanwhile: impl FnOnce(&mut Stage, &[Peer; 2]) -> Result<()>,
+    ) -> Result<[Outcome; 2]> {
+        let plan = Plan::new(self.session, &self.domain, words)?;
+        let mark = self.session.serial().length();
+        let start = Instant::now();
+        let offer = plan.start_first(self.session)?;
+        plan.start_second(self.session, &offer)?;
+        let done = meanwhile(self, plan.peers());
+        let (mut ignore, mut ignore_too) = (|_: &[u8]| {}, |_: &[u8]| {});
+        let [first, second] = plan.peers();
+        // Both are followed at once: what failed meanwhile is not to be waited for.
+        let limit = if done.is_ok() { self.limit } else { Duration::ZERO };
+        let watch = Watch { limit, most: FETCHED, on_console: &mut ignore };
+        let first = Followed::new(&first.name, start, mark, watch);
+        let watch = Watch { limit, most: FETCHED, on_console: &mut ignore_too };
+        let second = Followed::new(&second.name, start, mark, watch);
+        let both = domain::follow_both(self.session, [first, second])?;
+        let console = both.iter().flat_map(|outcome| [outcome.text(), "\n".into()]).collect::<String>().into_bytes();
+        self.last = Some(Outcome { console, ..both[1].clone() });
+        done.map(|()| both)
     }
 
     fn keep(&mut self, outcome: Outcome) -> Result<Outcome> {

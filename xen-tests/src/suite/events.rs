@@ -1,10 +1,10 @@
 //! Event channels, time and the executor on real Xen: straight under it, as a domain with many ports, and between two.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::case::{Case, Stage, Where};
 use super::verdict::all_ok;
-use crate::lab::domain::{self, Reason};
+use crate::lab::domain::Reason;
 use crate::lab::smoke::Ended;
 
 /// What the guest must have said, by either interface for events.
@@ -70,39 +70,9 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-/// One domain listens for the next one to be created, which is told the first one's number and port.
+/// One domain makes a port for another, which binds to it and sends events, each when the last is answered.
 fn two_domains(stage: &mut Stage, count: u32) -> Result<()> {
-    let connector = domain::config_of(&stage.domain);
-    let listener = format!("{}-listener", stage.domain);
-    let config = domain::config_of(&listener);
-    // What Xen numbers next is a domain that is never let run: its number tells the other two.
-    let number = stage.dom0(&format!(
-        "sed 's/^name *=.*/name = \"{listener}\"/' {connector} > {config}; \
-         xl create -p {config} && xl domid {listener} && xl destroy {listener}"
-    ))?;
-    let number: u32 = number.lines().last().unwrap_or_default().parse().context("reading a domain's number")?;
-    let (first, second) = (number + 1, number + 2);
-    stage.dom0(&format!(
-        "rm -f {}; echo 'cmdline = \"listen {second} {count}\"' >> {config}; xl create {config}",
-        domain::log_of(&listener)
-    ))?;
-    let result = between(stage, &listener, [first, second], count);
-    let said = stage.dom0(&format!("cat {}; xl destroy {listener}", domain::log_of(&listener)))?;
-    result
-        .and_then(|()| {
-            ensure!(said.contains("@ok peer.listen"), "the listener does not say that it got all events");
-            Ok(())
-        })
-        .with_context(|| format!("the listener says:\n{said}"))
-}
-
-fn between(stage: &mut Stage, listener: &str, [first, second]: [u32; 2], count: u32) -> Result<()> {
-    let log = domain::log_of(listener);
-    let port = stage.dom0(&format!("until_said {listener} @port && grep @port {log}"))?;
-    let port: u32 = port.trim().trim_start_matches("@port ").parse().context("reading the listener's port")?;
-    let config = domain::config_of(&stage.domain);
-    stage.dom0(&format!("echo 'cmdline = \"connect {first} {port} {count}\"' >> {config}"))?;
-    let outcome = stage.run()?;
-    ensure!(outcome.domain == second, "the second domain is {} instead of {second}", outcome.domain);
-    all_ok(&outcome, &["peer.connect"])
+    let [listener, connector] = stage.run_pair(&format!("count={count}"), |_, _| Ok(()))?;
+    all_ok(&listener, &["peer.listen"])?;
+    all_ok(&connector, &["peer.connect"])
 }
