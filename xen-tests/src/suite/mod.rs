@@ -16,6 +16,7 @@ mod host;
 mod protection;
 mod protector;
 mod report;
+mod share;
 mod smoke;
 mod table;
 mod time;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::crash::{self, CRASHES, Crash};
-use super::{Suite, events};
+use super::{Suite, events, share};
 use crate::build::Flavour;
 use crate::lab::domain::Reason;
 use crate::lab::qemu::{Cpu, telling_lines};
@@ -68,7 +68,7 @@ fn tests() -> Vec<Test> {
             ..test("events_million", "events", events::MILLION, Usual::None, events::judge_fifo)
         },
         test("embassy", "embassy", "", Usual::Main, reads_all),
-        test("grants", "grants", "20000", Usual::All, grants),
+        test("grants", "grants", "", Usual::All, share::judge_grants),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;
@@ -176,17 +176,6 @@ fn without_xen(suite: &mut Suite, flavour: Flavour) {
         ensure!(!ended.ended, "it made the machine reset instead of stopping");
         Ok(())
     });
-}
-
-/// Grants that the domain gives to itself.
-fn grants(outcome: &Ended) -> Result<()> {
-    for case in ["grants.copy", "grants.many"] {
-        ensure!(
-            outcome.serial.lines().any(|line| line.ends_with(&format!("@ok {case}"))),
-            "it does not say @ok {case}"
-        );
-    }
-    ended(outcome, Reason::Poweroff)
 }
 
 fn ended(ended: &Ended, expected: Reason) -> Result<()> {
