@@ -14,6 +14,7 @@ use crate::build::{self, Flavour};
 use crate::lab::cpio::Archive;
 use crate::lab::dom0::{Lab, Session};
 use crate::lab::domain::{self, COMMAND_LIMIT, Config, Reason, Watch};
+use crate::lab::pair::Plan;
 use crate::paths;
 use crate::process::output_of;
 use crate::run::{base_config, machine_memory};
@@ -49,13 +50,20 @@ struct Operation {
     options: &'static str,
     /// The guest's memory in MiB.
     memory: u32,
+    /// Whether another domain takes part, which is not priced.
+    paired: bool,
     /// What the predecessor needs, and the aim, where there are such.
     predecessor: Option<u64>,
     aim: Option<u64>,
 }
 
 const fn operation(what: &'static str, name: &'static str, times: u64) -> Operation {
-    Operation { what, name, times, options: "", memory: 16, predecessor: None, aim: None }
+    Operation { what, name, times, options: "", memory: 16, paired: false, predecessor: None, aim: None }
+}
+
+/// With another domain.
+const fn paired(what: &'static str, name: &'static str, times: u64) -> Operation {
+    Operation { paired: true, ..operation(what, name, times) }
 }
 
 /// By the interface for events that all Xens have.
@@ -67,7 +75,7 @@ const LARGE: u32 = 4096;
 /// The guest of these.
 const OPERATION: &str = "op";
 
-static OPERATIONS: [Operation; 21] = [
+static OPERATIONS: [Operation; 27] = [
     operation("a yield, with its turn", "yield", 10_000),
     operation("a wait for what has come", "wait", 10_000),
     operation("a timer set, yield, given up", "timer", 10_000),
@@ -93,6 +101,12 @@ static OPERATIONS: [Operation; 21] = [
         aim: Some(100_000),
         ..operation("4096 bytes on the console", "console", 20)
     },
+    operation("a page granted, access ended", "grant", 1_000),
+    operation("a packet copied from a grant", "copy_1", 1_000),
+    operation("32 packets copied", "copy_32", 200),
+    paired("a page mapped and unmapped", "map_1", 1_000),
+    paired("32 pages mapped and unmapped", "map_32", 200),
+    paired("a request and its response", "ring", 1_000),
 ];
 
 /// The guest that tells what its boot has cost, and the memory in MiB that it is given: the cost is not to follow that.
@@ -123,8 +137,7 @@ pub fn run() -> Result<()> {
     }
     for operation in &OPERATIONS {
         for times in [0, operation.times] {
-            let cmdline = format!("{} {times}{}", operation.name, operation.options);
-            let config = config(OPERATION, operation.memory, Some(cmdline))?;
+            let config = config(OPERATION, operation.memory, Some(operation_words(operation, times)))?;
             domain::add(&mut archive, &operation_domain(operation, times), OPERATION, &config);
         }
     }
@@ -154,10 +167,8 @@ pub fn run() -> Result<()> {
     }
     let mut prices = Vec::new();
     for operation in &OPERATIONS {
-        let mut measured = |times| {
-            took(&mut session, &operation_domain(operation, times))
-                .with_context(|| format!("measuring: {}", operation.what))
-        };
+        let mut measured =
+            |times| took(&mut session, operation, times).with_context(|| format!("measuring: {}", operation.what));
         let (none, all) = (measured(0)?, measured(operation.times)?);
         let price: [u64; 3] = array::from_fn(|figure| all[figure].saturating_sub(none[figure]));
         say!("{}: {} ns", operation.what, grouped(price[0] / operation.times));
@@ -243,6 +254,11 @@ fn operation_domain(operation: &Operation, times: u64) -> String {
     format!("{interface}{}-{}-{times}", operation.name.replace('_', "-"), operation.memory)
 }
 
+/// Its command line.
+fn operation_words(operation: &Operation, times: u64) -> String {
+    format!("{} {times}{}", operation.name, operation.options)
+}
+
 fn boot_domain(memory: u32) -> String {
     format!("boot-{memory}")
 }
@@ -277,8 +293,19 @@ fn line(row: &Row, times: &[u64]) -> String {
 }
 
 /// What an operation's guest took: processor time, hypercalls, halts.
-fn took(session: &mut Session, name: &str) -> Result<[u64; 3]> {
-    let (time, text) = measure_and_hear(session, name)?;
+fn took(session: &mut Session, operation: &Operation, times: u64) -> Result<[u64; 3]> {
+    let name = operation_domain(operation, times);
+    let (time, text) = if operation.paired {
+        let plan = Plan::new(session, &name, &operation_words(operation, times))?;
+        let [first, second] = plan.peers();
+        let offer = plan.start_first(session)?;
+        plan.hold_second(session, &offer)?;
+        let measured = measure_held(session, &second.name)?;
+        domain::destroy(session, &first.name)?;
+        measured
+    } else {
+        measure_and_hear(session, &name)?
+    };
     let line = text.lines().find_map(|line| line.split_once("@took ")).map(|(_, numbers)| numbers);
     let numbers: Vec<u64> = line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
     match numbers[..] {
@@ -295,6 +322,11 @@ fn measure(session: &mut Session, name: &str) -> Result<u64> {
 /// The same, and what it said.
 fn measure_and_hear(session: &mut Session, name: &str) -> Result<(u64, String)> {
     session.must(&format!("xl create -p {}", domain::config_of(name)), COMMAND_LIMIT)?;
+    measure_held(session, name)
+}
+
+/// The same of a domain that has been created, and is held.
+fn measure_held(session: &mut Session, name: &str) -> Result<(u64, String)> {
     let number = session.must(&format!("xl domid {name}"), COMMAND_LIMIT)?;
     let cpu_time = format!("cputime {}", number.trim());
     let before = number_from(&session.must(&cpu_time, COMMAND_LIMIT)?)?;

@@ -1,17 +1,25 @@
 //! Does one thing many times, to be priced: its command line is the thing and the number. It tells what it took of what only
 //! it can count: `@took HYPERCALLS HALTS`.
+//!
+//! What needs another domain is done by two of these: the first grants its pages and offers them, and the second is priced.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use domu::executor::{activity, spawn, yield_now};
+use domu::gnttab::{Granted, Mapping, ReadWrite, Reference, copy};
+use domu::shared::{BackRing, FrontRing};
 use domu::{Domain, DomainId, eventchn, memory, time};
+use domu_guests::option;
 
 domu::main!(main);
 
@@ -20,6 +28,12 @@ async fn main(domain: Domain) -> Result<(), &'static str> {
     let (Some(thing), Some(times)) = (words.next(), words.next().and_then(|word| word.parse().ok())) else {
         return Err("the command line is a thing and a number");
     };
+    let peer = option(&domain, "peer").map(|number| DomainId(number as u16));
+    if let Some(peer) = peer
+        && option(&domain, "port").is_none()
+    {
+        return serve(domain, peer).await.map_err(|_| "it failed");
+    }
     let before = (domain.cost().hypercalls, activity().halts);
     price(domain, thing, times).await.map_err(|_| "it failed")?;
     let after = (domain.cost().hypercalls, activity().halts);
@@ -90,6 +104,17 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
                 time::sleep(Duration::from_millis(1)).await;
             }
         }
+        // To a domain that does not use it.
+        "grant" => {
+            for _ in 0..times {
+                Granted::<ReadWrite>::try_new(DomainId(0), 1)?.end()?;
+            }
+        }
+        "copy_1" => copies(domain, 1, times).await?,
+        "copy_32" => copies(domain, 32, times).await?,
+        "map_1" => mappings(domain, 1, times).await?,
+        "map_32" => mappings(domain, GRANTED, times).await?,
+        "ring" => round_trips(domain, times).await?,
         _ => log::error!("no such thing: {thing}"),
     }
     Ok(())
@@ -138,6 +163,91 @@ async fn events(ports: usize, times: u64) -> domu::Result {
     for seen in 0..times {
         port.notify()?;
         port.after(seen).await;
+    }
+    Ok(())
+}
+
+/// Bytes of a copy: a packet.
+const PACKET: usize = 1514;
+
+/// So many packets, copied by one hypercall out of pages of the domain's own: Xen does the same as for another's.
+async fn copies(domain: Domain, count: usize, times: u64) -> domu::Result {
+    let granted = Granted::<ReadWrite>::try_new(domain.id(), count)?;
+    let grants: Vec<_> = granted.references().map(|reference| copy::Grant { domain: domain.id(), reference }).collect();
+    // None of them reaches into another page, so that each is one segment.
+    let pages = (0..count).map(|_| memory::Pages::new(1)).collect::<Result<Vec<_>, _>>();
+    let mut pages = pages?;
+    for _ in 0..times {
+        let mut batch = copy::Batch::new();
+        for (grant, page) in grants.iter().zip(&mut pages) {
+            batch.read(*grant, 0, &mut page.bytes_mut()[..PACKET])?;
+        }
+        for result in batch.submit().await.iter() {
+            (*result)?;
+        }
+    }
+    Ok(())
+}
+
+/// Pages that the first domain offers, and how they are told to the second.
+const GRANTED: usize = 32;
+
+/// The first of two domains: grants pages, and answers on a ring in the first of them, once the second has made it.
+async fn serve(domain: Domain, peer: DomainId) -> domu::Result {
+    let port = eventchn::alloc_unbound(peer)?;
+    let granted = (0..GRANTED).map(|_| Granted::<ReadWrite>::try_new(peer, 1)).collect::<Result<Vec<_>, _>>()?;
+    let mut offer = format!("@offer port={} references=", port.number());
+    for reference in granted.iter().flat_map(Granted::references) {
+        offer.push_str(&format!("{reference},"));
+    }
+    offer.push('\n');
+    domain.console().write_all(offer.as_bytes()).await?;
+    let mut granted = granted.into_iter();
+    let Some(memory) = granted.next() else { return Ok(()) };
+    // Until the second has made the ring: what it asks to be notified of is not zero then.
+    port.until(|| (memory.memory().u32(4).load(Ordering::Acquire) != 0).then_some(())).await;
+    let mut ring = BackRing::<u64, u64, _>::attach(memory)?;
+    loop {
+        let request = port.until(|| ring.poll_request().transpose()).await?;
+        ring.push(&request)?;
+        if ring.publish() {
+            port.notify()?;
+        }
+    }
+}
+
+/// What the first domain has offered.
+fn offered(domain: Domain) -> Vec<Reference> {
+    let list = domain.words().find_map(|word| word.value_of("references"));
+    let list: String = list.into_iter().flatten().map(char::from).collect();
+    list.split(',').filter_map(|number| number.parse().ok()).collect()
+}
+
+fn peer_of(domain: Domain) -> DomainId {
+    DomainId(option(&domain, "peer").unwrap_or(0) as u16)
+}
+
+/// So many pages mapped and unmapped.
+async fn mappings(domain: Domain, count: usize, times: u64) -> domu::Result {
+    let references = offered(domain);
+    for _ in 0..times {
+        Mapping::<ReadWrite>::new(peer_of(domain), &references[..count]).await?.unmap()?;
+    }
+    Ok(())
+}
+
+/// Requests, each of which waits for its response.
+async fn round_trips(domain: Domain, times: u64) -> domu::Result {
+    let memory = Mapping::<ReadWrite>::new(peer_of(domain), &offered(domain)[..1]).await?;
+    let port = eventchn::bind_interdomain(peer_of(domain), option(&domain, "port").unwrap_or(0) as u32)?;
+    let mut ring = FrontRing::<u64, u64, _>::new(memory);
+    port.notify()?;
+    for number in 0..times {
+        ring.push(&number)?;
+        if ring.publish() {
+            port.notify()?;
+        }
+        port.until(|| ring.poll_response().transpose()).await?;
     }
     Ok(())
 }
