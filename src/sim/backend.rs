@@ -27,6 +27,8 @@ pub enum Backend {
     Lies(u32, fn(u32, u32) -> u32),
     /// Reads nothing so many times it acts, then everything.
     Wakes(u32),
+    /// Does nothing: whatever is in the ring, somebody else has written there.
+    Idle,
     /// There is no console.
     Absent,
 }
@@ -67,6 +69,12 @@ impl Reader {
         }
     }
 
+    /// The page of its rings.
+    #[cfg(fuzzing)]
+    pub(super) const fn page(&self) -> SharedPage {
+        self.page
+    }
+
     /// Somebody types; true if that raises an event.
     pub(crate) fn type_in(&mut self, bytes: &[u8]) -> bool {
         self.typed.extend(bytes);
@@ -96,6 +104,9 @@ impl Reader {
 
     /// Has a turn; true if it raises an event.
     pub(crate) fn act(&mut self, now_ns: u64) -> bool {
+        if matches!(self.backend, Backend::Idle) {
+            return false;
+        }
         let (read, handed_on) = (self.serve_output(now_ns), self.hand_on());
         let unread = self.page.u32(OUT_PROD).load(Ordering::Acquire) != self.consumed;
         self.next_ns = match self.backend {
@@ -128,7 +139,7 @@ impl Reader {
                 progress
             }
             Backend::Wakes(turns) => self.acted > turns && self.read(u32::MAX),
-            Backend::Absent => false,
+            Backend::Idle | Backend::Absent => false,
         }
     }
 

@@ -36,6 +36,16 @@ impl Fifo {
         self.words.get(port as usize / WORDS).map(|page| page.u32(4 * (port as usize % WORDS)))
     }
 
+    #[cfg(fuzzing)]
+    pub(super) const fn control(&self) -> SharedPage {
+        self.control
+    }
+
+    #[cfg(fuzzing)]
+    pub(super) fn words(&self) -> &[SharedPage] {
+        &self.words
+    }
+
     pub(super) fn ready(&self) -> &AtomicU32 {
         self.control.u32(self.offset + READY)
     }

@@ -91,6 +91,8 @@ pub(crate) struct Machine {
     random: Random,
     /// The root of the tables in force.
     root: u64,
+    #[cfg(fuzzing)]
+    trusted: bool,
     /// What a small main stack leaves to the heap.
     spare_stack: FrameRange,
     /// The serial port's data register holds the divisor (DLAB).
@@ -113,6 +115,12 @@ pub(crate) fn with<T>(look: impl FnOnce(&mut Machine) -> T) -> T {
 /// Looks at the machine of this thread if there is one, and the domain on it is at work, not the machine itself.
 pub(super) fn at_work<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
     MACHINE.with(|machine| machine.try_borrow_mut().ok()?.as_mut().map(look))
+}
+
+/// Whether the machine of this thread is itself at work.
+#[cfg(fuzzing)]
+pub(super) fn is_busy() -> bool {
+    MACHINE.with(|machine| machine.try_borrow_mut().is_err())
 }
 
 /// Takes the machine off this thread.
@@ -186,6 +194,8 @@ impl Machine {
             cpu,
             random: guest.random,
             root: 0,
+            #[cfg(fuzzing)]
+            trusted: guest.trusted,
             spare_stack: FrameRange { start: 0, end: 0 },
             divisor_latch: false,
         }
@@ -267,7 +277,7 @@ impl Machine {
             // What follows a structure of version 0 is anything.
             (start_info.memmap_paddr, start_info.memmap_entries) = (0xdead_beef_0000, 0x7fff_ffff);
         }
-        if let Some(change) = guest.start_info {
+        if let Some(change) = &guest.start_info {
             change(&mut start_info);
         }
         memory.write(START_INFO, bytes_of(&start_info));
@@ -455,6 +465,14 @@ pub(crate) unsafe fn rdseed() -> Option<u64> {
     })
 }
 
+/// Whether the tables of boot are taken as they are: where a fuzzer looks at something else.
+fn is_trusted() -> bool {
+    #[cfg(fuzzing)]
+    return with(|machine| machine.trusted);
+    #[cfg(not(fuzzing))]
+    false
+}
+
 /// Makes tables the ones in force: looks at every leaf, and holds them against the image and the memory map.
 ///
 /// # Safety
@@ -464,7 +482,7 @@ pub(crate) unsafe fn activate(root: u64) {
     with(|machine| machine.root = root);
     // Thousands of entries at each boot: looked at where that does not take seconds. Elsewhere the stack may be a small
     // one, as far as is known.
-    if cfg!(miri) {
+    if cfg!(miri) || is_trusted() {
         let mut image = Image::get();
         image.shrink_stack();
         return with(|machine| machine.spare_stack = image.spare);

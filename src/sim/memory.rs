@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::vec::Vec;
@@ -51,9 +52,9 @@ struct Region {
 unsafe impl Send for Region {}
 
 /// Keeps what is leaked reachable, for a leak checker.
-struct Kept(#[expect(dead_code, reason = "held, not read")] NonNull<u8>);
+struct Kept(#[cfg_attr(not(fuzzing), expect(dead_code, reason = "held, not read"))] NonNull<[u8]>);
 
-// SAFETY: the pointer is never used.
+// SAFETY: the pointer is never used, but to free the memory when nothing else uses it.
 unsafe impl Send for Kept {}
 
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
@@ -63,6 +64,19 @@ struct Placed(NonNull<u8>);
 
 // SAFETY: as for `Region`.
 unsafe impl Send for Placed {}
+
+/// Frees the memory of all domains.
+///
+/// # Safety
+///
+/// There are none, and nobody uses what was theirs.
+#[cfg(fuzzing)]
+pub(super) unsafe fn reclaim() {
+    for Kept(memory) in KEPT.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        // SAFETY: it was a box before it was leaked, and nobody uses it, as the caller promises.
+        drop(unsafe { Box::from_raw(memory.as_ptr()) });
+    }
+}
 
 /// The memory behind guest-physical addresses. It is never freed: a unikernel's memory is `'static`.
 #[derive(Default)]
@@ -84,11 +98,11 @@ pub(crate) fn placed_address(pointer: *const u8) -> Option<u64> {
 /// Zeroed memory that lives as long as the process.
 fn leak(size: u64, align: u64) -> NonNull<u8> {
     // The host fills zeroed memory in when it is touched, unless it has to align it itself.
-    let whole = std::vec![0_u8; (size + align - 1) as usize].leak();
-    let offset = whole.as_ptr().align_offset(align as usize);
-    let memory = NonNull::from(&mut whole[offset..offset + size as usize]).cast();
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(memory));
-    memory
+    let whole = NonNull::from(Box::leak(std::vec![0_u8; (size + align - 1) as usize].into_boxed_slice()));
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Kept(whole));
+    let offset = whole.cast::<u8>().as_ptr().align_offset(align as usize);
+    // SAFETY: the address that is aligned is at most `align - 1` bytes into the allocation, which has so many more.
+    unsafe { whole.cast().add(offset) }
 }
 
 /// A zeroed page of Xen's, or of a domain that the test plays.

@@ -27,6 +27,8 @@ mod events;
 mod fifo;
 mod grants;
 mod host;
+#[cfg(fuzzing)]
+pub mod hostile;
 pub(crate) mod hypercalls;
 pub(crate) mod machine;
 mod mappings;
@@ -124,6 +126,9 @@ impl Report {
 /// Decides about a hypercall and its operation before Xen does: an error is its answer.
 pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno> + Send>;
 
+/// Changes the start info before the domain sees it.
+type Change = Box<dyn Fn(&mut StartInfo) + Send>;
+
 /// A domain to be run, and its surroundings.
 pub struct Guest {
     pub(crate) memory: Vec<(u64, u64, u32)>,
@@ -145,7 +150,7 @@ pub struct Guest {
     pub(crate) fault: Option<Fault>,
     pub(crate) extents_taken: u64,
     pub(crate) consumer_ahead: u32,
-    pub(crate) start_info: Option<fn(&mut StartInfo)>,
+    pub(crate) start_info: Option<Change>,
     pub(crate) random: Random,
     pub(crate) rich: bool,
     pub(crate) port_limit: u32,
@@ -154,6 +159,8 @@ pub struct Guest {
     pub(crate) actions: Vec<(u64, Action)>,
     pub(crate) grant_frames: u32,
     pub(crate) grant_fault: Option<GrantFault>,
+    #[cfg(fuzzing)]
+    pub(crate) trusted: bool,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -230,7 +237,17 @@ impl Guest {
             actions: Vec::new(),
             grant_frames: 64,
             grant_fault: None,
+            #[cfg(fuzzing)]
+            trusted: false,
         }
+    }
+
+    /// Takes the page tables of boot as they are: to look at them costs more than all the rest.
+    #[cfg(fuzzing)]
+    #[must_use]
+    pub const fn trusted(mut self) -> Self {
+        self.trusted = true;
+        self
     }
 
     /// Lets the domain have ports below a number, as `max_event_channels` does.
@@ -446,8 +463,8 @@ impl Guest {
 
     /// Lets a function change the start info before the domain sees it.
     #[must_use]
-    pub const fn start_info(mut self, change: fn(&mut StartInfo)) -> Self {
-        self.start_info = Some(change);
+    pub fn start_info(mut self, change: impl Fn(&mut StartInfo) + Send + 'static) -> Self {
+        self.start_info = Some(Box::new(change));
         self
     }
 

@@ -27,6 +27,20 @@ pub(crate) fn install(state: State) -> &'static State {
     state
 }
 
+/// Frees the states of all domains.
+///
+/// # Safety
+///
+/// There are none, and nobody uses what was theirs.
+#[cfg(fuzzing)]
+pub(super) unsafe fn reclaim() {
+    let all = core::mem::take(&mut *ALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    for state in all {
+        // SAFETY: it was a box before it was leaked, and nobody uses it, as the caller promises.
+        drop(unsafe { Box::from_raw(core::ptr::from_ref(state).cast_mut()) });
+    }
+}
+
 /// The thread leaves its domain.
 pub(crate) fn forget() {
     CURRENT.set(None);

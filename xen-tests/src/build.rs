@@ -309,7 +309,7 @@ pub fn renamed(workspace: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
 }
 
 /// Runs cargo and gives the executables that it reports, by target name.
-fn executables(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+pub fn executables(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     let output = command
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())

@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use lexopt::prelude::*;
 
 use crate::build::Flavour;
+use crate::fuzz::{self, Wanted};
 use crate::lab::dom0::Xenstored;
 use crate::lab::qemu::Cpu;
 use crate::setup::{self, Version};
@@ -22,6 +23,7 @@ cargo xen: build unikernels and run them on real Xen, in an emulated machine
     cargo xen run NAME|ELF|DIR        a unikernel with its console attached
     cargo xen build NAME              build one; the last line is the path of the ELF
     cargo xen bench                   what hello costs, in instructions
+    cargo xen fuzz [TARGET]           the fuzz targets under libFuzzer, a million cases each
     cargo xen setup                   fetch what is missing, for all versions of Xen
     cargo xen help                    this text
 
@@ -44,13 +46,18 @@ options of run
     --plain                  (also of build) built with the toolchain's own core, not hardened
     --float                  (also of build) hardened, for the target with floating point in SSE registers
 
+options of fuzz
+    --cases N                how many inputs each target is given (1000000)
+    --seed S                 gives the same run again
+    --input FILE             this input alone, such as that of a failure
+
 options of all
     -v, --verbose            show the output of Xen and dom0 too
 
 exit codes
     run    why the domain ended, as Xen numbers it: 0 poweroff, 1 reboot, 2 suspend, 3 crash,
            4 watchdog, 5 soft reset (--no-xen: 0, it was stopped or stopped itself)
-    test, smoke, domu, demo    0: all passed; 1: not
+    test, smoke, domu, demo, fuzz    0: all passed; 1: not
     all    100 something failed on the way, as said; 101 a bug in this tool; 102 wrong usage;
            103 the limit passed before the domain ended; 104 the domain vanished
 
@@ -77,6 +84,8 @@ pub enum Action {
     Build(Build),
     /// Measure.
     Bench,
+    /// Run fuzz targets.
+    Fuzz(Wanted),
 }
 
 /// Which tests.
@@ -152,6 +161,9 @@ struct Given {
     xenstored: Option<Xenstored>,
     cpu: Option<Cpu>,
     limit: Option<Duration>,
+    cases: Option<u64>,
+    seed: Option<u32>,
+    input: Option<PathBuf>,
 }
 
 impl Given {
@@ -196,7 +208,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Action, b
 }
 
 fn option(given: &mut Given, name: &str, parser: &mut lexopt::Parser) -> Result<()> {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 16] = [
         "all",
         "plain",
         "float",
@@ -210,6 +222,9 @@ fn option(given: &mut Given, name: &str, parser: &mut lexopt::Parser) -> Result<
         "xenstored",
         "cpu",
         "limit",
+        "cases",
+        "seed",
+        "input",
     ];
     let Some(name) = NAMES.into_iter().find(|known| *known == name) else {
         bail!("there is no option --{name}");
@@ -225,6 +240,9 @@ fn option(given: &mut Given, name: &str, parser: &mut lexopt::Parser) -> Result<
             given.xenstored = Some(one_of(parser, &[("c", Xenstored::C), ("ocaml", Xenstored::Ocaml)])?);
         }
         "cpu" => given.cpu = Some(one_of(parser, &[("poor", Cpu::Poor), ("rich", Cpu::Rich)])?),
+        "cases" => given.cases = Some(parser.value()?.parse()?),
+        "seed" => given.seed = Some(parser.value()?.parse()?),
+        "input" => given.input = Some(parser.value()?.into()),
         "limit" => given.limit = Some(Duration::from_secs(parser.value()?.parse()?)),
         _ => bail!("there is no option --{name}"),
     }
@@ -262,6 +280,7 @@ fn action(command: &str, given: Given) -> Result<Action> {
             true,
         ),
         "build" => (&["plain", "float"], true),
+        "fuzz" => (&["cases", "seed", "input"], true),
         "help" | "setup" | "demo" | "bench" => (&[], false),
         _ => bail!("there is no command `{command}`"),
     };
@@ -289,6 +308,12 @@ fn action(command: &str, given: Given) -> Result<Action> {
             None => bail!("build what? `cargo xen build NAME`"),
         },
         "run" => Action::Run(Box::new(run(given)?)),
+        "fuzz" => Action::Fuzz(Wanted {
+            filter: given.operand.unwrap_or_default().to_string_lossy().into_owned(),
+            cases: given.cases.unwrap_or(fuzz::CASES),
+            seed: given.seed,
+            input: given.input,
+        }),
         _ => Action::Help,
     })
 }
@@ -383,6 +408,8 @@ mod tests {
             ("run a --cpu old", "old"),
             ("run a --gdb --no-xen", "--gdb"),
             ("demo --gdb", "gdb"),
+            ("run a --cases 3", "cases"),
+            ("fuzz --cases few", "few"),
         ] {
             let error = format!("{:#}", parsed(line).unwrap_err());
             assert!(error.contains(word), "`{line}` gave: {error}");

@@ -9,11 +9,12 @@
 //! - `build`: unikernels from source to image
 //! - `lab`: the emulated machine, Xen, dom0, and guests in it
 //! - `symbols`: what a crash report means
-//! - `run`, `suite`, `bench`: what is done with them
+//! - `run`, `suite`, `bench`, `fuzz`: what is done with them
 
 mod bench;
 mod build;
 mod cli;
+mod fuzz;
 mod lab;
 mod paths;
 mod pattern;
@@ -68,5 +69,6 @@ fn perform(action: Action) -> Result<u8> {
         Action::Demo => run::demo(),
         Action::Test(selection) => suite::run(&selection),
         Action::Bench => bench::run().map(|()| 0),
+        Action::Fuzz(wanted) => fuzz::run(&wanted),
     }
 }

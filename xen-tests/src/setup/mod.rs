@@ -13,7 +13,7 @@ mod rust;
 use anyhow::{Result, bail};
 
 pub use root::Root;
-pub use rust::{miri, sysroot};
+pub use rust::{miri, nightly, sysroot};
 
 use crate::process;
 use crate::say;
@@ -74,6 +74,11 @@ pub fn qemu() -> Result<()> {
         bail!("qemu-system-x86 is installed, but {PROGRAM} is not found");
     }
     Ok(())
+}
+
+/// Whether there is a compiler for C++, in which libFuzzer is written.
+pub fn cxx() -> bool {
+    std::env::var_os("CXX").is_some() || ["c++", "g++", "clang++"].into_iter().any(process::exists)
 }
 
 /// Makes sure that a version of Xen with its dom0 is in the cache.

@@ -32,23 +32,30 @@ pub fn ensure(hardened: bool) -> Result<()> {
     Ok(())
 }
 
+/// Runs a program of the toolchain's; whether it succeeds.
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    let mut command = process::command(program);
+    cargo_environment(&mut command);
+    output_of(command.args(arguments).current_dir(crate::paths::workspace())).is_ok()
+}
+
+/// Whether there is a nightly toolchain, for what stable Rust does not have.
+pub fn nightly() -> bool {
+    runs("rustc", &["+nightly", "--version"])
+}
+
 /// Whether there is Miri, which comes with nightly toolchains only; it is added to one that lacks it.
 pub fn miri() -> bool {
-    let rust = |program: &str, arguments: &[&str]| {
-        let mut command = process::command(program);
-        cargo_environment(&mut command);
-        output_of(command.args(arguments).current_dir(crate::paths::workspace())).is_ok()
-    };
-    let there = || rust("cargo", &["+nightly", "miri", "--version"]);
+    let there = || runs("cargo", &["+nightly", "miri", "--version"]);
     if there() {
         return true;
     }
-    if !rust("rustc", &["+nightly", "--version"]) {
+    if !nightly() {
         return false;
     }
     let how = ["component", "add", "--toolchain", "nightly", "miri", "rust-src"];
     say!("adding Miri: rustup {}", how.join(" "));
-    rust("rustup", &how) && there()
+    runs("rustup", &how) && there()
 }
 
 fn part(evidence: &Path, rustup: &[&str], name: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The tests that need no emulated machine: cargo's own, lints, format, documentation, Miri.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, bail};
 
 use super::Suite;
 use crate::build::{self, BUILD_STD, FLOAT_OPTION, FLOAT_TARGET, TARGET};
+use crate::fuzz;
 use crate::lab::qemu::last_lines;
 use crate::paths;
 use crate::process::{self, Background};
@@ -79,10 +80,15 @@ fn clippy_of_float(suite: &mut Suite) -> Result<()> {
 
 /// A run of cargo that has only to succeed.
 fn checked(suite: &mut Suite, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
+    checked_in(suite, &paths::workspace(), name, arguments, environment);
+}
+
+/// As [`checked`], in a folder.
+fn checked_in(suite: &mut Suite, folder: &Path, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
     let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
     suite.test(name, || {
         say!("cargo {}", arguments.join(" "));
-        let mut command = build::cargo(&paths::workspace());
+        let mut command = build::cargo(folder);
         command.args(arguments).envs(environment.iter().copied());
         let (status, output) = Background::start(&mut command, LIMIT, &log)?.finish()?;
         if !status.success() {
@@ -98,6 +104,49 @@ fn cargo_test(suite: &mut Suite, name: &'static str, arguments: &[&str]) {
         let mut command = build::cargo(&paths::workspace());
         command.arg("test").args(arguments);
         Counted::start(suite, name, &mut command, LIMIT).finish(suite);
+    }
+}
+
+/// The fuzz targets: each with its inputs and a thousand that are made up; with `--all` also under libFuzzer, with as many
+/// as `cargo xen fuzz` gives them. Their crate is a workspace of its own, with its own lints.
+pub fn fuzz(suite: &mut Suite) {
+    let folder = fuzz::folder();
+    checked_in(suite, &folder, "host::fuzz_format", &["fmt", "--check"], &[]);
+    let arguments = ["clippy", "--all-targets", "--locked", "--", "-Dwarnings"];
+    checked_in(suite, &folder, "host::fuzz_clippy", &arguments, &[]);
+    let name = "host::fuzz";
+    if suite.wants(name) {
+        say!("cargo test, in fuzz");
+        let mut command = build::cargo(&folder);
+        command.args(["test", "--locked", "--no-fail-fast"]);
+        Counted::start(suite, name, &mut command, LIMIT).finish(suite);
+    }
+    if suite.selection.all {
+        under_libfuzzer(suite);
+    }
+}
+
+fn under_libfuzzer(suite: &mut Suite) {
+    let targets =
+        fuzz::targets().unwrap_or_default().into_iter().map(|target| (format!("host::fuzz::{target}"), target));
+    let wanted: Vec<(String, String)> = targets.filter(|(name, _)| suite.wants(name)).collect();
+    let names: Vec<String> = wanted.iter().map(|(name, _)| name.clone()).collect();
+    if names.is_empty() {
+        return;
+    }
+    if let Some(why) = fuzz::missing() {
+        return names.iter().for_each(|name| suite.report.skipped(name, why));
+    }
+    match fuzz::build() {
+        Ok(program) => {
+            let logs = suite.logs.clone();
+            for (name, target) in wanted {
+                suite.test(&name, || {
+                    program.run(&target, fuzz::CASES, fuzz::any_seed(), &logs).map(|told| say!("{told}"))
+                });
+            }
+        }
+        Err(error) => suite.all_failed(&names, &error),
     }
 }
 

@@ -118,6 +118,7 @@ pub fn run(selection: &Selection) -> Result<u8> {
     if wanted(Tier::Host) {
         miri = host::miri(&mut suite);
         host::run(&mut suite)?;
+        host::fuzz(&mut suite);
         tree::run(&mut suite)?;
     }
     if wanted(Tier::Smoke) {

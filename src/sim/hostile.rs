@@ -1,0 +1,138 @@
+//! Peers, and a Xen, that write what a fuzzer chooses into the memory that they share with a domain: between any two
+//! accesses of the domain's.
+//!
+//! Only in the builds of `fuzz`, which set `--cfg fuzzing`: they run a domain a million times, so that they also have to
+//! free what is `'static` in a unikernel.
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+use std::boxed::Box;
+use std::cell::RefCell;
+
+use super::machine;
+use crate::abi::event_channel::fifo::WORDS;
+use crate::shared::SharedPage;
+
+/// What a page is for, and with it who writes there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The page of shared information: two-level events, and the clock.
+    SharedInfo,
+    /// The console's rings.
+    Console,
+    /// The control block of FIFO events.
+    Control,
+    /// Words of FIFO events.
+    Words,
+    /// Another page, or memory of no domain.
+    Other,
+}
+
+/// A domain is about to access a field of a shared page.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    start: NonNull<u8>,
+    offset: usize,
+}
+
+impl Access {
+    /// Where in the page the field lies.
+    #[must_use]
+    pub const fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// What the page is for.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        machine::at_work(|machine| {
+            let events = machine.events.fifo.as_ref();
+            let is = |page: SharedPage| page.start() == self.start;
+            match () {
+                () if machine.info.is_some_and(is) => Kind::SharedInfo,
+                () if machine.reader.as_ref().is_some_and(|reader| is(reader.page())) => Kind::Console,
+                () if events.is_some_and(|fifo| is(fifo.control())) => Kind::Control,
+                () if events.is_some_and(|fifo| fifo.words().iter().copied().any(is)) => Kind::Words,
+                () => Kind::Other,
+            }
+        })
+        .unwrap_or(Kind::Other)
+    }
+
+    /// Reads the word that a byte of the page lies in.
+    #[must_use]
+    pub fn load(&self, offset: usize) -> u32 {
+        unseen(|| self.page().u32(Self::word(offset)).load(Ordering::SeqCst))
+    }
+
+    /// Overwrites the word that a byte of the page lies in.
+    pub fn store(&self, offset: usize, value: u32) {
+        unseen(|| self.page().u32(Self::word(offset)).store(value, Ordering::SeqCst));
+    }
+
+    /// The first page of the memory.
+    const fn page(&self) -> SharedPage {
+        // SAFETY: the domain has the memory, which it accesses by atomics, and may not be asked about later than it is:
+        // see `reclaim`.
+        unsafe { SharedPage::new(self.start, 1) }
+    }
+
+    const fn word(offset: usize) -> usize {
+        offset % (4 * WORDS) / 4 * 4
+    }
+}
+
+/// The page of the console's rings of the domain that this thread runs.
+#[must_use]
+pub fn console() -> Option<Access> {
+    let page = machine::at_work(|machine| machine.reader.as_ref().map(super::backend::Reader::page)).flatten();
+    page.map(|page| Access { start: page.start(), offset: 0 })
+}
+
+type Peer = Box<dyn FnMut(&Access)>;
+
+std::thread_local! {
+    static PEER: RefCell<Option<Peer>> = const { RefCell::new(None) };
+}
+
+/// Has a peer look, and write, before each access to shared memory that the code on this thread makes, until
+/// [`reclaim`].
+pub fn at_each_access(peer: impl FnMut(&Access) + 'static) {
+    PEER.set(Some(Box::new(peer)));
+}
+
+/// Raises an event on a port of the domain that this thread runs, as a peer does.
+pub fn notify(port: u32) {
+    let _ = machine::at_work(|machine| machine.raise(port));
+}
+
+/// A field is about to be accessed, unless the simulated machine itself, or the test, does so.
+pub(super) fn access(start: NonNull<u8>, offset: usize) {
+    let Some(mut peer) = PEER.take() else { return };
+    if !machine::is_busy() {
+        peer(&Access { start, offset });
+    }
+    PEER.set(Some(peer));
+}
+
+/// Makes accesses that the peer does not act before.
+fn unseen<T>(access: impl FnOnce() -> T) -> T {
+    let peer = PEER.take();
+    let result = access();
+    PEER.set(peer);
+    result
+}
+
+/// Sends the peer of this thread away, and frees the memory and the states of all domains that have ended.
+///
+/// # Safety
+///
+/// No simulated domain is running in the process, and nothing that is `'static` of one that has ended is used any more.
+pub unsafe fn reclaim() {
+    PEER.set(None);
+    // SAFETY: passed on from the caller.
+    unsafe {
+        super::state::reclaim();
+        super::memory::reclaim();
+    }
+}
