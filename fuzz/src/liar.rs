@@ -23,20 +23,24 @@ pub fn begin(input: &Input, may: impl Fn(Kind, usize) -> bool + 'static) {
         }
         match pause.checked_sub(1) {
             Some(less) => pause = less,
-            None => pause = lie(&input, access, |at| may(kind, at)),
+            None => {
+                let store = |at, value| {
+                    if may(kind, at % 4096) {
+                        access.store(at, value);
+                    }
+                };
+                pause = lie(&input, at, |at| access.load(at), store);
+            }
         }
     });
 }
 
-/// Writes something; gives how many accesses pass before the next lie.
-fn lie(input: &Input, access: &Access, may: impl Fn(usize) -> bool) -> u8 {
+/// Writes something, where an access is about to be, or elsewhere; gives how many accesses pass before the next lie.
+pub fn lie(input: &Input, access: usize, load: impl Fn(usize) -> u32, store: impl Fn(usize, u32)) -> u8 {
     let what = input.u8();
-    let mut at = access.offset();
     // Mostly where the domain is about to look.
-    if what & 0x80 != 0 {
-        at = usize::from(input.u16()) % 4096;
-    }
-    let before = access.load(at);
+    let at = if what & 0x80 == 0 { access } else { usize::from(input.u16()) };
+    let before = load(at);
     let after = match what % 8 {
         // As an honest index moves.
         0 | 1 => before.wrapping_add(u32::from(input.u8())),
@@ -44,15 +48,13 @@ fn lie(input: &Input, access: &Access, may: impl Fn(usize) -> bool) -> u8 {
         3 => before ^ 1 << (input.u8() % 32),
         4 => input.u32(),
         5 => u32::MAX,
-        6 => access.load(usize::from(input.u16()) % 4096),
+        6 => load(usize::from(input.u16())),
         _ => {
             hostile::notify(u32::from(input.u8()));
             before
         }
     };
-    if may(at) {
-        access.store(at, after);
-    }
+    store(at, after);
     input.u8()
 }
 

@@ -12,10 +12,12 @@ mod boot;
 mod clock;
 mod console;
 mod events;
+mod grants;
 mod hypercalls;
 mod input;
 mod liar;
 mod options;
+mod rings;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -27,18 +29,23 @@ pub use boot::boot;
 pub use clock::clock;
 pub use console::console;
 pub use events::events;
+pub use grants::grants;
 pub use hypercalls::hypercalls;
 pub use options::options;
+pub use rings::{back_ring, front_ring};
 
 /// A name, as in `corpus`, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 9] = [
+    ("back_ring", back_ring),
     ("boot", boot),
     ("clock", clock),
     ("console", console),
     ("events", events),
+    ("front_ring", front_ring),
+    ("grants", grants),
     ("hypercalls", hypercalls),
     ("options", options),
 ];

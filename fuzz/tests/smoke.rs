@@ -37,6 +37,11 @@ fn smoke(name: &str) {
 }
 
 #[test]
+fn back_ring() {
+    smoke("back_ring");
+}
+
+#[test]
 fn boot() {
     smoke("boot");
 }
@@ -54,6 +59,16 @@ fn console() {
 #[test]
 fn events() {
     smoke("events");
+}
+
+#[test]
+fn front_ring() {
+    smoke("front_ring");
+}
+
+#[test]
+fn grants() {
+    smoke("grants");
 }
 
 #[test]

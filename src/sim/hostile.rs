@@ -82,6 +82,12 @@ impl Access {
     }
 }
 
+/// Whether the domain that this thread runs has booted.
+#[must_use]
+pub fn is_booted() -> bool {
+    crate::state::get().is_some()
+}
+
 /// The page of the console's rings of the domain that this thread runs.
 #[must_use]
 pub fn console() -> Option<Access> {

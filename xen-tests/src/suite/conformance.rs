@@ -1,10 +1,10 @@
-//! The conformance table names tests that exist.
+//! The tables of conformance and of trust name tests that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{smoke, table, tree};
-use crate::paths;
+use crate::{fuzz, paths};
 
 /// All Rust sources below a folder of the workspace, as one text.
 fn sources(folder: &str) -> String {
@@ -40,25 +40,34 @@ fn tests_on_xen() -> Vec<String> {
     guests.chain(smoke).chain(trees).collect()
 }
 
-#[test]
-fn each_test_that_is_named_exists() {
-    let path: &Path = &paths::workspace().join("docs/conformance.md");
+/// Looks for each test that the tables of a document name, and returns how many these are.
+fn check(document: &str) -> usize {
+    let path: &Path = &paths::workspace().join(document);
     let table = fs::read_to_string(path).unwrap();
     let host = ["src", "tests", "xen-tests/src"].map(sources).concat();
-    let xen = tests_on_xen();
+    let (xen, fuzz) = (tests_on_xen(), fuzz::targets().unwrap());
     let mut named = 0;
     for (number, line) in table.lines().enumerate().filter(|(_, line)| line.starts_with('|')) {
         for code in line.split('`').skip(1).step_by(2) {
-            let at = format!("docs/conformance.md:{}: `{code}`", number + 1);
+            let at = format!("{document}:{}: `{code}`", number + 1);
             match code.split_once(' ') {
                 Some(("host", test)) => assert!(is_test(&host, test), "{at}: no such test"),
                 Some(("xen", test)) => assert!(xen.iter().any(|name| name == test), "{at}: no such test"),
+                Some(("fuzz", test)) => assert!(fuzz.iter().any(|name| name == test), "{at}: no such target"),
                 _ => continue,
             }
             named += 1;
         }
     }
-    assert!(named > 80, "the table names {named} tests");
+    named
+}
+
+#[test]
+fn each_test_that_is_named_exists() {
+    for (document, least) in [("docs/conformance.md", 80), ("docs/trust.md", 35)] {
+        let named = check(document);
+        assert!(named >= least, "{document} names {named} tests");
+    }
 }
 
 #[test]
