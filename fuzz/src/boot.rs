@@ -66,7 +66,9 @@ pub fn boot(bytes: &[u8]) {
     setup = match input.u8() {
         0..8 => setup.backend(Backend::Absent),
         8..16 => setup.initial_domain(),
-        16..32 => setup.console_param(input.number()),
+        // A frame of RAM, or none that there can be: behind a hole the machine has nothing that reads as ones.
+        16..32 if input.flag() => setup.console_param(input.u64() % (RAM >> 12)),
+        16..32 => setup.console_param(1 << 40 | input.u64()),
         32..48 => setup.console_consumer_ahead(input.u16().into()),
         48..56 => setup.random(Random::Absent),
         56..64 => setup.random(Random::Stuck(input.u64())),
