@@ -44,11 +44,11 @@ pub fn hypercalls(bytes: &[u8]) {
         let (mut ports, mut pages) = (Vec::new(), Vec::new());
         while !input.is_over() {
             match input.u8() % 14 {
-                0 => drop(balloon::give(input.number() % (5 << 20))),
-                1 => drop(balloon::take_back(input.number() % (5 << 20))),
+                0 => drop(balloon::give(input.number() % (640 << 10))),
+                1 => drop(balloon::take_back(input.number() % (640 << 10))),
                 2 => drop(balloon::aim(input.number() % (7 << 10))),
                 3 => drop(balloon::limit()),
-                4 => pages.extend(Pages::new(input.below(300))),
+                4 => pages.extend(Pages::new(input.below(50))),
                 5 => drop(pages.pop()),
                 6 => drop(memory::trim()),
                 7 => ports.extend(eventchn::bind_ipi()),

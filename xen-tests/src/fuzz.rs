@@ -20,9 +20,11 @@ use crate::setup;
 
 /// Cases of each target, unless told otherwise.
 pub const CASES: u64 = 1_000_000;
+/// Cases of each among all other tests.
+pub const CASES_OF_TESTS: u64 = 20_000;
 
-/// Bytes of an input.
-const LENGTH: u32 = 2048;
+/// Bytes of an input: enough for a few hundred steps. Longer ones take their time, and find no more.
+const LENGTH: u32 = 512;
 /// What one input may take, far more than any does: it is a hang.
 const LIMIT_OF_INPUT: Duration = Duration::from_secs(20);
 /// MiB that a run may take: one that takes more keeps what it should free.

@@ -142,7 +142,7 @@ fn under_libfuzzer(suite: &mut Suite) {
             let logs = suite.logs.clone();
             for (name, target) in wanted {
                 suite.test(&name, || {
-                    program.run(&target, fuzz::CASES, fuzz::any_seed(), &logs).map(|told| say!("{told}"))
+                    program.run(&target, fuzz::CASES_OF_TESTS, fuzz::any_seed(), &logs).map(|told| say!("{told}"))
                 });
             }
         }
