@@ -20,6 +20,7 @@ pub mod time;
 pub mod gnttab;
 
 pub mod console;
+pub mod xenstore;
 
 #[cfg(any(target_os = "none", test))]
 mod crash;

@@ -13,6 +13,12 @@ pub const CALLBACK_IRQ: u32 = 0;
 /// The value of that parameter for a vector: type 2 in the highest byte, the vector in the lowest.
 #[doc(alias = "HVM_PARAM_CALLBACK_TYPE_VECTOR")]
 pub const CALLBACK_VECTOR: u64 = 2 << 56;
+/// `HVM_PARAM_STORE_PFN`: the frame of the ring to xenstore.
+#[doc(alias = "HVM_PARAM_STORE_PFN")]
+pub const STORE_PFN: u32 = 1;
+/// `HVM_PARAM_STORE_EVTCHN`: the port of xenstore.
+#[doc(alias = "HVM_PARAM_STORE_EVTCHN")]
+pub const STORE_EVTCHN: u32 = 2;
 /// `HVM_PARAM_CONSOLE_PFN`: the frame of the console ring.
 #[doc(alias = "HVM_PARAM_CONSOLE_PFN")]
 pub const CONSOLE_PFN: u32 = 17;

@@ -15,3 +15,4 @@ pub mod memory;
 pub mod sched;
 pub mod start_info;
 pub mod xen;
+pub mod xs_wire;
