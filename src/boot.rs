@@ -17,9 +17,10 @@ use spin::Mutex;
 use crate::abi::errno::Errno;
 use crate::abi::start_info::Sif;
 use crate::abi::xen::DomainId;
+use crate::console::Attachment;
 use crate::console::log::{self, LogState};
-use crate::console::{Attachment, Location};
 use crate::domain::{Domain, MAX_COMMAND_LINE};
+use crate::eventchn::Location;
 use crate::hypercall::{self, XenVersion};
 use crate::lifecycle::{self, Outcome};
 use crate::memory::{self, FrameRange, HIGHEST_FRAME, Image, Layout, MapError, MemoryMap, NoRoom, Tables, Violation};
@@ -27,7 +28,7 @@ use crate::options::{Options, Word};
 use crate::random;
 use crate::shared::{SharedInfo, SharedPage};
 use crate::state::{self, State};
-use crate::{arch, eventchn, executor, gnttab, time};
+use crate::{arch, eventchn, executor, gnttab, time, xenstore};
 
 /// Why the domain could not start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,20 +116,24 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // SAFETY: nothing but the image has been written to since the loader; from here on RAM is given out by `free`.
     let loaded = unsafe { Loaded::read(raw, &map.ram, &mut free) };
 
-    // 4. The console's frame: mapped by step 6, used by step 8 alone.
-    let console = Location::read().filter(|location| {
-        let frame = FrameRange { start: location.frame, end: location.frame + 1 };
-        complete &= free.remove(frame).is_ok();
-        location.frame < HIGHEST_FRAME && !image.all.overlaps(frame) && !map.window.overlaps(frame)
+    // 4. The frames of the console and of xenstore: mapped by step 6, used by step 8 alone.
+    let [console, xenstore] = [Location::console(), Location::xenstore()].map(|location| {
+        location.filter(|location| {
+            let frame = FrameRange { start: location.frame, end: location.frame + 1 };
+            complete &= free.remove(frame).is_ok();
+            location.frame < HIGHEST_FRAME && !image.all.overlaps(frame) && !map.window.overlaps(frame)
+        })
     });
+    // One page is not for both.
+    let xenstore = xenstore.filter(|xenstore| console.is_none_or(|console| console.frame != xenstore.frame));
 
     // 5. RAM that the domain does not have goes back before anything touches it.
     let surplus = memory::give_back(&mut map, &mut free, reservation);
 
     // 6. The final page tables, held at once against what they are to say.
     let cpu = arch::cpu();
-    let console_frame = console.map(|location| location.frame);
-    let mut layout = Layout::new(&image, &map, console_frame).map_err(|_| MapError::TooLong)?;
+    let rings = console.iter().chain(&xenstore).map(|location| location.frame);
+    let mut layout = Layout::new(&image, &map, rings).map_err(|_| MapError::TooLong)?;
     // SAFETY: `free` is RAM that nothing uses, and the tables of the entry code are still in force.
     let mut tables = unsafe { Tables::build(&mut layout, &mut free, cpu) }?;
     // SAFETY: the layout has the image as the boot tables mapped it, with the code that runs here and its stack, and all
@@ -143,7 +148,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // SAFETY: the frame was just given to shared_info, is mapped read-write by step 6, and nothing else uses it.
     let info = SharedInfo::new(unsafe { SharedPage::new(page, 1) });
 
-    // 8. The console.
+    // 8. The console, and xenstore, which is not looked at before somebody uses it.
     let console = match console {
         // SAFETY: the location is what Xen says of this domain, its frame was mapped in step 6, and this is its
         // only use.
@@ -151,6 +156,8 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         None if raw.flags.contains(Sif::INITDOMAIN) => Attachment::hypervisor(),
         None => Attachment::absent(),
     };
+    // SAFETY: as for the console; the frame is another.
+    let xenstore = unsafe { xenstore::Connection::new(xenstore) };
 
     // 9. The heap: everything that is still free.
     for &range in free.ranges().iter().chain([&image.boot_tables, &image.spare]) {
@@ -179,6 +186,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         holes: Mutex::new(holes),
         info,
         console,
+        xenstore,
         log: LogState::new(options.log_level),
         random: random::Memory::default(),
         executor: executor::Executor::default(),

@@ -8,6 +8,7 @@ use crate::console::Console;
 use crate::hypercall::{self, XenVersion};
 use crate::options::Words;
 use crate::state::State;
+use crate::xenstore::Xenstore;
 
 /// Bytes of the command line, and of each module's, that are taken. A longer one is cut, with a warning in the log.
 pub const MAX_COMMAND_LINE: usize = 8191;
@@ -95,6 +96,12 @@ impl Domain {
     #[must_use]
     pub const fn console(&self) -> Console {
         Console::new(self.0)
+    }
+
+    /// Xenstore. In a domain that has none, each operation on it is an error.
+    #[must_use]
+    pub const fn xenstore(&self) -> Xenstore {
+        Xenstore::new(self.0)
     }
 
     /// What the domain has cost since its entry point: called first in main, it tells the cost of booting.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{console, eventchn, gnttab, memory, random, shared};
+use crate::{console, eventchn, gnttab, memory, random, shared, xenstore};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub enum Error {
     Grant(gnttab::Error),
     /// A ring that is shared with a peer failed.
     Shared(shared::Error),
+    /// An operation on xenstore failed.
+    Xenstore(xenstore::Error),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Error {
             Self::EventChannel(error) => error.fmt(f),
             Self::Grant(error) => error.fmt(f),
             Self::Shared(error) => error.fmt(f),
+            Self::Xenstore(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -70,6 +73,12 @@ impl From<random::Error> for Error {
 impl From<shared::Error> for Error {
     fn from(error: shared::Error) -> Self {
         Self::Shared(error)
+    }
+}
+
+impl From<xenstore::Error> for Error {
+    fn from(error: xenstore::Error) -> Self {
+        Self::Xenstore(error)
     }
 }
 

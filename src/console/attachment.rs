@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, Once};
 
 use super::Error;
-use super::ring::{Location, Progress, Ring};
-use crate::eventchn::Port;
+use super::ring::{Progress, Ring};
+use crate::eventchn::{Location, Port};
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
 use crate::state::State;
 use crate::{arch, hypercall};

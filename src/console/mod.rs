@@ -31,7 +31,6 @@ use core::time::Duration;
 pub(crate) use attachment::Attachment;
 use attachment::Device;
 pub use input::{Lines, MAX_LINE};
-pub(crate) use ring::Location;
 
 use crate::state::State;
 use crate::{eventchn, time};

@@ -10,9 +10,7 @@ use alloc::collections::VecDeque;
 use super::Error;
 use super::patience::Patience;
 use crate::abi::console::{CONNECTED, CONNECTION, IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
-use crate::abi::hvm::{CONSOLE_EVTCHN, CONSOLE_PFN};
-use crate::eventchn::PolledPort;
-use crate::hypercall;
+use crate::eventchn::{Location, PolledPort};
 use crate::shared::{Consumer, Corrupt, Layout, Producer, SharedPage};
 
 const OUTPUT: Layout = Layout { data: OUT, size: OUT_SIZE, producer: OUT_PROD, consumer: OUT_CONS };
@@ -31,22 +29,6 @@ pub(super) struct Progress {
     pub(super) read: u32,
     /// What was written and it has yet to read, in bytes.
     pub(super) unread: usize,
-}
-
-/// The frame and the port of the console, from the domain's parameters.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Location {
-    pub(crate) frame: u64,
-    port: PolledPort,
-}
-
-impl Location {
-    /// Asks Xen. Zero and all ones mean that there is none, and so does a refusal.
-    pub(crate) fn read() -> Option<Self> {
-        let frame = hypercall::hvm_get_param(CONSOLE_PFN).ok().filter(|&frame| frame != 0 && frame < 1 << 40)?;
-        let port = PolledPort::from_param(hypercall::hvm_get_param(CONSOLE_EVTCHN).ok()?)?;
-        Some(Self { frame, port })
-    }
 }
 
 /// The ring and what is known of its backend.

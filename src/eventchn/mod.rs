@@ -31,6 +31,7 @@
 mod again;
 mod delivery;
 mod fifo;
+mod location;
 mod polled;
 mod port;
 mod priority;
@@ -41,6 +42,7 @@ use core::fmt;
 
 pub(crate) use delivery::Delivery;
 pub use delivery::{Abi, abi};
+pub(crate) use location::Location;
 pub(crate) use polled::PolledPort;
 pub use port::{After, Binding, Port, alloc_unbound, bind_interdomain, bind_ipi, bind_virq};
 pub use priority::Priority;

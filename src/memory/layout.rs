@@ -93,13 +93,17 @@ const CAPACITY: usize = 288;
 pub(crate) struct Layout(Vec<Region, CAPACITY>);
 
 impl Layout {
-    /// Lays out a domain, but for its page tables. What comes first wins where parts overlap.
-    pub(crate) fn new(image: &Image, map: &MemoryMap, console: Option<u64>) -> Result<Self, TooManyRegions> {
+    /// Lays out a domain with the rings that the toolstack has made, but for its page tables. What comes first wins where parts overlap.
+    pub(crate) fn new(
+        image: &Image,
+        map: &MemoryMap,
+        rings: impl IntoIterator<Item = u64>,
+    ) -> Result<Self, TooManyRegions> {
         let mut layout = Self::default();
         for (frames, place) in parts(image) {
             layout.add(frames, place)?;
         }
-        if let Some(frame) = console {
+        for frame in rings {
             layout.add(FrameRange { start: frame, end: frame + 1 }, Place::Special)?;
         }
         layout.add(map.window, Place::Window)?;
@@ -246,7 +250,7 @@ mod tests {
     #[test]
     fn a_guest_of_xls_is_laid_out() {
         let map = MemoryMap::for_test(crate::sim::xl_map(16));
-        let mut layout = Layout::new(&Image::get(), &map, Some(0xfefff)).unwrap();
+        let mut layout = Layout::new(&Image::get(), &map, [0xfefff]).unwrap();
         layout.place_tables(range(1, 9)).unwrap();
         let place = |frame| find(layout.regions(), frame).map(|region| region.place);
         assert_eq!(place(0), Some(Place::NullPage));

@@ -1,0 +1,291 @@
+//! Requests: those that wait for their turn, those that the server has, and the answers that nobody has fetched yet.
+//!
+//! A server takes 20 requests of a domain at a time and then stops reading the ring, and has 10 transactions for it. More
+//! wait here, the oldest first, so that none fails. Each has a ticket, which counts up for ever; the number by which the
+//! server's reply finds it is another, and is not used again before that reply.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::task::Waker;
+
+use super::Error;
+use super::code::Code;
+use super::link::Link;
+use super::wire::{self, Message, Payload};
+use crate::abi::xs_wire::{Header, MessageType};
+
+/// Requests that the server has at a time.
+#[doc(alias = "quota_req_outstanding")]
+pub(super) const MOST_SENT: usize = 20;
+/// Transactions that are open at a time.
+pub(super) const MOST_TRANSACTIONS: usize = 10;
+
+/// The number of a request, for whoever waits for it.
+pub(super) type Ticket = u64;
+/// The answer to one.
+pub(super) type Answer = Result<Vec<u8>, Error>;
+
+/// Who is to learn of the answer.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// A future, once it has been polled.
+    Future(Option<Waker>),
+    /// The watch of this token.
+    Watch(u64),
+    /// Nobody any more.
+    Nobody,
+}
+
+/// A request that waits for its turn.
+#[derive(Debug)]
+struct Request {
+    ty: MessageType,
+    transaction: u32,
+    payload: Payload,
+    owner: Owner,
+}
+
+/// A request that the server has, or a part of it.
+#[derive(Debug)]
+struct Sent {
+    id: u32,
+    ticket: Ticket,
+    ty: MessageType,
+    transaction: u32,
+    owner: Owner,
+}
+
+/// A transaction that nobody has ended.
+#[derive(Debug)]
+struct Open {
+    id: u32,
+    /// A request within it was refused because of others' changes.
+    conflict: bool,
+}
+
+/// What a reply means to others than who waits for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// The watch of this token is registered, or why not.
+    Watch(u64, Result<(), Error>),
+    /// The server has forgotten all watches.
+    Reset,
+}
+
+/// All requests of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    waiting: BTreeMap<Ticket, Request>,
+    /// Transactions that are to begin when there is room for one more.
+    starting: BTreeMap<Ticket, Request>,
+    sent: Vec<Sent>,
+    answered: BTreeMap<Ticket, (MessageType, Answer)>,
+    open: Vec<Open>,
+    /// Transactions that the server has, or is asked for: at most [`MOST_TRANSACTIONS`].
+    transactions: usize,
+    next_ticket: Ticket,
+    next_id: u32,
+}
+
+impl Calls {
+    /// Takes a request in.
+    pub(super) fn submit(&mut self, ty: MessageType, transaction: u32, payload: Payload, owner: Owner) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let queue = if ty == MessageType::TRANSACTION_START { &mut self.starting } else { &mut self.waiting };
+        queue.insert(ticket, Request { ty, transaction, payload, owner });
+        ticket
+    }
+
+    /// The answer to a request, or none yet: then its waker is kept, and the one before is given back.
+    pub(super) fn poll(&mut self, ticket: Ticket, waker: Waker) -> (Option<Answer>, Option<Waker>) {
+        if let Some((_, answer)) = self.answered.remove(&ticket) {
+            return (Some(answer), Some(waker));
+        }
+        match self.owner(ticket) {
+            Some(Owner::Future(kept)) => (None, kept.replace(waker)),
+            // Whoever polls has not abandoned it; a request is in one of the lists until then.
+            _ => (Some(Err(Error::Broken)), Some(waker)),
+        }
+    }
+
+    /// Takes a request back that the server does not have yet; says whether that is so.
+    pub(super) fn withdraw(&mut self, ticket: Ticket) -> bool {
+        self.waiting.remove(&ticket).is_some()
+    }
+
+    fn owner(&mut self, ticket: Ticket) -> Option<&mut Owner> {
+        if let Some(request) = self.waiting.get_mut(&ticket).or_else(|| self.starting.get_mut(&ticket)) {
+            return Some(&mut request.owner);
+        }
+        self.sent.iter_mut().find(|sent| sent.ticket == ticket).map(|sent| &mut sent.owner)
+    }
+
+    /// Nobody waits for a request any more: one that the server does not have yet is withdrawn, the answer to any other is
+    /// thrown away. Gives back what is to be dropped while nothing is locked.
+    pub(super) fn abandon(&mut self, ticket: Ticket) -> Option<Owner> {
+        if let Some(request) = self.starting.remove(&ticket) {
+            return Some(request.owner);
+        }
+        if let Some(request) = self.waiting.remove(&ticket) {
+            if request.ty == MessageType::TRANSACTION_START {
+                self.transactions -= 1;
+            }
+            return Some(request.owner);
+        }
+        if let Some((ty, answer)) = self.answered.remove(&ticket) {
+            if let (MessageType::TRANSACTION_START, Ok(payload)) = (ty, answer)
+                && let Ok(id) = transaction_id(&payload)
+            {
+                self.abort(id);
+            }
+            return None;
+        }
+        self.owner(ticket).map(|owner| core::mem::replace(owner, Owner::Nobody))
+    }
+
+    /// Ends a transaction, without its changes, unless its end is on the way.
+    pub(super) fn abort(&mut self, id: u32) {
+        if self.open.iter().any(|open| open.id == id)
+            && let Ok(payload) = Payload::new().string("F")
+        {
+            self.submit(MessageType::TRANSACTION_END, id, payload, Owner::Nobody);
+        }
+    }
+
+    /// Whether a request within a transaction was refused because of others' changes.
+    pub(super) fn is_in_conflict(&self, id: u32) -> bool {
+        self.open.iter().any(|open| open.id == id && open.conflict)
+    }
+
+    /// Whether the server owes an answer, or is to be sent something.
+    pub(super) fn is_busy(&self) -> bool {
+        !(self.sent.is_empty() && self.waiting.is_empty() && self.starting.is_empty())
+    }
+
+    /// Gives the next request that may be sent to the link, which is free; says whether there was one.
+    pub(super) fn start_next(&mut self, link: &mut Link) -> bool {
+        if self.sent.len() >= MOST_SENT {
+            return false;
+        }
+        while self.transactions < MOST_TRANSACTIONS
+            && let Some((ticket, request)) = self.starting.pop_first()
+        {
+            self.transactions += 1;
+            self.waiting.insert(ticket, request);
+        }
+        let Some((ticket, request)) = self.waiting.pop_first() else { return false };
+        let Request { ty, transaction, payload, owner } = request;
+        if ty == MessageType::TRANSACTION_END {
+            self.open.retain(|open| open.id != transaction);
+        }
+        let id = self.unused_id();
+        link.start(payload.header(ty, id, transaction), payload);
+        self.sent.push(Sent { id, ticket, ty, transaction, owner });
+        true
+    }
+
+    /// The next number that no request has which the server has yet to answer.
+    fn unused_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_id;
+            self.next_id = id.wrapping_add(1);
+            if !self.sent.iter().any(|sent| sent.id == id) {
+                return id;
+            }
+        }
+    }
+
+    /// Hands a reply to whom it is for. One that nobody has asked for is none.
+    pub(super) fn reply(&mut self, message: &Message<'_>, woken: &mut Vec<Waker>) -> Option<Effect> {
+        let Header { ty, req_id, .. } = message.header;
+        let index = self.sent.iter().position(|sent| sent.id == req_id)?;
+        let sent = self.sent.swap_remove(index);
+        let answer = match ty {
+            MessageType::ERROR => Err(Error::from(Code::from_name(message.payload))),
+            _ if ty == sent.ty => copy(message.payload),
+            _ => Err(Error::Malformed),
+        };
+        self.conclude(sent, answer, woken)
+    }
+
+    fn conclude(&mut self, sent: Sent, answer: Answer, woken: &mut Vec<Waker>) -> Option<Effect> {
+        let Sent { ticket, ty, transaction, owner, .. } = sent;
+        let answer = match ty {
+            MessageType::TRANSACTION_START => answer.and_then(|payload| self.begun(&payload).map(|()| payload)),
+            _ => answer,
+        };
+        match ty {
+            MessageType::TRANSACTION_START if answer.is_err() => self.transactions -= 1,
+            MessageType::TRANSACTION_END => self.transactions -= 1,
+            _ => {}
+        }
+        if answer == Err(Error::Conflict)
+            && let Some(open) = self.open.iter_mut().find(|open| open.id == transaction)
+        {
+            open.conflict = true;
+        }
+        let reset = ty == MessageType::RESET_WATCHES && answer.is_ok();
+        let mut effect = reset.then_some(Effect::Reset);
+        match (owner, ty, answer) {
+            (Owner::Watch(token), MessageType::WATCH, answer) => {
+                effect = Some(Effect::Watch(token, answer.map(|_| ())))
+            }
+            (Owner::Nobody, MessageType::TRANSACTION_START, Ok(payload)) => {
+                if let Ok(id) = transaction_id(&payload) {
+                    self.abort(id);
+                }
+            }
+            (Owner::Future(waker), _, answer) => {
+                self.answered.insert(ticket, (ty, answer));
+                woken.extend(waker);
+            }
+            _ => {}
+        }
+        effect
+    }
+
+    /// A transaction has begun.
+    fn begun(&mut self, payload: &[u8]) -> Result<(), Error> {
+        let id = transaction_id(payload)?;
+        // The server must not give the same to two.
+        if self.open.iter().any(|open| open.id == id) {
+            return Err(Error::Malformed);
+        }
+        self.open.push(Open { id, conflict: false });
+        Ok(())
+    }
+
+    /// Ends all requests with an error, as the server has forgotten them, and its transactions.
+    pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
+        let waiting = core::mem::take(&mut self.waiting).into_iter().chain(core::mem::take(&mut self.starting));
+        let sent = core::mem::take(&mut self.sent).into_iter().map(|sent| (sent.ticket, sent.ty, sent.owner));
+        let all: Vec<_> = waiting.map(|(ticket, request)| (ticket, request.ty, request.owner)).chain(sent).collect();
+        for (ticket, ty, owner) in all {
+            if let Owner::Future(waker) = owner {
+                self.answered.insert(ticket, (ty, Err(error)));
+                woken.extend(waker);
+            }
+        }
+        // Nobody has learnt of these transactions yet, and nobody is to take them for some of the next connection.
+        for (_, answer) in self.answered.values_mut().filter(|(ty, _)| *ty == MessageType::TRANSACTION_START) {
+            *answer = Err(error);
+        }
+        self.open.clear();
+        self.transactions = 0;
+    }
+}
+
+/// The number of a transaction, from the reply that begins it. Zero stands for none.
+pub(super) fn transaction_id(payload: &[u8]) -> Result<u32, Error> {
+    let number = wire::number(wire::string(payload)?)?;
+    u32::try_from(number).ok().filter(|&id| id != 0).ok_or(Error::Malformed)
+}
+
+/// A payload of its own for an answer.
+fn copy(payload: &[u8]) -> Answer {
+    let mut answer = Vec::new();
+    answer.try_reserve_exact(payload.len()).map_err(|_| Error::OutOfMemory)?;
+    answer.extend_from_slice(payload);
+    Ok(answer)
+}

@@ -1,0 +1,382 @@
+//! The client of a domain: who wants what of the server, and the one task that speaks with it.
+//!
+//! The task is started by the first request. In its turn it takes what the server has sent, hands it out, sends what there is
+//! room for, and notifies the server once. As the rest of the executor it runs after those who ask, so what they ask for in
+//! one turn goes together; and the room that replies leave is told of together with the requests that they lead to. It waits
+//! for the server's port only while the server owes something, an answer or the events of a watch: so a domain that has
+//! nothing left to wait for is still noticed.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::future::poll_fn;
+use core::pin::pin;
+use core::ptr::NonNull;
+use core::task::{Poll, Waker};
+
+use spin::Mutex;
+
+use super::Error;
+use super::calls::{Answer, Calls, Effect, Owner, Ticket};
+use super::link::{Link, Page};
+use super::path::Path;
+use super::watches::{WatcherId, Watches};
+use super::wire::{Impossible, Payload};
+use crate::abi::xs_wire::MessageType;
+use crate::arch;
+use crate::eventchn::{Location, PolledPort, Port};
+use crate::executor::{spawn, yield_now};
+use crate::shared::SharedPage;
+use crate::state::State;
+
+/// Pieces of the server's that are taken in one turn: some 30 messages. More wait for the next, as others do for theirs.
+const MOST_PIECES: usize = 64;
+
+/// What the domain knows of xenstore.
+pub(crate) struct Connection {
+    port: Option<PolledPort>,
+    inner: Mutex<Inner>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// Whether there is a server.
+#[derive(Debug)]
+enum Stage {
+    /// It has yet to make the connection.
+    Waiting(Page),
+    /// It serves.
+    Connected(Box<Link>),
+    /// There is none, or it is not to be spoken with any more.
+    Failed(Error),
+}
+
+#[derive(Debug)]
+struct Inner {
+    stage: Stage,
+    calls: Calls,
+    watches: Watches,
+    /// Counts connections: a transaction belongs to one.
+    epoch: u32,
+    /// The server is to be notified.
+    owes: bool,
+    task: Task,
+}
+
+/// The task that speaks with the server.
+#[derive(Debug)]
+enum Task {
+    /// Not yet started.
+    None,
+    /// It waits, or is about to.
+    Waits(Option<Waker>),
+    /// It is going to look.
+    Looks,
+}
+
+/// What the task is to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// Look again soon.
+    Again,
+    /// Wait for the server, or somebody here.
+    Server,
+    /// Wait for somebody here.
+    Nobody,
+}
+
+/// A transaction, and the connection on which it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TransactionId {
+    pub(super) id: u32,
+    pub(super) epoch: u32,
+}
+
+impl Connection {
+    /// Takes the page of xenstore over, if there is one. Nothing in it is looked at before the first request.
+    ///
+    /// # Safety
+    ///
+    /// The location is this domain's, its frame is mapped read-write, and nothing else uses it.
+    pub(crate) unsafe fn new(location: Option<Location>) -> Self {
+        let page = location.and_then(|location| NonNull::new(arch::phys(location.frame << 12)));
+        // SAFETY: a frame is page-aligned; the rest is the caller's promise.
+        let page = page.map(|page| Page::new(unsafe { SharedPage::new(page, 1) }));
+        let inner = Inner {
+            stage: page.map_or(Stage::Failed(Error::Absent), Stage::Waiting),
+            calls: Calls::default(),
+            watches: Watches::default(),
+            epoch: 0,
+            owes: false,
+            task: Task::None,
+        };
+        Self { port: location.map(|location| location.port), inner: Mutex::new(inner) }
+    }
+
+    /// Whether somebody has it in hand.
+    #[cfg(target_os = "none")]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.inner.is_locked()
+    }
+
+    /// Asks the server something.
+    pub(super) fn submit(
+        &self,
+        state: &'static State,
+        ty: MessageType,
+        transaction: Option<TransactionId>,
+        payload: Payload,
+    ) -> Result<Ticket, Error> {
+        self.ask(state, |inner| {
+            if transaction.is_some_and(|transaction| transaction.epoch != inner.epoch) {
+                return Err(Error::Broken);
+            }
+            let transaction = transaction.map_or(0, |transaction| transaction.id);
+            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None)))
+        })
+    }
+
+    /// Adds a watcher of a path.
+    pub(super) fn watch(&self, state: &'static State, path: &Path) -> Result<WatcherId, Error> {
+        self.ask(state, |inner| {
+            let connected = matches!(inner.stage, Stage::Connected(_));
+            inner.watches.add(path, connected, &mut inner.calls)
+        })
+    }
+
+    /// Puts something down for the task, and sees to it that it looks.
+    fn ask<T>(&self, state: &'static State, ask: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Result<T, Error> {
+        // One of a domain that has ended, which a test has kept.
+        if !state.is_running() {
+            return Err(Error::Absent);
+        }
+        let mut inner = self.inner.lock();
+        if let Stage::Failed(error) = inner.stage {
+            return Err(error);
+        }
+        let asked = ask(&mut inner);
+        let task = core::mem::replace(&mut inner.task, Task::Looks);
+        drop(inner);
+        match task {
+            Task::None => spawn(serve(state)).detach(),
+            Task::Waits(waker) => waker.into_iter().for_each(Waker::wake),
+            Task::Looks => {}
+        }
+        asked
+    }
+
+    /// Changes something without waiting for it; gives back what is to be dropped while nothing is locked.
+    fn tell<T>(&self, tell: impl FnOnce(&mut Inner) -> T) {
+        let mut inner = self.inner.lock();
+        let dropped = tell(&mut inner);
+        let task = match inner.task {
+            Task::Waits(_) => core::mem::replace(&mut inner.task, Task::Looks),
+            _ => Task::Looks,
+        };
+        drop(inner);
+        drop(dropped);
+        if let Task::Waits(Some(waker)) = task {
+            waker.wake();
+        }
+    }
+
+    /// Nobody waits for a request any more.
+    pub(super) fn abandon(&self, ticket: Ticket) {
+        self.tell(|inner| inner.calls.abandon(ticket));
+    }
+
+    /// A transaction is dropped.
+    pub(super) fn abort(&self, transaction: TransactionId) {
+        self.tell(|inner| {
+            if inner.epoch == transaction.epoch {
+                inner.calls.abort(transaction.id);
+            }
+        });
+    }
+
+    /// A watcher goes away.
+    pub(super) fn unwatch(&self, id: WatcherId) {
+        self.tell(|inner| inner.watches.remove(id, &mut inner.calls));
+    }
+
+    /// Whether a request within a transaction was refused because of others' changes.
+    pub(super) fn is_in_conflict(&self, transaction: TransactionId) -> bool {
+        let inner = self.inner.lock();
+        inner.epoch == transaction.epoch && inner.calls.is_in_conflict(transaction.id)
+    }
+
+    /// The connection that there is now.
+    pub(super) fn epoch(&self) -> u32 {
+        self.inner.lock().epoch
+    }
+
+    /// The answer to a request.
+    pub(super) fn poll_answer(&self, ticket: Ticket, waker: &Waker) -> Poll<Answer> {
+        self.poll(waker, |inner, waker| inner.calls.poll(ticket, waker))
+    }
+
+    /// Whether the server has a watch.
+    pub(super) fn poll_registered(&self, id: WatcherId, waker: &Waker) -> Poll<Result<(), Error>> {
+        self.poll(waker, |inner, waker| inner.watches.poll_registered(id, waker))
+    }
+
+    /// What has changed for a watcher.
+    pub(super) fn poll_changed(&self, id: WatcherId, waker: &Waker) -> Poll<Result<Path, Error>> {
+        self.poll(waker, |inner, waker| inner.watches.poll_changed(id, waker))
+    }
+
+    /// Looks for something, with a waker for when it is not there. Wakers are the application's code: cloned and dropped
+    /// while nothing is locked.
+    fn poll<T>(&self, waker: &Waker, look: impl FnOnce(&mut Inner, Waker) -> (Option<T>, Option<Waker>)) -> Poll<T> {
+        let waker = waker.clone();
+        let mut inner = self.inner.lock();
+        let (found, dropped) = look(&mut inner, waker);
+        drop(inner);
+        drop(dropped);
+        found.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// The task of a domain that speaks with its server.
+async fn serve(state: &'static State) {
+    let connection = &state.xenstore;
+    let adopted = connection.port.ok_or(Error::Absent).and_then(|port| Port::adopt(port, state).map_err(Error::Port));
+    let mut woken = Vec::new();
+    let port = match adopted {
+        Ok(port) => port,
+        Err(error) => {
+            connection.inner.lock().fail(error, &mut woken);
+            woken.drain(..).for_each(Waker::wake);
+            return;
+        }
+    };
+    loop {
+        // Counted before the look: an event that comes after it ends the wait.
+        let seen = port.count();
+        let (next, broken) = connection.inner.lock().turn(&port, &mut woken);
+        if broken {
+            log::warn!("xenstore: the server shows what cannot be, or has given up; the connection is broken");
+        }
+        woken.drain(..).for_each(Waker::wake);
+        if next == Next::Again {
+            yield_now().await;
+            continue;
+        }
+        let mut event = pin!(port.after(seen));
+        poll_fn(|context| {
+            if next == Next::Server && event.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            let waker = context.waker().clone();
+            let mut inner = connection.inner.lock();
+            let asked = matches!(inner.task, Task::Looks);
+            let before =
+                core::mem::replace(&mut inner.task, if asked { Task::Looks } else { Task::Waits(Some(waker)) });
+            drop(inner);
+            drop(before);
+            if asked { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Inner {
+    /// Speaks with the server, and says how to go on, and whether the connection has broken.
+    fn turn(&mut self, port: &Port, woken: &mut Vec<Waker>) -> (Next, bool) {
+        // What is asked for from here on is for the next turn.
+        self.task = Task::Waits(None);
+        let exchanged = self.exchange(woken);
+        let broken = exchanged.is_err();
+        let (more, sent) = exchanged.unwrap_or_else(|Impossible| {
+            self.give_up(woken);
+            (false, true)
+        });
+        // Those who were woken may have more to ask: they run before this does again.
+        let soon = more || self.owes && !sent && !woken.is_empty();
+        if self.owes && !soon {
+            self.owes = false;
+            // A server that is gone owes its answers for ever.
+            let _ = port.notify();
+        }
+        let waits = !matches!(self.stage, Stage::Failed(_)) && (self.calls.is_busy() || self.watches.any());
+        (
+            if soon {
+                Next::Again
+            } else if waits {
+                Next::Server
+            } else {
+                Next::Nobody
+            },
+            broken,
+        )
+    }
+
+    /// Takes what the server has sent and sends what there is to be sent. Says whether there is more of the first, and
+    /// whether there was any of the second.
+    fn exchange(&mut self, woken: &mut Vec<Waker>) -> Result<(bool, bool), Impossible> {
+        if let Stage::Waiting(page) = self.stage {
+            let Some(link) = page.join()? else { return Ok((false, false)) };
+            self.stage = Stage::Connected(Box::new(link));
+            self.watches.ask_again(true, &mut self.calls);
+        }
+        let Self { stage: Stage::Connected(link), calls, watches, owes, .. } = self else {
+            return Ok((false, false));
+        };
+        link.check()?;
+        let mut more = true;
+        for _ in 0..MOST_PIECES {
+            let (count, message) = link.receive()?;
+            if count == 0 {
+                more = false;
+                break;
+            }
+            *owes = true;
+            let Some(message) = message else { continue };
+            if message.header.ty == MessageType::WATCH_EVENT {
+                watches.event(message.payload, woken);
+                continue;
+            }
+            match calls.reply(&message, woken) {
+                Some(Effect::Watch(token, result)) => watches.registered(token, result, calls, woken),
+                Some(Effect::Reset) => watches.ask_again(true, calls),
+                None => {}
+            }
+        }
+        let mut sent = link.send()?;
+        while link.is_free() && calls.start_next(link) {
+            sent += link.send()?;
+        }
+        *owes |= sent > 0;
+        Ok((more, sent > 0))
+    }
+
+    /// Ends the connection, for all who wait for an answer; watches go on with the next, if the server offers one.
+    fn give_up(&mut self, woken: &mut Vec<Waker>) {
+        let page = match &self.stage {
+            Stage::Waiting(page) => *page,
+            Stage::Connected(link) => link.page,
+            Stage::Failed(_) => return,
+        };
+        if !page.ask_anew() {
+            self.fail(Error::Broken, woken);
+            return;
+        }
+        self.owes = true;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.calls.fail_all(Error::Broken, woken);
+        self.watches.ask_again(false, &mut self.calls);
+        self.stage = Stage::Waiting(page);
+    }
+
+    /// Ends the connection for good.
+    fn fail(&mut self, error: Error, woken: &mut Vec<Waker>) {
+        self.stage = Stage::Failed(error);
+        self.epoch = self.epoch.wrapping_add(1);
+        self.calls.fail_all(error, woken);
+        self.watches.fail_all(error, woken);
+    }
+}

@@ -1,0 +1,208 @@
+//! What can be done with nodes, within a transaction and without one.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::str;
+use core::task::{Context, Poll};
+
+use super::Error;
+use super::calls::{Answer, Ticket};
+use super::code::Code;
+use super::connection::TransactionId;
+use super::path;
+use super::permissions::Permission;
+use super::value::Value;
+use super::wire::{self, Payload};
+use crate::abi::xs_wire::MessageType;
+use crate::state::State;
+
+/// How often a listing in parts begins again because the directory has changed.
+const MOST_LISTINGS: usize = 16;
+
+/// The nodes of the store: as they are now, in [`Xenstore`](super::Xenstore), or as a [`Transaction`](super::Transaction)
+/// has read and written them.
+///
+/// # Cancel safety
+///
+/// Of all methods: dropping the future withdraws the request if the server does not have it yet. One that it has is obeyed,
+/// as if the future had been awaited, and its answer is thrown away.
+///
+/// # Errors
+///
+/// Of all methods: [`Error::InvalidPath`] and [`Error::TooLong`], and nothing was sent; [`Error::Absent`]; [`Error::Denied`];
+/// [`Error::Quota`], in a transaction also for reads; [`Error::Conflict`], in a transaction; [`Error::Malformed`];
+/// [`Error::Broken`]; [`Error::OutOfMemory`]; [`Error::Port`]; [`Error::Refused`]. Others are said with the method. A server
+/// that does not answer is none: the task waits, and [`time::timeout`](crate::time::timeout) bounds that.
+pub struct Nodes {
+    pub(super) state: &'static State,
+    pub(super) transaction: Option<TransactionId>,
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("transaction", &self.transaction.map(|transaction| transaction.id)).finish()
+    }
+}
+
+impl Nodes {
+    /// The value of a node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    #[doc(alias("XS_READ", "xs_read"))]
+    pub async fn read(&self, path: impl AsRef<str>) -> Result<Value, Error> {
+        self.ask_of(MessageType::READ, path.as_ref()).await.map(Value::new)
+    }
+
+    /// The names of the nodes below a node, in the server's order.
+    ///
+    /// A listing that is too long for one message is asked for in parts, from the beginning if the directory has changed
+    /// between two: C xenstored can do that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::TooBig`] of a server that gives no parts, such as oxenstored; [`Error::Conflict`] if a
+    /// listing in parts was overtaken by changes each time.
+    #[doc(alias("XS_DIRECTORY", "XS_DIRECTORY_PART", "xs_directory"))]
+    pub async fn directory(&self, path: impl AsRef<str>) -> Result<Vec<String>, Error> {
+        let path = path.as_ref();
+        match self.ask_of(MessageType::DIRECTORY, path).await {
+            // E2BIG is among those that fold into this one.
+            Err(Error::Quota) => {}
+            listing => return names(&listing?),
+        }
+        for _ in 0..MOST_LISTINGS {
+            if let Some(listing) = self.directory_in_parts(path).await? {
+                return names(&listing);
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    /// A listing in parts, or none if the directory changes meanwhile.
+    async fn directory_in_parts(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        let mut listing = Vec::new();
+        let mut generation = None;
+        loop {
+            let payload = Payload::new().string(path)?.number(listing.len() as u64)?;
+            let answer = match self.ask(MessageType::DIRECTORY_PART, payload).await {
+                Err(Error::Refused(Code::Invalid | Code::NotSupported)) if generation.is_none() => {
+                    return Err(Error::TooBig);
+                }
+                answer => answer?,
+            };
+            let part = wire::directory_part(&answer)?;
+            if *generation.get_or_insert(part.generation) != part.generation {
+                return Ok(None);
+            }
+            listing.try_reserve(part.names.len()).map_err(|_| Error::OutOfMemory)?;
+            listing.extend_from_slice(part.names);
+            if part.is_last {
+                return Ok(Some(listing));
+            }
+        }
+    }
+
+    /// Sets the value of a node. The node, and those above it, are made if they are not there.
+    ///
+    /// Path and value have 4095 bytes together; servers allow some 2000 for a value.
+    #[doc(alias("XS_WRITE", "xs_write"))]
+    pub async fn write(&self, path: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<(), Error> {
+        let path = path.as_ref();
+        path::check(path)?;
+        self.obeyed(MessageType::WRITE, Payload::new().string(path)?.value(value.as_ref())?).await
+    }
+
+    /// Makes a node with an empty value, and those above it, unless they are there.
+    #[doc(alias("XS_MKDIR", "xs_mkdir"))]
+    pub async fn mkdir(&self, path: impl AsRef<str>) -> Result<(), Error> {
+        self.ask_of(MessageType::MKDIR, path.as_ref()).await.map(|_| ())
+    }
+
+    /// Removes a node and all that is below.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the node above is not there either; that the node itself is not is no error.
+    #[doc(alias("XS_RM", "xs_rm"))]
+    pub async fn remove(&self, path: impl AsRef<str>) -> Result<(), Error> {
+        self.ask_of(MessageType::RM, path.as_ref()).await.map(|_| ())
+    }
+
+    /// Who may read and write a node; the first entry is the owner's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    #[doc(alias("XS_GET_PERMS", "xs_get_permissions"))]
+    pub async fn permissions(&self, path: impl AsRef<str>) -> Result<Vec<Permission>, Error> {
+        Permission::decode_all(&self.ask_of(MessageType::GET_PERMS, path.as_ref()).await?)
+    }
+
+    /// Sets who may read and write a node; the first entry is the owner's, who must be the one that it was. Servers allow
+    /// five.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    #[doc(alias("XS_SET_PERMS", "xs_set_permissions"))]
+    pub async fn set_permissions(&self, path: impl AsRef<str>, permissions: &[Permission]) -> Result<(), Error> {
+        let path = path.as_ref();
+        path::check(path)?;
+        let payload =
+            permissions.iter().try_fold(Payload::new().string(path)?, |payload, entry| entry.encode(payload))?;
+        self.obeyed(MessageType::SET_PERMS, payload).await
+    }
+
+    /// Asks the server something about a path.
+    async fn ask_of(&self, ty: MessageType, path: &str) -> Answer {
+        path::check(path)?;
+        self.ask(ty, Payload::new().string(path)?).await
+    }
+
+    /// Has the server do something that has no answer but that it did.
+    pub(super) async fn obeyed(&self, ty: MessageType, payload: Payload) -> Result<(), Error> {
+        self.ask(ty, payload).await.map(|_| ())
+    }
+
+    /// Asks the server something.
+    pub(super) async fn ask(&self, ty: MessageType, payload: Payload) -> Answer {
+        let ticket = self.state.xenstore.submit(self.state, ty, self.transaction, payload)?;
+        Call { state: self.state, ticket, answered: false }.await
+    }
+}
+
+/// The names of a listing.
+fn names(listing: &[u8]) -> Result<Vec<String>, Error> {
+    let name = |bytes| str::from_utf8(bytes).ok().filter(|name| path::is_name(name)).ok_or(Error::Malformed);
+    wire::strings(listing)?.map(|bytes| name(bytes).map(String::from)).collect()
+}
+
+/// The answer to a request.
+struct Call {
+    state: &'static State,
+    ticket: Ticket,
+    answered: bool,
+}
+
+impl Future for Call {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let answer = self.state.xenstore.poll_answer(self.ticket, context.waker());
+        self.answered = answer.is_ready();
+        answer
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.state.xenstore.abandon(self.ticket);
+        }
+    }
+}

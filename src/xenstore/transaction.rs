@@ -1,0 +1,170 @@
+//! Transactions: many reads and writes that happen at once, or not at all.
+
+use core::fmt;
+use core::ops::{AsyncFnMut, Deref};
+use core::time::Duration;
+
+use super::calls::transaction_id;
+use super::connection::TransactionId;
+use super::nodes::Nodes;
+use super::wire::Payload;
+use super::{Error, Xenstore};
+use crate::abi::xs_wire::MessageType;
+use crate::{arch, time};
+
+/// How often a transaction that is in conflict with others' is begun.
+pub const MOST_ATTEMPTS: u32 = 64;
+
+/// The longest pause before it is begun again: that of the first time is up to a millisecond, and each after it up to twice
+/// as long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+
+/// A transaction. Its methods read and write what was there when it began, and what it has written itself; nobody else sees
+/// that before [`commit`](Self::commit).
+///
+/// Dropping it ends it without its changes. The domain may have ten at a time: who begins one more waits until another ends,
+/// for ever if he holds all ten.
+pub struct Transaction {
+    nodes: Nodes,
+    id: TransactionId,
+}
+
+impl Transaction {
+    /// Makes the changes, all at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if others have changed what it has read or written; [`Error::NotFound`] if the server has
+    /// forgotten it; [`Error::Quota`]; those of a connection. None of the changes was made, but for [`Error::Malformed`] and
+    /// [`Error::Broken`], after which that is not known.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the transaction: with its changes if the server was asked already, without them otherwise.
+    #[doc(alias = "XS_TRANSACTION_END")]
+    pub async fn commit(self) -> Result<(), Error> {
+        self.end("T").await
+    }
+
+    /// Ends it without its changes, and waits until the server has. Dropping does the same, and does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`commit`](Self::commit), without a conflict.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the transaction as well.
+    pub async fn abort(self) -> Result<(), Error> {
+        self.end("F").await
+    }
+
+    async fn end(self, how: &str) -> Result<(), Error> {
+        self.nodes.obeyed(MessageType::TRANSACTION_END, Payload::new().string(how)?).await
+    }
+
+    /// Whether the server has refused something of it because of others' changes.
+    fn is_in_conflict(&self) -> bool {
+        self.nodes.state.xenstore.is_in_conflict(self.id)
+    }
+}
+
+impl Deref for Transaction {
+    type Target = Nodes;
+
+    fn deref(&self) -> &Nodes {
+        &self.nodes
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        // Nothing is done if its end is on the way.
+        self.nodes.state.xenstore.abort(self.id);
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Transaction").field(&self.id.id).finish()
+    }
+}
+
+impl Xenstore {
+    /// Begins a transaction. [`transaction`](Self::transaction) is easier where others may interfere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Quota`] if the server has too many of this domain's; those of a connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// A transaction that the server has begun for a future that was dropped is ended.
+    #[doc(alias("XS_TRANSACTION_START", "xs_transaction_start"))]
+    pub async fn begin(&self) -> Result<Transaction, Error> {
+        let state = self.state;
+        let answer = self.ask(MessageType::TRANSACTION_START, Payload::new().string("")?).await?;
+        let id = TransactionId { id: transaction_id(&answer)?, epoch: state.xenstore.epoch() };
+        Ok(Transaction { nodes: Nodes { state, transaction: Some(id) }, id })
+    }
+
+    /// Runs a closure in a transaction, and makes its changes if it succeeds. After a conflict with others' changes all of it
+    /// is done again, up to [`MOST_ATTEMPTS`] times in all, with a pause before each. The closure reads through what it is
+    /// given, and does nothing else that must not be done twice.
+    ///
+    /// ```no_run
+    /// # async fn example(domain: domu::Domain) -> domu::Result {
+    /// let store = domain.xenstore();
+    /// let count = store
+    ///     .transaction(async |nodes| {
+    ///         let count = nodes.read("data/count").await?.number::<u32>()?;
+    ///         nodes.write("data/count", (count + 1).to_string()).await?;
+    ///         Ok::<_, domu::xenstore::Error>(count)
+    ///     })
+    ///     .await?;
+    /// # let _ = count;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's, after which nothing is changed; those of [`begin`](Self::begin) and [`commit`](Transaction::commit),
+    /// [`Error::Conflict`] after the last attempt.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`commit`](Transaction::commit).
+    pub async fn transaction<T, E: From<Error>>(
+        &self,
+        mut body: impl AsyncFnMut(&Nodes) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (mut attempts, mut pause) = (1, Duration::from_millis(1));
+        loop {
+            let transaction = self.begin().await?;
+            let conflict = match body(&transaction).await {
+                Ok(output) => match transaction.commit().await {
+                    Ok(()) => return Ok(output),
+                    Err(Error::Conflict) => E::from(Error::Conflict),
+                    Err(error) => return Err(error.into()),
+                },
+                // Some servers do not wait for the end.
+                Err(error) if transaction.is_in_conflict() => error,
+                Err(error) => return Err(error),
+            };
+            if attempts == MOST_ATTEMPTS {
+                return Err(conflict);
+            }
+            attempts += 1;
+            time::sleep(some_of(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// A part of a pause, by chance, so that those who were in conflict are not so again.
+fn some_of(pause: Duration) -> Duration {
+    // The counter's low bits are as good as random for this.
+    let chance = arch::read_tsc().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    Duration::from_nanos(((u128::from(chance) * pause.as_nanos()) >> 32) as u64)
+}

@@ -1,0 +1,144 @@
+//! Values of nodes: bytes, mostly text, often a number.
+
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+use core::ops::Deref;
+
+use super::Error;
+
+/// The value of a node, as bytes. Displayed it is text, with escapes for what is no text and for control characters.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Value(Vec<u8>);
+
+impl Value {
+    pub(super) const fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes, taken.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// The value as text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidValue`] if it is not UTF-8.
+    pub fn as_str(&self) -> Result<&str, Error> {
+        core::str::from_utf8(&self.0).map_err(|_| Error::InvalidValue)
+    }
+
+    /// The value as an integer, as toolstacks and drivers write them: in decimal, with a minus sign before a negative one, or
+    /// in hexadecimal after `0x`. Blanks around it and one NUL behind it, which some tools leave, are no part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidValue`] if it is something else, or no number of this type.
+    pub fn number<T: TryFrom<i128>>(&self) -> Result<T, Error> {
+        let text = self.0.strip_suffix(&[0]).unwrap_or(&self.0).trim_ascii();
+        let (negative, digits) = text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits));
+        let hexadecimal = digits.strip_prefix(b"0x").or_else(|| digits.strip_prefix(b"0X"));
+        let (digits, radix) = hexadecimal.map_or((digits, 10), |digits| (digits, 16));
+        // So that no further sign is taken.
+        let digits =
+            core::str::from_utf8(digits).ok().filter(|digits| digits.starts_with(|c: char| c.is_ascii_hexdigit()));
+        let number = digits.and_then(|digits| i128::from_str_radix(digits, radix).ok()).ok_or(Error::InvalidValue)?;
+        T::try_from(if negative { -number } else { number }).map_err(|_| Error::InvalidValue)
+    }
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl PartialEq<[u8]> for Value {
+    fn eq(&self, other: &[u8]) -> bool {
+        self.0 == other
+    }
+}
+
+impl PartialEq<str> for Value {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Value {
+    fn eq(&self, other: &&str) -> bool {
+        self == *other
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.utf8_chunks().try_for_each(|chunk| {
+            for c in chunk.valid().chars() {
+                if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+            }
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
+        })
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    fn value(bytes: impl AsRef<[u8]>) -> Value {
+        Value(bytes.as_ref().to_vec())
+    }
+
+    #[test]
+    fn numbers_are_read_as_toolstacks_write_them() {
+        for (text, number) in
+            [("0", 0), ("7", 7), ("65536", 65536), ("0x1F", 31), ("0Xff", 255), (" 12\n", 12), ("12\0", 12), ("007", 7)]
+        {
+            assert_eq!(value(text).number::<u32>(), Ok(number), "{text:?}");
+        }
+        assert_eq!(value("-12").number::<i64>(), Ok(-12));
+        assert_eq!(value("18446744073709551615").number::<u64>(), Ok(u64::MAX));
+        for text in
+            ["", " ", "-", "+1", "--1", "-+1", "0x", "0x-1", "0x+1", "1.5", "1 2", "x", "1\0\0", "ff", "\u{661}"]
+        {
+            assert_eq!(value(text).number::<i64>(), Err(Error::InvalidValue), "{text:?}");
+        }
+        assert_eq!(value("256").number::<u8>(), Err(Error::InvalidValue));
+        assert_eq!(value("-1").number::<u32>(), Err(Error::InvalidValue));
+        assert_eq!(value("9".repeat(4000)).number::<u64>(), Err(Error::InvalidValue));
+        assert_eq!(value([0xff]).number::<u8>(), Err(Error::InvalidValue));
+    }
+
+    #[test]
+    fn text_is_shown_and_the_rest_escaped() {
+        assert_eq!(value("grüße").to_string(), "grüße");
+        assert_eq!(value(b"a\0\x1b\xff!").to_string(), r"a\u{0}\u{1b}\xff!");
+        assert_eq!(value([0xff]).as_str(), Err(Error::InvalidValue));
+        assert_eq!(value("name"), "name");
+    }
+}

@@ -1,0 +1,277 @@
+//! The watches that the server has for this domain, and for each of them those here who want its events.
+//!
+//! Watchers of one path share one watch of the server's, which gives a domain 128. Its token is a number that no other watch
+//! has had, so that an event that was on its way when a watch ended, or when its path got another, finds nobody. Events name
+//! paths; how many are kept for a watcher that does not fetch them is limited, and beyond that all of them are one: an event
+//! of the watched path itself, which says that anything at it or below may have changed.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::task::Waker;
+
+use super::Error;
+use super::calls::{Calls, Owner, Ticket};
+use super::path::Path;
+use super::wire::{self, Payload};
+use crate::abi::xs_wire::MessageType;
+
+/// Paths that are kept for a watcher, each of up to 3072 bytes.
+const MOST_PATHS: usize = 16;
+
+/// The number of a watch of the server's.
+pub(super) type Token = u64;
+
+/// Who wants events: the watch, and a number within it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct WatcherId {
+    token: Token,
+    number: u64,
+}
+
+/// What happened since a watcher last looked.
+#[derive(Debug, Default)]
+struct Changes {
+    /// At the watched path itself, or too much: it stands for all below.
+    all: bool,
+    below: BTreeSet<Path>,
+}
+
+impl Changes {
+    fn add(&mut self, path: Option<&Path>) {
+        match path {
+            Some(path) if !self.all && (self.below.contains(path) || self.below.len() < MOST_PATHS) => {
+                self.below.insert(path.clone());
+            }
+            _ => {
+                self.below.clear();
+                self.all = true;
+            }
+        }
+    }
+
+    fn take(&mut self, watched: &Path) -> Option<Path> {
+        if core::mem::take(&mut self.all) { Some(watched.clone()) } else { self.below.pop_first() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Watcher {
+    changes: Changes,
+    waker: Option<Waker>,
+}
+
+/// How far the server has come with a watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// It is asked for it.
+    Asked(Ticket),
+    /// It has it.
+    Registered,
+    /// It is to be asked again, on the next connection.
+    Forgotten,
+    /// It has refused it.
+    Failed(Error),
+}
+
+#[derive(Debug)]
+struct Watched {
+    path: Path,
+    stage: Stage,
+    watchers: BTreeMap<u64, Watcher>,
+}
+
+impl Watched {
+    /// Something happened: at a path below, or at the path itself.
+    fn tell(&mut self, below: Option<&Path>, woken: &mut Vec<Waker>) {
+        for watcher in self.watchers.values_mut() {
+            watcher.changes.add(below);
+            woken.extend(watcher.waker.take());
+        }
+    }
+
+    fn wake(&mut self, woken: &mut Vec<Waker>) {
+        woken.extend(self.watchers.values_mut().filter_map(|watcher| watcher.waker.take()));
+    }
+}
+
+/// All watches of a domain.
+#[derive(Debug, Default)]
+pub(super) struct Watches {
+    by_token: BTreeMap<Token, Watched>,
+    /// Those that a new watcher can join.
+    by_path: BTreeMap<Path, Token>,
+    next: u64,
+}
+
+/// What a request about a watch says.
+fn payload(path: &Path, token: Token) -> Result<Payload, Error> {
+    Ok(Payload::new().string(path.as_str())?.number(token)?)
+}
+
+impl Watches {
+    /// Whether there is anything that an event could be for.
+    pub(super) fn any(&self) -> bool {
+        !self.by_token.is_empty()
+    }
+
+    /// Adds a watcher of a path. The first has the server asked, unless that has no connection now; each begins with an
+    /// event.
+    pub(super) fn add(&mut self, path: &Path, connected: bool, calls: &mut Calls) -> Result<WatcherId, Error> {
+        let number = self.next;
+        self.next += 1;
+        let token = match self.by_path.get(path) {
+            Some(&token) => token,
+            None => {
+                let stage = if connected { Stage::Asked(ask(path, number, calls)?) } else { Stage::Forgotten };
+                self.by_token.insert(number, Watched { path: path.clone(), stage, watchers: BTreeMap::new() });
+                self.by_path.insert(path.clone(), number);
+                number
+            }
+        };
+        if let Some(watched) = self.by_token.get_mut(&token) {
+            let mut watcher = Watcher::default();
+            // The server's first event may have come and gone.
+            watcher.changes.all = watched.stage == Stage::Registered;
+            watched.watchers.insert(number, watcher);
+        }
+        Ok(WatcherId { token, number })
+    }
+
+    /// A watcher goes away, and with the last the server's watch. That the server has ended it is not waited for, and whether
+    /// it wanted to is nobody's business. Gives back what is to be dropped while nothing is locked.
+    pub(super) fn remove(&mut self, id: WatcherId, calls: &mut Calls) -> Option<Waker> {
+        let watched = self.by_token.get_mut(&id.token)?;
+        let watcher = watched.watchers.remove(&id.number)?;
+        if watched.watchers.is_empty() {
+            // A new watcher of the path has a watch of its own.
+            if self.by_path.get(&watched.path) == Some(&id.token) {
+                self.by_path.remove(&watched.path);
+            }
+            match watched.stage {
+                // The answer comes first: see `registered`.
+                Stage::Asked(ticket) if !calls.withdraw(ticket) => {}
+                stage => {
+                    if stage == Stage::Registered {
+                        end(&watched.path, id.token, calls);
+                    }
+                    self.by_token.remove(&id.token);
+                }
+            }
+        }
+        watcher.waker
+    }
+
+    /// Whether the server has a watcher's watch; or none yet, and its waker is kept, and the one before given back.
+    pub(super) fn poll_registered(
+        &mut self,
+        id: WatcherId,
+        waker: Waker,
+    ) -> (Option<Result<(), Error>>, Option<Waker>) {
+        let Some((stage, _, watcher)) = self.find(id) else { return (Some(Err(Error::Broken)), Some(waker)) };
+        match stage {
+            Stage::Registered => (Some(Ok(())), Some(waker)),
+            Stage::Failed(error) => (Some(Err(error)), Some(waker)),
+            Stage::Asked(_) | Stage::Forgotten => (None, watcher.waker.replace(waker)),
+        }
+    }
+
+    /// What has changed for a watcher; or nothing yet, and its waker is kept, and the one before given back.
+    pub(super) fn poll_changed(&mut self, id: WatcherId, waker: Waker) -> (Option<Result<Path, Error>>, Option<Waker>) {
+        let Some((stage, path, watcher)) = self.find(id) else { return (Some(Err(Error::Broken)), Some(waker)) };
+        match (watcher.changes.take(path), stage) {
+            (Some(path), _) => (Some(Ok(path)), Some(waker)),
+            (None, Stage::Failed(error)) => (Some(Err(error)), Some(waker)),
+            (None, _) => (None, watcher.waker.replace(waker)),
+        }
+    }
+
+    fn find(&mut self, id: WatcherId) -> Option<(Stage, &Path, &mut Watcher)> {
+        let watched = self.by_token.get_mut(&id.token)?;
+        Some((watched.stage, &watched.path, watched.watchers.get_mut(&id.number)?))
+    }
+
+    /// The server has answered a request for a watch.
+    pub(super) fn registered(
+        &mut self,
+        token: Token,
+        result: Result<(), Error>,
+        calls: &mut Calls,
+        woken: &mut Vec<Waker>,
+    ) {
+        let Some(watched) = self.by_token.get_mut(&token) else { return };
+        if watched.watchers.is_empty() {
+            if result.is_ok() {
+                end(&watched.path, token, calls);
+            }
+            self.by_token.remove(&token);
+            return;
+        }
+        match result {
+            Ok(()) => watched.stage = Stage::Registered,
+            // The token is of this domain alone, so the watch is its own, and fires no first event now.
+            Err(Error::Exists) => {
+                watched.stage = Stage::Registered;
+                watched.tell(None, woken);
+            }
+            Err(error) => {
+                watched.stage = Stage::Failed(error);
+                if self.by_path.get(&watched.path) == Some(&token) {
+                    self.by_path.remove(&watched.path);
+                }
+            }
+        }
+        watched.wake(woken);
+    }
+
+    /// The server has sent an event. One of a watch that has ended is for nobody; one that makes no sense may be for anybody.
+    pub(super) fn event(&mut self, payload: &[u8], woken: &mut Vec<Waker>) {
+        let Some((path, token)) =
+            wire::event(payload).ok().and_then(|(path, token)| Some((path, wire::number(token).ok()?)))
+        else {
+            self.by_token.values_mut().for_each(|watched| watched.tell(None, woken));
+            return;
+        };
+        let Some(watched) = self.by_token.get_mut(&token) else { return };
+        let path = core::str::from_utf8(path).ok().and_then(|path| Path::new(path).ok());
+        // A path that is not below the watched one, whatever the server means by it, stands for all.
+        let below = path.filter(|path| path.below(&watched.path).is_some_and(|names| !names.is_empty()));
+        watched.tell(below.as_ref(), woken);
+    }
+
+    /// The server has forgotten all watches: it is asked for those that are wanted, now or on its next connection.
+    pub(super) fn ask_again(&mut self, connected: bool, calls: &mut Calls) {
+        self.by_token.retain(|_, watched| !watched.watchers.is_empty());
+        for (&token, watched) in &mut self.by_token {
+            watched.stage = match watched.stage {
+                Stage::Failed(error) => Stage::Failed(error),
+                _ if !connected => Stage::Forgotten,
+                // Asked after the server forgot.
+                Stage::Asked(ticket) => Stage::Asked(ticket),
+                _ => ask(&watched.path, token, calls).map_or_else(Stage::Failed, Stage::Asked),
+            };
+        }
+    }
+
+    /// There will be no more events.
+    pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
+        self.by_path.clear();
+        self.by_token.retain(|_, watched| !watched.watchers.is_empty());
+        for watched in self.by_token.values_mut() {
+            watched.stage = Stage::Failed(error);
+            watched.wake(woken);
+        }
+    }
+}
+
+/// Has the server asked for a watch.
+fn ask(path: &Path, token: Token, calls: &mut Calls) -> Result<Ticket, Error> {
+    Ok(calls.submit(MessageType::WATCH, 0, payload(path, token)?, Owner::Watch(token)))
+}
+
+/// Has the server end a watch.
+fn end(path: &Path, token: Token, calls: &mut Calls) {
+    // Without memory for the request the watch stays, and its events find nobody.
+    if let Ok(payload) = payload(path, token) {
+        calls.submit(MessageType::UNWATCH, 0, payload, Owner::Nobody);
+    }
+}
