@@ -22,6 +22,7 @@ mod table;
 mod time;
 mod tree;
 mod verdict;
+mod xenstore;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,0 +1,368 @@
+//! The xenstore client against the real server, within one domain. The server's quotas are witnesses that nothing is left
+//! behind: 128 watches or fewer, 10 transactions, 1000 nodes.
+//!
+//! The command line says how many operations there are to be, and may have the word `dom0` if dom0 writes to `data/dom0`
+//! meanwhile.
+//!
+//! * `xenstore.read`: what the toolstack has written is read, by relative and absolute paths.
+//! * `xenstore.nodes`: nodes are written, listed, removed; values are any bytes; permissions are set and read.
+//! * `xenstore.errors`: refusals have types, and what is too long is not sent.
+//! * `xenstore.domains`: homes, and who is introduced.
+//! * `xenstore.directory`: a listing beyond 4096 bytes is whole, or an error of its own where the server gives no parts.
+//! * `xenstore.transactions`: they commit, abort, and end when dropped; more than the server allows wait.
+//! * `xenstore.watches`: events arrive, watchers share a watch, and those that ended leave nothing.
+//! * `xenstore.dropped`: futures dropped at any moment leave nothing either.
+//! * `xenstore.mixed`: 50 tasks at once, with transactions that are in conflict.
+//! * `xenstore.reset`: the server forgets watches and has them again.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+
+use domu::abi::xs_wire::MessageType;
+use domu::executor::{spawn, yield_now};
+use domu::xenstore::{Access, Error, Permission, Watch, Xenstore};
+use domu::{Domain, DomainId, time};
+use domu_guests::{number, verdict};
+
+domu::main!(main);
+
+async fn main(domain: Domain) -> domu::Result {
+    let operations = domain.words().find_map(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(1000);
+    let dom0 = domain.words().any(|word| word.raw() == b"dom0");
+    let store = domain.xenstore();
+    verdict(&domain, "xenstore.read", read(&domain, &store).await);
+    verdict(&domain, "xenstore.nodes", nodes(&domain, &store).await);
+    verdict(&domain, "xenstore.errors", errors(&store).await);
+    verdict(&domain, "xenstore.domains", domains(&domain, &store).await);
+    verdict(&domain, "xenstore.directory", directory(&store).await);
+    verdict(&domain, "xenstore.transactions", transactions(&store).await);
+    verdict(&domain, "xenstore.watches", watches(&store).await);
+    verdict(&domain, "xenstore.dropped", dropped(&store).await);
+    verdict(&domain, "xenstore.mixed", mixed(&store, operations, dom0).await);
+    verdict(&domain, "xenstore.reset", reset(&store).await);
+    Ok(())
+}
+
+fn said(error: Error) -> String {
+    format!("{error:?}: {error}")
+}
+
+fn equal<T: PartialEq + core::fmt::Debug>(found: T, expected: T) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
+}
+
+async fn read(domain: &Domain, store: &Xenstore) -> Result<(), String> {
+    let id: u16 = store.read("domid").await.map_err(said)?.number().map_err(said)?;
+    equal(id, domain.id().0)?;
+    let name = store.read("name").await.map_err(said)?;
+    let by_home = store.read(format!("/local/domain/{id}/name")).await.map_err(said)?;
+    equal(&name, &by_home)?;
+    let vm = store.read("vm").await.map_err(said)?;
+    store.read(format!("{vm}/uuid")).await.map_err(said)?;
+    // More than the server takes at a time.
+    let reads: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            spawn(async move { store.read("name").await })
+        })
+        .collect();
+    for read in reads {
+        equal(read.await.map_err(said)?, name.clone())?;
+    }
+    Ok(())
+}
+
+async fn nodes(domain: &Domain, store: &Xenstore) -> Result<(), String> {
+    let bytes: Vec<u8> = (0..=255).collect();
+    for value in [&b""[..], b"x", &bytes, &vec![b'v'; 1900]] {
+        store.write("data/value", value).await.map_err(said)?;
+        equal(store.read("data/value").await.map_err(said)?.as_bytes(), value)?;
+    }
+    store.mkdir("data/a/b").await.map_err(said)?;
+    store.mkdir("data/a/b").await.map_err(said)?;
+    equal(store.directory("data/a").await.map_err(said)?, vec!["b".to_string()])?;
+    equal(store.directory("data/a/b").await.map_err(said)?, vec![])?;
+    let own = Permission { domain: domain.id(), access: Access::None };
+    let read = Permission { domain: DomainId(0), access: Access::Both };
+    store.set_permissions("data/a", &[own, read]).await.map_err(said)?;
+    equal(store.permissions("data/a").await.map_err(said)?, vec![own, read])?;
+    store.remove("data/a").await.map_err(said)?;
+    equal(store.read("data/a/b").await, Err(Error::NotFound))?;
+    store.remove("data/value").await.map_err(said)
+}
+
+async fn errors(store: &Xenstore) -> Result<(), String> {
+    equal(store.read("data/absent").await, Err(Error::NotFound))?;
+    equal(store.write("/local/domain/0/data/mine", "x").await, Err(Error::Denied))?;
+    equal(store.write("name", "another").await, Err(Error::Denied))?;
+    equal(store.read("a//b").await, Err(Error::InvalidPath))?;
+    let path = "data/long";
+    let fits = vec![b'v'; 4096 - path.len() - 1];
+    equal(store.write(path, &fits).await, Err(Error::Quota))?;
+    let beyond = vec![b'v'; 4096 - path.len()];
+    equal(store.write(path, &beyond).await, Err(Error::TooLong))?;
+    match store.watch("@releaseDomain").await {
+        Err(Error::Denied) => {}
+        watch => return Err(format!("a watch for the privileged: {watch:?}")),
+    }
+    // The connection is as good as before.
+    store.read("name").await.map(|_| ()).map_err(said)
+}
+
+async fn domains(domain: &Domain, store: &Xenstore) -> Result<(), String> {
+    let home = store.home_of(domain.id()).await.map_err(said)?;
+    equal(home.as_str(), &format!("/local/domain/{}", domain.id()))?;
+    match store.is_introduced(domain.id()).await {
+        Ok(true) | Err(Error::Denied) => {}
+        other => return Err(format!("introduced: {other:?}")),
+    }
+    match store.request(MessageType::INTRODUCE, &[b"999", b"1", b"1"]).await {
+        Err(Error::Denied) => Ok(()),
+        other => Err(format!("a request of the privileged: {other:?}")),
+    }
+}
+
+async fn directory(store: &Xenstore) -> Result<(), String> {
+    const COUNT: usize = 200;
+    let name = |index| format!("{index:060}");
+    store.mkdir("data/big").await.map_err(said)?;
+    let makers: Vec<_> = (0..COUNT)
+        .map(|index| {
+            let store = store.clone();
+            spawn(async move { store.write(format!("data/big/{index:060}"), "").await })
+        })
+        .collect();
+    for maker in makers {
+        maker.await.map_err(said)?;
+    }
+    let in_parts = store.request(MessageType::DIRECTORY_PART, &[b"data", b"0"]).await.is_ok();
+    let listing = store.directory("data/big").await;
+    let listing = listing.map(|mut names| {
+        names.sort();
+        names
+    });
+    let expected = if in_parts { Ok((0..COUNT).map(name).collect()) } else { Err(Error::TooBig) };
+    log::info!("the server gives parts of a directory: {in_parts}");
+    if listing != expected {
+        return Err(format!("a listing of {:?}", listing.map(|names| names.len())));
+    }
+    store.remove("data/big").await.map_err(said)
+}
+
+async fn transactions(store: &Xenstore) -> Result<(), String> {
+    store.write("data/t", "old").await.map_err(said)?;
+    let transaction = store.begin().await.map_err(said)?;
+    transaction.write("data/t", "new").await.map_err(said)?;
+    equal(&*transaction.read("data/t").await.map_err(said)?, b"new")?;
+    equal(&*store.read("data/t").await.map_err(said)?, b"old")?;
+    transaction.commit().await.map_err(said)?;
+    equal(&*store.read("data/t").await.map_err(said)?, b"new")?;
+    let transaction = store.begin().await.map_err(said)?;
+    transaction.write("data/t", "lost").await.map_err(said)?;
+    transaction.abort().await.map_err(said)?;
+    equal(&*store.read("data/t").await.map_err(said)?, b"new")?;
+    for _ in 0..40 {
+        let transaction = store.begin().await.map_err(said)?;
+        transaction.write("data/t", "lost").await.map_err(said)?;
+    }
+    equal(&*store.read("data/t").await.map_err(said)?, b"new")?;
+    let transaction = store.begin().await.map_err(said)?;
+    transaction.read("data/t").await.map_err(said)?;
+    transaction.write("data/t", "mine").await.map_err(said)?;
+    store.write("data/t", "theirs").await.map_err(said)?;
+    equal(transaction.commit().await, Err(Error::Conflict))?;
+    // Thirty at a time; the server has ten.
+    let tasks: Vec<_> = (0..30)
+        .map(|_| {
+            let store = store.clone();
+            spawn(async move {
+                let transaction = store.begin().await?;
+                transaction.read("data/t").await?;
+                time::sleep(Duration::from_millis(5)).await;
+                transaction.abort().await
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.map_err(said)?;
+    }
+    store.remove("data/t").await.map_err(said)
+}
+
+/// As many watches as the server allows, of different paths.
+async fn all_watches(store: &Xenstore) -> Result<Vec<Watch>, String> {
+    let mut watches = Vec::new();
+    while watches.len() < 2000 {
+        match store.watch(format!("data/watched/{}", watches.len())).await {
+            Ok(watch) => watches.push(watch),
+            Err(Error::Quota) => return Ok(watches),
+            Err(error) => return Err(said(error)),
+        }
+    }
+    Ok(watches)
+}
+
+async fn watches(store: &Xenstore) -> Result<(), String> {
+    let mut one = store.watch("data/w").await.map_err(said)?;
+    let mut other = store.watch("data/w").await.map_err(said)?;
+    equal(one.next().await.map_err(said)?.as_str(), "data/w")?;
+    equal(other.next().await.map_err(said)?.as_str(), "data/w")?;
+    store.write("data/w/below", "1").await.map_err(said)?;
+    for watch in [&mut one, &mut other] {
+        // The first event of the one may have been for both.
+        let mut path = watch.next().await.map_err(said)?;
+        if path == "data/w" {
+            path = watch.next().await.map_err(said)?;
+        }
+        equal(path.as_str(), "data/w/below")?;
+    }
+    drop(other);
+    store.remove("data/w").await.map_err(said)?;
+    one.next().await.map_err(said)?;
+    drop(one);
+    // The server's quota tells whether those that ended are gone.
+    let first = all_watches(store).await?.len();
+    let second = all_watches(store).await?.len();
+    log::info!("{first} watches are to be had");
+    equal(second, first)?;
+    for _ in 0..500 {
+        let mut watch = store.watch("data/again").await.map_err(said)?;
+        watch.next().await.map_err(said)?;
+    }
+    let shared: Vec<_> = (0..500)
+        .map(|_| {
+            let store = store.clone();
+            spawn(async move { store.watch("data/shared").await?.next().await })
+        })
+        .collect();
+    for task in shared {
+        equal(task.await.map_err(said)?.as_str(), "data/shared")?;
+    }
+    equal(all_watches(store).await?.len(), first)
+}
+
+/// Polls a future so many times, in as many turns, and drops it unless it is ready before.
+async fn polls<T>(count: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..count {
+        let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        yield_now().await;
+    }
+    None
+}
+
+async fn dropped(store: &Xenstore) -> Result<(), String> {
+    let before = all_watches(store).await?.len();
+    for count in 0..200 {
+        let count = count % 20;
+        polls(count, store.read("name")).await;
+        polls(count, store.watch("data/dropped")).await;
+        polls(count, async { store.begin().await?.commit().await }).await;
+        polls(count, store.transaction(async |nodes| nodes.write("data/dropped", "x").await)).await;
+        polls(count, store.wait_for("data/dropped", |_| Some(()))).await;
+    }
+    equal(all_watches(store).await?.len(), before)?;
+    // All ten transactions are to be had.
+    let mut transactions = Vec::new();
+    for _ in 0..10 {
+        let begun = time::timeout(Duration::from_secs(10), store.begin()).await;
+        transactions.push(begun.map_err(|_| "transactions are left".to_string())?.map_err(said)?);
+    }
+    drop(transactions);
+    store.remove("data/dropped").await.map_err(said)
+}
+
+async fn mixed(store: &Xenstore, operations: u32, dom0: bool) -> Result<(), String> {
+    const TASKS: u32 = 50;
+    store.write("data/count", "0").await.map_err(said)?;
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let store = store.clone();
+            spawn(async move { worker(&store, task, operations / TASKS, dom0).await })
+        })
+        .collect();
+    let mut counted = 0;
+    for task in tasks {
+        counted += task.await?;
+    }
+    let found: u32 = store.read("data/count").await.map_err(said)?.number().map_err(said)?;
+    log::info!("{counted} transactions of {operations} operations");
+    equal(found, counted)?;
+    store.remove("data/count").await.map_err(said)
+}
+
+/// Does many things, some of which others do at the same time; says how often it has counted.
+async fn worker(store: &Xenstore, task: u32, operations: u32, dom0: bool) -> Result<u32, String> {
+    let mut seed = u64::from(task) + 1;
+    let mut counted = 0;
+    let own = format!("data/task/{task}");
+    let mut expected = None;
+    for operation in 0..operations {
+        match number(&mut seed) >> 8 & 7 {
+            0 => {
+                let count = async |nodes: &domu::xenstore::Nodes| {
+                    if dom0 {
+                        // Written by dom0 all the time.
+                        let _ = nodes.read("data/dom0").await;
+                    }
+                    let count: u32 = nodes.read("data/count").await?.number()?;
+                    nodes.write("data/count", (count + 1).to_string()).await
+                };
+                match store.transaction(count).await {
+                    Ok(()) => counted += 1,
+                    Err(Error::Conflict) => {}
+                    Err(error) => return Err(said(error)),
+                }
+            }
+            1 | 2 => {
+                let value = operation.to_string();
+                store.write(&own, &value).await.map_err(said)?;
+                expected = Some(value);
+            }
+            3 => {
+                let mut watch = store.watch(&own).await.map_err(said)?;
+                watch.next().await.map_err(said)?;
+            }
+            4 => {
+                store.directory("data").await.map_err(said)?;
+            }
+            _ => {
+                let found = store.read(&own).await;
+                match (&expected, found) {
+                    (Some(expected), Ok(found)) => equal(&*found, expected.as_bytes())?,
+                    (None, Err(Error::NotFound)) => {}
+                    (expected, found) => return Err(format!("{found:?} instead of {expected:?}")),
+                }
+            }
+        }
+    }
+    if expected.is_some() {
+        store.remove(&own).await.map_err(said)?;
+    }
+    Ok(counted)
+}
+
+async fn reset(store: &Xenstore) -> Result<(), String> {
+    let mut watch = store.watch("data/r").await.map_err(said)?;
+    watch.next().await.map_err(said)?;
+    store.reset_watches().await.map_err(said)?;
+    // The event of its registration, and one of a change.
+    watch.next().await.map_err(said)?;
+    store.write("data/r", "x").await.map_err(said)?;
+    watch.next().await.map_err(said)?;
+    store.remove("data/r").await.map_err(said)
+}
