@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::fifo::Fifo;
-use super::machine::{CONSOLE_PORT, Machine};
+use super::machine::{CONSOLE_PORT, Machine, STORE_PORT};
 use super::race;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo;
@@ -80,7 +80,7 @@ impl Events {
 
     /// Takes the lowest free port that is in no queue any more.
     fn take(&mut self, end: End) -> Result<u32, Errno> {
-        let reserved = [0, 1, CONSOLE_PORT];
+        let reserved = [0, STORE_PORT, CONSOLE_PORT];
         let most = if self.fifo.is_some() { fifo::PORTS } else { TWO_LEVEL_PORTS };
         let is_free = |port: &u32| !reserved.contains(port) && !self.ports.contains_key(port);
         let mut free = (self.lowest_free..self.limit.min(most)).filter(is_free).peekable();
@@ -196,6 +196,7 @@ impl Machine {
     pub(crate) fn send_event(&mut self, port: u32) -> Result<u64, Errno> {
         match self.events.ports.get(&port) {
             _ if port == CONSOLE_PORT => self.backend_turn(),
+            _ if port == STORE_PORT => self.store_notified(),
             Some(End::Unbound(_)) => {}
             Some(&End::Own(other)) => self.raise(other),
             Some(End::Ipi) => self.raise(port),
@@ -252,10 +253,11 @@ impl Machine {
         self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
     }
 
-    /// When the next thing happens: an action of the test's, the timer, or the console's backend.
+    /// When the next thing happens: an action of the test's, the timer, the console's backend, or xenstored.
     pub(super) fn next(&self) -> Option<u64> {
         let backend = self.reader.as_ref().and_then(|reader| reader.next_ns);
-        self.events.actions.iter().map(|(when, _)| *when).chain(self.events.timer_ns).chain(backend).min()
+        let others = self.events.timer_ns.into_iter().chain(backend).chain(self.store_next());
+        self.events.actions.iter().map(|(when, _)| *when).chain(others).min()
     }
 
     /// Lets everything happen that is due by now, in order.
@@ -270,6 +272,8 @@ impl Machine {
             } else if let Some(index) = self.events.actions.iter().position(|(other, _)| *other == when) {
                 let (_, action) = self.events.actions.remove(index);
                 action(&mut Outside(self));
+            } else if self.store_next() == Some(when) {
+                self.store_turn();
             } else {
                 self.backend_turn();
             }

@@ -10,7 +10,7 @@ use std::vec::Vec;
 
 use super::machine::Machine;
 use super::mappings::Mappings;
-use super::memory::{self, CONSOLE_FRAME};
+use super::memory::{self, CONSOLE_FRAME, STORE_FRAME};
 use super::peer::Peer;
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_SIZE, Flags, QuerySize, Status};
@@ -21,9 +21,6 @@ use crate::shared::SharedPage;
 /// Decides about one of the operations of a hypercall on grants before Xen does, by the hypercall's operation and the grant's
 /// reference, or the mapping's handle: what is returned is its status.
 pub type GrantFault = std::boxed::Box<dyn FnMut(u64, u32) -> Option<Status> + Send>;
-
-/// Where xl's builder puts the ring to xenstore.
-const XENSTORE_FRAME: u64 = 0xfeffc;
 
 /// An entry is scanned for by its frame only in tables up to this size: the cost is that of the table.
 const SCANNED_FRAMES: usize = 2;
@@ -84,7 +81,7 @@ impl Grants {
             peers: BTreeMap::new(),
             fault,
         };
-        let frames = [CONSOLE_FRAME, XENSTORE_FRAME];
+        let frames = [CONSOLE_FRAME, STORE_FRAME];
         for (reference, frame) in (0..).zip(frames).filter(|_| !initial_domain) {
             let flags = Flags::PERMIT_ACCESS | Flags::READING | Flags::WRITING;
             grants.frames[0].u32(ENTRY_SIZE * reference + 4).store(frame as u32, Ordering::Relaxed);

@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
 use super::baton::{self, Wait};
-use super::machine::{CONSOLE_PORT, Machine, START_NS, with};
+use super::machine::{CONSOLE_PORT, Machine, START_NS, STORE_PORT, with};
+use super::memory::STORE_FRAME;
 use super::{End, end};
 use crate::abi::errno::Errno;
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall, shared_info, vcpu_time_info};
@@ -69,6 +70,9 @@ fn get_param(param: &mut hvm::Param) -> Result<u64, Errno> {
             hvm::CONSOLE_PFN => machine.console_frame,
             hvm::CONSOLE_EVTCHN if machine.reader.is_some() => u64::from(CONSOLE_PORT),
             hvm::CONSOLE_EVTCHN => 0,
+            hvm::STORE_PFN if machine.store.is_some() => STORE_FRAME,
+            hvm::STORE_EVTCHN if machine.store.is_some() => u64::from(STORE_PORT),
+            hvm::STORE_PFN | hvm::STORE_EVTCHN => 0,
             _ => return Err(Errno::EINVAL),
         };
         Ok(0)

@@ -10,8 +10,8 @@ use super::backend::{Backend, Reader};
 use super::baton::{self, Seat, Wait};
 use super::events::Events;
 use super::grants::Grants;
-use super::memory::{CONSOLE_FRAME, Memory, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
-use super::{End, Fault, Guest, Random, Report, state};
+use super::memory::{CONSOLE_FRAME, Memory, STORE_FRAME, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
+use super::{End, Fault, Guest, Random, Report, Store, state};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
@@ -29,8 +29,14 @@ const MEMMAP: u64 = 0x14_1000;
 const MODLIST: u64 = 0x14_8000;
 const BLOBS: u64 = 0x15_0000;
 
+/// The port of xenstore, as xl's builder allocates it.
+pub(crate) const STORE_PORT: u32 = 1;
+
 /// The console's port, as xl's builder allocates it.
 pub(crate) const CONSOLE_PORT: u32 = 2;
+
+/// The number of a domain that is not told it.
+const DEFAULT_DOMAIN: u16 = 7;
 
 /// What reading the time stamp counter costs.
 const TSC_READ_NS: u64 = 1_000;
@@ -57,6 +63,8 @@ pub(crate) struct Machine {
     pub(crate) console_frame: u64,
     pub(crate) initial_domain: bool,
     pub(crate) reader: Option<Reader>,
+    /// The store, and the number by which it knows the domain.
+    pub(crate) store: Option<(Store, u16)>,
     pub(crate) fault: Option<Fault>,
     pub(crate) info: Option<SharedPage>,
     pub(crate) clock_ns: u64,
@@ -158,6 +166,15 @@ impl Machine {
         let ring = unsafe { SharedPage::new(page, 1) };
         let reader =
             (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
+        let store = guest.xenstore.clone().filter(|_| !guest.initial_domain);
+        let store = store.map(|store| {
+            let page = memory.back(STORE_FRAME << 12, 4096);
+            // SAFETY: as above.
+            let page = unsafe { SharedPage::new(page, 1) };
+            let domain = guest.domain.unwrap_or(DEFAULT_DOMAIN);
+            store.introduce(domain, page, guest.xenstore_index, reservation.saturating_mul(4), START_NS);
+            (store, domain)
+        });
         let cpu = guest.cpu();
         Self {
             memory,
@@ -170,6 +187,7 @@ impl Machine {
             console_frame: guest.console_param.unwrap_or(console_frame),
             initial_domain: guest.initial_domain,
             reader,
+            store,
             fault: guest.fault,
             info: None,
             clock_ns: START_NS,
@@ -212,6 +230,9 @@ impl Machine {
         state::forget();
         let _ = super::race::end();
         let machine = take_off();
+        if let Some((store, domain)) = &machine.store {
+            store.release(*domain);
+        }
         Report {
             end,
             console: machine.reader.map(|reader| reader.received).unwrap_or_default(),
@@ -294,6 +315,28 @@ impl Machine {
     pub(crate) fn backend_turn(&mut self) {
         if self.reader.as_mut().is_some_and(|reader| reader.act(self.clock_ns)) {
             self.raise(CONSOLE_PORT);
+        }
+    }
+
+    /// The domain has notified xenstored, which has a turn unless it is late.
+    pub(crate) fn store_notified(&mut self) {
+        if let Some((store, domain)) = &self.store {
+            store.notified(*domain, self.clock_ns);
+        }
+        if self.store_next().is_some_and(|next| next <= self.clock_ns) {
+            self.store_turn();
+        }
+    }
+
+    /// When xenstored has its next turn.
+    pub(crate) fn store_next(&self) -> Option<u64> {
+        self.store.as_ref().and_then(|(store, domain)| store.next(*domain))
+    }
+
+    /// Gives xenstored a turn, and marks its port if it raises an event.
+    pub(crate) fn store_turn(&mut self) {
+        if self.store.as_ref().is_some_and(|(store, domain)| store.act(*domain, self.clock_ns)) {
+            self.raise(STORE_PORT);
         }
     }
 

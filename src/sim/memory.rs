@@ -18,6 +18,9 @@ const LARGE_PAGE: u64 = 2 * MIB;
 /// Where xl's builder puts the console ring.
 pub(crate) const CONSOLE_FRAME: u64 = 0xfefff;
 
+/// Where it puts the ring to xenstore.
+pub(crate) const STORE_FRAME: u64 = 0xfeffc;
+
 /// Pages beyond RAM that the reservation of xl's guests counts.
 pub(crate) const XL_EXTRA_PAGES: u64 = 16;
 

@@ -17,6 +17,7 @@
 //! ```
 //!
 //! [`Host`] runs several domains that talk to each other by event channels and grants. [`outside`] plays the part of a peer.
+//! [`Store`] is the xenstored, by which a test plays dom0.
 //!
 //! Each thread has a machine of its own, so tests run in parallel. The memory of a simulated domain lives until the
 //! process ends, since what it hands out is `'static` in a unikernel.
@@ -38,6 +39,7 @@ pub mod race;
 mod raise;
 mod shared_pages;
 pub(crate) mod state;
+mod xenstored;
 
 use core::ops::Range;
 use std::any::Any;
@@ -58,6 +60,7 @@ use machine::Machine;
 pub(crate) use memory::xl_map;
 pub use peer::{PeerPage, outside};
 pub use shared_pages::SharedPages;
+pub use xenstored::{Dom0, Message, Store};
 
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::Status;
@@ -161,6 +164,8 @@ pub struct Guest {
     pub(crate) grant_fault: Option<GrantFault>,
     #[cfg(fuzzing)]
     pub(crate) trusted: bool,
+    pub(crate) xenstore: Option<Store>,
+    pub(crate) xenstore_index: u32,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -239,6 +244,8 @@ impl Guest {
             grant_fault: None,
             #[cfg(fuzzing)]
             trusted: false,
+            xenstore: Some(Store::new()),
+            xenstore_index: 0,
         }
     }
 
@@ -437,6 +444,27 @@ impl Guest {
     #[must_use]
     pub const fn console_param(mut self, frame: u64) -> Self {
         self.console_param = Some(frame);
+        self
+    }
+
+    /// Gives the domain a store that the test has in its hands, or that other domains of a host share.
+    #[must_use]
+    pub fn xenstore(mut self, store: &Store) -> Self {
+        self.xenstore = Some(store.clone());
+        self
+    }
+
+    /// Runs without a store.
+    #[must_use]
+    pub fn without_xenstore(mut self) -> Self {
+        self.xenstore = None;
+        self
+    }
+
+    /// Lets the indices of xenstore's rings start elsewhere than at zero.
+    #[must_use]
+    pub const fn xenstore_index(mut self, index: u32) -> Self {
+        self.xenstore_index = index;
         self
     }
 

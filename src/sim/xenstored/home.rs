@@ -1,0 +1,102 @@
+//! What is in the store before anybody asks: its roots, and what `xl create` writes for a domain.
+
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use super::Server;
+use super::connection::Connection;
+use super::tree::{Node, Permission, View};
+use crate::abi::xs_wire::{CONNECTED, RECONNECT};
+use crate::shared::SharedPage;
+
+/// What a guest may only read, with its value.
+const READABLE: [(&str, &str); 7] = [
+    ("cpu/0/availability", "online"),
+    ("console/type", "xenconsoled"),
+    ("control/platform-feature-multiprocessor-suspend", "1"),
+    ("control/platform-feature-xs_reset_watches", "1"),
+    ("device", ""),
+    ("platform/acpi", "1"),
+    ("store/port", "1"),
+];
+
+/// What a guest owns. It is empty.
+const OWNED: [&str; 13] = [
+    "attr",
+    "control/feature-poweroff",
+    "control/feature-reboot",
+    "control/feature-s3",
+    "control/feature-s4",
+    "control/feature-suspend",
+    "control/shutdown",
+    "control/sysrq",
+    "data",
+    "device/suspend/event-channel",
+    "drivers",
+    "error",
+    "feature",
+];
+
+impl Server {
+    /// Makes the roots, which no guest may list.
+    pub(super) fn plant(&mut self) {
+        let mut view = View { tree: &mut self.tree, transaction: None };
+        for path in ["/", "@introduceDomain", "@releaseDomain"] {
+            view.set(path, Some(Node { permissions: Vec::from([Permission::owner(0)]), ..Node::default() }));
+        }
+        for path in ["/local/domain/0/name", "/vm", "/libxl", "/tool/xenstored"] {
+            self.put(path, "");
+        }
+    }
+
+    /// Writes as dom0.
+    fn put(&mut self, path: &str, value: &str) {
+        self.actor(0, |actor| actor.write(path, value.as_bytes())).expect("dom0 may write");
+    }
+
+    /// Gives a node to a guest, to read or to own; what is made below later has the same permissions.
+    fn grant(&mut self, path: &str, permissions: Vec<Permission>) {
+        self.actor(0, |actor| actor.set_permissions(path, permissions)).expect("there is the node");
+    }
+
+    /// Makes a domain's home, as the toolstack does before the domain runs, and begins to serve its ring.
+    pub(super) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory_kib: u64, now_ns: u64) {
+        let (home, vm) = (format!("/local/domain/{domain}"), format!("/vm/00000000-0000-4000-8000-{domain:012x}"));
+        let name = format!("guest{domain}");
+        let readable = || Vec::from([Permission::owner(0), Permission::reader(domain)]);
+        for path in [&home, &vm] {
+            self.put(path, "");
+            self.grant(path, readable());
+        }
+        self.put(&format!("{vm}/name"), &name);
+        self.put(&format!("{home}/name"), &name);
+        self.put(&format!("{home}/domid"), &format!("{domain}"));
+        self.put(&format!("{home}/vm"), &vm);
+        for path in ["memory/static-max", "memory/target"] {
+            self.put(&format!("{home}/{path}"), &format!("{memory_kib}"));
+        }
+        for (path, value) in READABLE {
+            self.put(&format!("{home}/{path}"), value);
+        }
+        for path in OWNED {
+            let path: String = format!("{home}/{path}");
+            self.put(&path, "");
+            self.grant(&path, Vec::from([Permission::owner(domain)]));
+        }
+        let state = if self.connects_after_ns.is_some() { RECONNECT } else { CONNECTED };
+        let mut connection = Connection::new(page, self.features, state, index);
+        connection.due_ns = self.connects_after_ns.map(|delay| now_ns + delay);
+        connection.waits_ns = connection.due_ns;
+        self.connections.insert(domain, connection);
+        self.fire_special("@introduceDomain");
+        self.settle();
+    }
+
+    /// The domain has ended: nobody is left to be served. Its nodes are the toolstack's matter.
+    pub(super) fn release(&mut self, domain: u16) {
+        self.connections.remove(&domain);
+        self.fire_special("@releaseDomain");
+        self.settle();
+    }
+}
