@@ -65,18 +65,7 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
 }
 
 fn get_param(param: &mut hvm::Param) -> Result<u64, Errno> {
-    with(|machine| {
-        param.value = match param.index {
-            hvm::CONSOLE_PFN => machine.console_frame,
-            hvm::CONSOLE_EVTCHN if machine.reader.is_some() => u64::from(CONSOLE_PORT),
-            hvm::CONSOLE_EVTCHN => 0,
-            hvm::STORE_PFN if machine.store.is_some() => STORE_FRAME,
-            hvm::STORE_EVTCHN if machine.store.is_some() => u64::from(STORE_PORT),
-            hvm::STORE_PFN | hvm::STORE_EVTCHN => 0,
-            _ => return Err(Errno::EINVAL),
-        };
-        Ok(0)
-    })
+    with(|machine| machine.get_param(param))
 }
 
 /// Answers an operation on event channels.
@@ -319,6 +308,18 @@ fn console_io(text: &[u8]) -> Result<u64, Errno> {
 }
 
 impl Machine {
+    pub(super) fn get_param(&self, param: &mut hvm::Param) -> Result<u64, Errno> {
+        param.value = match param.index {
+            hvm::CONSOLE_PFN => self.console_frame,
+            hvm::CONSOLE_EVTCHN if self.reader.is_some() => u64::from(CONSOLE_PORT),
+            hvm::STORE_PFN if self.store.is_some() => STORE_FRAME,
+            hvm::STORE_EVTCHN if self.store.is_some() => u64::from(STORE_PORT),
+            hvm::CONSOLE_EVTCHN | hvm::STORE_PFN | hvm::STORE_EVTCHN => 0,
+            _ => return Err(Errno::EINVAL),
+        };
+        Ok(0)
+    }
+
     pub(super) fn any_pending(&self, ports: &[u32]) -> bool {
         ports.iter().any(|&port| self.is_pending(port))
     }

@@ -11,7 +11,7 @@ use super::baton::{self, Seat, Wait};
 use super::events::Events;
 use super::grants::Grants;
 use super::memory::{CONSOLE_FRAME, Memory, STORE_FRAME, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
-use super::{End, Fault, Guest, Random, Report, Store, state};
+use super::{End, Fault, Guest, Random, Report, Store, state, xenstored};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
@@ -172,7 +172,9 @@ impl Machine {
             // SAFETY: as above.
             let page = unsafe { SharedPage::new(page, 1) };
             let domain = guest.domain.unwrap_or(DEFAULT_DOMAIN);
-            store.introduce(domain, page, guest.xenstore_index, reservation.saturating_mul(4), START_NS);
+            let target = reservation.saturating_sub(XL_EXTRA_PAGES).min(ram);
+            let memory = xenstored::Memory { most_kib: ram.saturating_mul(4), target_kib: target.saturating_mul(4) };
+            store.introduce(domain, page, guest.xenstore_index, memory, START_NS);
             (store, domain)
         });
         let cpu = guest.cpu();

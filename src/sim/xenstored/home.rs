@@ -10,6 +10,13 @@ use super::tree::{Node, Permission, View};
 use crate::abi::xs_wire::{CONNECTED, RECONNECT};
 use crate::shared::SharedPage;
 
+/// What the toolstack says of a domain's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) most_kib: u64,
+    pub(crate) target_kib: u64,
+}
+
 /// What a guest may only read, with its value.
 const READABLE: [(&str, &str); 7] = [
     ("cpu/0/availability", "online"),
@@ -61,7 +68,7 @@ impl Server {
     }
 
     /// Makes a domain's home, as the toolstack does before the domain runs, and begins to serve its ring.
-    pub(super) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory_kib: u64, now_ns: u64) {
+    pub(super) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
         let (home, vm) = (format!("/local/domain/{domain}"), format!("/vm/00000000-0000-4000-8000-{domain:012x}"));
         let name = format!("guest{domain}");
         let readable = || Vec::from([Permission::owner(0), Permission::reader(domain)]);
@@ -73,8 +80,8 @@ impl Server {
         self.put(&format!("{home}/name"), &name);
         self.put(&format!("{home}/domid"), &format!("{domain}"));
         self.put(&format!("{home}/vm"), &vm);
-        for path in ["memory/static-max", "memory/target"] {
-            self.put(&format!("{home}/{path}"), &format!("{memory_kib}"));
+        for (path, kib) in [("memory/static-max", memory.most_kib), ("memory/target", memory.target_kib)] {
+            self.put(&format!("{home}/{path}"), &format!("{kib}"));
         }
         for (path, value) in READABLE {
             self.put(&format!("{home}/{path}"), value);

@@ -45,6 +45,7 @@ use std::vec::Vec;
 
 use connection::Connection;
 pub use dom0::Dom0;
+pub(crate) use home::Memory;
 use tree::{Permission, Refusal, Tree, View};
 
 use crate::abi::xs_wire::{FEATURE_RECONNECTION, Header, MessageType};

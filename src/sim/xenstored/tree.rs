@@ -86,7 +86,12 @@ impl Node {
 
     /// The names of the children, each with a NUL.
     pub(super) fn listing(&self) -> Vec<u8> {
-        self.children.iter().flat_map(|name| name.bytes().chain([0])).collect()
+        let mut listing = Vec::new();
+        for name in &self.children {
+            listing.extend_from_slice(name.as_bytes());
+            listing.push(0);
+        }
+        listing
     }
 
     /// Bytes of the record that the server keeps: what counts against the quota of a node.

@@ -4,6 +4,7 @@ use std::string::ToString;
 use std::vec::Vec;
 
 use super::connection::Read;
+use super::home::Memory;
 use super::nodes::is_below;
 use super::tree::{Change, Want, may};
 use super::{Dom0, Message, Server, Store};
@@ -18,8 +19,8 @@ const REACTIONS: usize = 10_000;
 
 impl Store {
     /// Begins to serve a domain.
-    pub(crate) fn introduce(&self, domain: u16, page: SharedPage, index: u32, memory_kib: u64, now_ns: u64) {
-        self.lock().introduce(domain, page, index, memory_kib, now_ns);
+    pub(crate) fn introduce(&self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
+        self.lock().introduce(domain, page, index, memory, now_ns);
     }
 
     /// The domain has ended.
