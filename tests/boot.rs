@@ -37,8 +37,8 @@ fn both_versions_of_the_start_info() {
 fn a_good_boot_makes_the_hypercalls_it_needs_and_no_other() {
     let (report, _) = look(Guest::new(), |_| ());
     let calls: Vec<_> = report.hypercalls.iter().map(|&(call, operation)| (call as u32, operation)).collect();
-    // Reservation, two parameters, shared information; then the end, with nothing to flush.
-    assert_eq!(calls, [(12, 3), (34, 1), (34, 1), (12, 7), (29, 2)]);
+    // Reservation, two parameters each for the console and xenstore, shared information; then the end, with nothing to flush.
+    assert_eq!(calls, [(12, 3), (34, 1), (34, 1), (34, 1), (34, 1), (12, 7), (29, 2)]);
 }
 
 #[test]

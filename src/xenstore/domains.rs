@@ -29,7 +29,7 @@ impl Xenstore {
     pub async fn home_of(&self, domain: DomainId) -> Result<Path, Error> {
         let answer = self.ask(MessageType::GET_DOMAIN_PATH, about(domain)?).await?;
         let path = str::from_utf8(wire::string(&answer)?).map_err(|_| Error::Malformed)?;
-        Path::new(path).map_err(|_| Error::Malformed)
+        Path::new(path).ok().filter(Path::is_absolute).ok_or(Error::Malformed)
     }
 
     /// Whether xenstore serves a domain. Servers tell privileged domains only, and some any.

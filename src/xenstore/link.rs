@@ -90,8 +90,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Looks whether the server still serves the connection, as far as it says.
-    pub(super) fn check(&self) -> Result<(), Impossible> {
+    /// Looks whether the server still serves the connection, as far as it says, and tells how far it has read.
+    pub(super) fn check(&mut self) -> Result<(), Impossible> {
+        self.requests.read_pending()?;
         let failed = self.page.offers(FEATURE_ERROR) && self.page.0.u32(ERROR).load(Ordering::Relaxed) != ERROR_NONE;
         if failed { Err(Impossible) } else { Ok(()) }
     }

@@ -11,8 +11,8 @@ use crate::abi::xs_wire::{ABS_PATH_MAX, REL_PATH_MAX};
 /// The path of a node: names of letters, digits, `-`, `_` and `@`, separated by single slashes.
 ///
 /// One that begins with a slash is absolute and has up to 3072 bytes. Any other is below the domain's home,
-/// `/local/domain/` and its number, and has up to 2048. The special paths `@introduceDomain` and `@releaseDomain` can be
-/// watched by those whom the toolstack lets.
+/// `/local/domain/` and its number, and has up to 2048. Of the special paths `@introduceDomain` and `@releaseDomain` those are
+/// told whom the toolstack lets.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(String);
 

@@ -57,12 +57,13 @@ impl fmt::Debug for Watch {
 }
 
 impl Xenstore {
-    /// Watches a path, which need not be there, or one of the special paths.
+    /// Watches a path, which need not be there, or one of the special paths. Of what the domain may not read, and of special
+    /// paths that are not for it, there are no events but the first.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`]; [`Error::Denied`] of a special path; [`Error::Quota`]: servers allow a domain some 100 watches
-    /// of different paths; those of a connection.
+    /// [`Error::InvalidPath`]; [`Error::Quota`]: servers allow a domain some 100 watches of different paths;
+    /// [`Error::Denied`] by a server that tells who may not watch; those of a connection.
     ///
     /// # Cancel safety
     ///

@@ -1,0 +1,50 @@
+//! The xenstore client, on the simulated Xen and its xenstored.
+
+mod dropped;
+mod faults;
+mod mixed;
+mod nodes;
+mod queue;
+mod transactions;
+mod watches;
+
+use std::time::Duration;
+
+use domu::Domain;
+use domu::abi::xs_wire::MessageType;
+use domu::lifecycle::Reason;
+use domu::sim::{End, Guest, Report, Store};
+
+/// The number of the simulated domain.
+const ME: u16 = 7;
+const MS: Duration = Duration::from_millis(1);
+
+/// Runs a domain that is to end well.
+fn run<F: Future<Output = domu::Result>>(store: &Store, main: impl FnOnce(Domain) -> F) -> Report {
+    run_guest(Guest::new().xenstore(store), main)
+}
+
+fn run_guest<F: Future<Output = domu::Result>>(guest: Guest, main: impl FnOnce(Domain) -> F) -> Report {
+    let report = guest.run(main);
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}{}", report.debug_text(), report.console_text());
+    report
+}
+
+/// How often a type of request has come whole.
+fn count(store: &Store, ty: MessageType) -> usize {
+    store.log().iter().filter(|(_, known, _)| *known == ty).count()
+}
+
+/// How often the server was notified.
+fn notifications(report: &Report) -> usize {
+    const SEND: u64 = 4;
+    report.hypercalls.iter().filter(|&&(call, operation)| call as u32 == 32 && operation == SEND).count()
+}
+
+/// A number that looks random.
+fn number(seed: &mut u64) -> usize {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    (*seed >> 8) as usize
+}
