@@ -163,6 +163,12 @@ impl Calls {
         !(self.sent.is_empty() && self.waiting.is_empty() && self.starting.is_empty())
     }
 
+    /// Whether nothing is kept of any request.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_busy() && self.answered.is_empty() && self.open.is_empty() && self.transactions == 0
+    }
+
     /// Gives the next request that may be sent to the link, which is free; says whether there was one.
     pub(super) fn start_next(&mut self, link: &mut Link) -> bool {
         if self.sent.len() >= MOST_SENT {
@@ -288,4 +294,99 @@ fn copy(payload: &[u8]) -> Answer {
     answer.try_reserve_exact(payload.len()).map_err(|_| Error::OutOfMemory)?;
     answer.extend_from_slice(payload);
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::ptr::NonNull;
+    use std::vec;
+
+    use super::*;
+    use crate::abi::xs_wire::{HEADER_SIZE, REQ_CONS, REQ_PROD};
+    use crate::shared::SharedPage;
+    use crate::xenstore::link::Page;
+
+    #[repr(align(4096))]
+    struct Memory(#[expect(dead_code, reason = "reached by a raw pointer")] [u8; 4096]);
+
+    /// A link to a server that reads everything and answers nothing.
+    fn link() -> (SharedPage, Link) {
+        let memory = NonNull::from(Box::leak(Box::new(Memory([0; 4096]))));
+        // SAFETY: the page is aligned and leaked, and all accesses go through `SharedPage`s.
+        let page = unsafe { SharedPage::new(memory.cast(), 1) };
+        (page, Page::new(page).join().unwrap().unwrap())
+    }
+
+    /// Sends all that may be sent, and returns the numbers of the requests.
+    fn send(calls: &mut Calls, page: SharedPage, link: &mut Link) -> Vec<u32> {
+        let mut ids = vec![];
+        while calls.start_next(link) {
+            link.send().unwrap();
+            assert!(link.is_free(), "small messages fit");
+            ids.push(calls.sent.last().unwrap().id);
+            let produced = page.u32(REQ_PROD).load(core::sync::atomic::Ordering::Relaxed);
+            assert!(produced >= HEADER_SIZE as u32);
+            page.u32(REQ_CONS).store(produced, core::sync::atomic::Ordering::Relaxed);
+        }
+        ids
+    }
+
+    fn reply(ty: MessageType, req_id: u32, payload: &[u8]) -> Message<'_> {
+        Message { header: Header { ty, req_id, tx_id: 0, len: payload.len() as u32 }, payload }
+    }
+
+    fn read(calls: &mut Calls) -> Ticket {
+        calls.submit(MessageType::READ, 0, Payload::new(), Owner::Future(None))
+    }
+
+    #[test]
+    fn a_number_is_not_used_again_before_its_reply() {
+        let ((page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
+        let abandoned = read(&mut calls);
+        assert_eq!(send(&mut calls, page, &mut link), [0]);
+        calls.abandon(abandoned);
+        // All numbers have been used once.
+        calls.next_id = u32::MAX;
+        let (one, other) = (read(&mut calls), read(&mut calls));
+        assert_eq!(send(&mut calls, page, &mut link), [u32::MAX, 1]);
+        assert!(calls.reply(&reply(MessageType::READ, 0, b"late"), &mut woken).is_none());
+        assert!(calls.poll(one, Waker::noop().clone()).0.is_none());
+        assert!(calls.reply(&reply(MessageType::READ, 1, b"1"), &mut woken).is_none());
+        assert_eq!(calls.poll(other, Waker::noop().clone()).0, Some(Ok(b"1".to_vec())));
+        read(&mut calls);
+        assert_eq!(send(&mut calls, page, &mut link), [2]);
+    }
+
+    #[test]
+    fn twenty_requests_and_ten_transactions_are_sent_and_more_wait_in_order() {
+        let ((page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
+        let start =
+            |calls: &mut Calls| calls.submit(MessageType::TRANSACTION_START, 0, Payload::new(), Owner::Future(None));
+        let starts: Vec<_> = (0..12).map(|_| start(&mut calls)).collect();
+        let reads: Vec<_> = (0..15).map(|_| read(&mut calls)).collect();
+        assert_eq!(send(&mut calls, page, &mut link).len(), MOST_SENT);
+        let tickets: Vec<_> = calls.sent.iter().map(|sent| sent.ticket).collect();
+        assert_eq!(tickets, [&starts[..10], &reads[..10]].concat());
+        // One begins, and one is refused: that makes room for one more.
+        calls.reply(&reply(MessageType::TRANSACTION_START, 0, b"1\0"), &mut woken);
+        calls.reply(&reply(MessageType::ERROR, 1, b"EIO\0"), &mut woken);
+        assert_eq!(send(&mut calls, page, &mut link).len(), 2);
+        assert_eq!(calls.sent.iter().filter(|sent| sent.ticket == starts[10]).count(), 1);
+        assert_eq!((calls.transactions, calls.starting.len(), calls.open.len()), (10, 1, 1));
+        // One that begins for nobody is ended.
+        calls.abandon(starts[2]);
+        calls.reply(&reply(MessageType::TRANSACTION_START, 2, b"2\0"), &mut woken);
+        assert!(
+            calls
+                .waiting
+                .values()
+                .any(|request| request.ty == MessageType::TRANSACTION_END && request.transaction == 2)
+        );
+        calls.fail_all(Error::Broken, &mut woken);
+        assert!(!calls.is_busy() && calls.open.is_empty());
+        // Also of one whose number has come, and that nobody has fetched.
+        assert_eq!(calls.poll(starts[0], Waker::noop().clone()).0, Some(Err(Error::Broken)));
+        assert_eq!(calls.transactions, 0);
+    }
 }

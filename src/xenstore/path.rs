@@ -143,7 +143,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 /// What remains of a path below another, without a slash at its beginning.
-fn below<'a>(path: &'a str, above: &str) -> Option<&'a str> {
+pub(super) fn below<'a>(path: &'a str, above: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(above)?;
     if rest.is_empty() || above == "/" { Some(rest) } else { rest.strip_prefix('/') }
 }

@@ -11,7 +11,7 @@ use core::task::Waker;
 
 use super::Error;
 use super::calls::{Calls, Owner, Ticket};
-use super::path::Path;
+use super::path::{self, Path};
 use super::wire::{self, Payload};
 use crate::abi::xs_wire::MessageType;
 
@@ -37,10 +37,15 @@ struct Changes {
 }
 
 impl Changes {
-    fn add(&mut self, path: Option<&Path>) {
-        match path {
-            Some(path) if !self.all && (self.below.contains(path) || self.below.len() < MOST_PATHS) => {
-                self.below.insert(path.clone());
+    /// Takes note of a change, at a path below the watched one or at that itself.
+    fn add(&mut self, below: Option<&str>) {
+        if self.all || below.is_some_and(|path| self.below.contains(path)) {
+            return;
+        }
+        // What is no path stands for all.
+        match below.and_then(|path| Path::new(path).ok()) {
+            Some(path) if self.below.len() < MOST_PATHS => {
+                self.below.insert(path);
             }
             _ => {
                 self.below.clear();
@@ -82,7 +87,7 @@ struct Watched {
 
 impl Watched {
     /// Something happened: at a path below, or at the path itself.
-    fn tell(&mut self, below: Option<&Path>, woken: &mut Vec<Waker>) {
+    fn tell(&mut self, below: Option<&str>, woken: &mut Vec<Waker>) {
         for watcher in self.watchers.values_mut() {
             watcher.changes.add(below);
             woken.extend(watcher.waker.take());
@@ -112,6 +117,12 @@ impl Watches {
     /// Whether there is anything that an event could be for.
     pub(super) fn any(&self) -> bool {
         !self.by_token.is_empty()
+    }
+
+    /// How many there are that anything is kept of.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.by_token.len().max(self.by_path.len())
     }
 
     /// Adds a watcher of a path. The first has the server asked, unless that has no connection now; each begins with an
@@ -232,10 +243,11 @@ impl Watches {
             return;
         };
         let Some(watched) = self.by_token.get_mut(&token) else { return };
-        let path = core::str::from_utf8(path).ok().and_then(|path| Path::new(path).ok());
         // A path that is not below the watched one, whatever the server means by it, stands for all.
-        let below = path.filter(|path| path.below(&watched.path).is_some_and(|names| !names.is_empty()));
-        watched.tell(below.as_ref(), woken);
+        let below = core::str::from_utf8(path)
+            .ok()
+            .filter(|path| path::below(path, watched.path.as_str()).is_some_and(|names| !names.is_empty()));
+        watched.tell(below, woken);
     }
 
     /// The server has forgotten all watches: it is asked for those that are wanted, now or on its next connection.

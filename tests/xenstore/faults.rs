@@ -180,7 +180,11 @@ fn where_the_server_offers_it_the_connection_begins_anew_with_all_watches() {
                     breaker(&server);
                     // What was asked for by then fails, and what comes later does not.
                     let _ = store.read("name").await;
-                    assert_eq!(store.read("domid").await.map(|value| value.number()), Ok(Ok(ME)), "{index}, round {round}");
+                    assert_eq!(
+                        store.read("domid").await.map(|value| value.number()),
+                        Ok(Ok(ME)),
+                        "{index}, round {round}"
+                    );
                     assert_eq!(server.watches(ME).len(), 2);
                     assert_eq!(one.next().await?, "data/one");
                     assert_eq!(other.next().await?, "data/other");

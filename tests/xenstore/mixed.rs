@@ -33,7 +33,8 @@ fn fifty_tasks_with_transactions_in_conflict_agree_with_a_model() {
             for task in all {
                 task.await?;
             }
-            for (node, sum) in sums.borrow().iter().enumerate() {
+            let sums = *sums.borrow();
+            for (node, sum) in sums.iter().enumerate() {
                 assert_eq!(store.read(format!("data/shared/{node}")).await?.number(), Ok(*sum), "node {node}");
             }
             assert_eq!((server.watches(ME), server.transactions(ME)), (Vec::new(), 0));

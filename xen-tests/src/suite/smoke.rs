@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::crash::{self, CRASHES, Crash};
-use super::{Suite, events, share};
+use super::{Suite, events, share, xenstore};
 use crate::build::Flavour;
 use crate::lab::domain::Reason;
 use crate::lab::qemu::{Cpu, telling_lines};
@@ -69,6 +69,7 @@ fn tests() -> Vec<Test> {
         },
         test("embassy", "embassy", "", Usual::Main, reads_all),
         test("grants", "grants", "", Usual::All, share::judge_grants),
+        test("xenstore_absent", "xenstore", "absent", Usual::Main, xenstore::judge_absent),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;

@@ -1,12 +1,14 @@
-//! The xenstore client against C xenstored and oxenstored.
+//! The xenstore client against C xenstored and oxenstored, and in a domain that has neither.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::case::{Case, Stage, Where};
 use super::verdict::all_ok;
+use crate::lab::domain::Reason;
+use crate::lab::smoke::Ended;
 
 /// What the guest must have said.
-const CASES: [&str; 10] = [
+const CASES: [&str; 11] = [
     "xenstore.read",
     "xenstore.nodes",
     "xenstore.errors",
@@ -16,8 +18,17 @@ const CASES: [&str; 10] = [
     "xenstore.watches",
     "xenstore.dropped",
     "xenstore.mixed",
+    "xenstore.cycles",
     "xenstore.reset",
 ];
+
+/// Judges a run straight under Xen, where there is none.
+pub fn judge_absent(ended: &Ended) -> Result<()> {
+    let said = ended.serial.lines().any(|line| line.ends_with("@ok xenstore.absent"));
+    ensure!(said, "it does not say @ok xenstore.absent");
+    ensure!(ended.reason == Some(Reason::Poweroff), "it ended with {:?}", ended.reason);
+    Ok(())
+}
 
 /// All of them, with a directory of dom0's; and at length, with dom0 writing to a node that the guest's transactions read.
 pub fn cases(cases: &mut Vec<Case>) {

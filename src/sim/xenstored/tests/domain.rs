@@ -11,10 +11,10 @@ const PORT: u32 = 1;
 fn machine(guest: Guest) -> (Machine, SharedPage) {
     let mut machine = Machine::new(guest);
     // SAFETY: the page is aligned and lives as long as the process, as all memory of a machine's; all use it by such views.
-    machine.info = Some(unsafe { SharedPage::new(machine.memory.back(0xff00_0000, 4096)) });
+    machine.info = Some(unsafe { SharedPage::new(machine.memory.back(0xff00_0000, 4096), 1) });
     let frame = NonNull::new(machine.memory.at(0xfeffc << 12).expect("the ring is where xl puts it"));
     // SAFETY: as above.
-    let ring = unsafe { SharedPage::new(frame.unwrap()) };
+    let ring = unsafe { SharedPage::new(frame.unwrap(), 1) };
     (machine, ring)
 }
 

@@ -13,7 +13,10 @@
 //! * `xenstore.watches`: events arrive, watchers share a watch, and those that ended leave nothing.
 //! * `xenstore.dropped`: futures dropped at any moment leave nothing either.
 //! * `xenstore.mixed`: 50 tasks at once, with transactions that are in conflict.
+//! * `xenstore.cycles`: 40 watchers that come and go, a tenth as often as there are operations, leave no memory behind.
 //! * `xenstore.reset`: the server forgets watches and has them again.
+//!
+//! With the word `absent` alone: `xenstore.absent`: in a domain without xenstore each operation is an error.
 
 #![no_std]
 #![no_main]
@@ -32,15 +35,20 @@ use core::time::Duration;
 use domu::abi::xs_wire::MessageType;
 use domu::executor::{spawn, yield_now};
 use domu::xenstore::{Access, Error, Permission, Watch, Xenstore};
-use domu::{Domain, DomainId, time};
+use domu::{Domain, DomainId, memory, time};
 use domu_guests::{number, verdict};
 
 domu::main!(main);
 
 async fn main(domain: Domain) -> domu::Result {
-    let operations = domain.words().find_map(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(1000);
+    let operations =
+        domain.words().find_map(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(1000);
     let dom0 = domain.words().any(|word| word.raw() == b"dom0");
     let store = domain.xenstore();
+    if domain.words().any(|word| word.raw() == b"absent") {
+        verdict(&domain, "xenstore.absent", absent(&store).await);
+        return Ok(());
+    }
     verdict(&domain, "xenstore.read", read(&domain, &store).await);
     verdict(&domain, "xenstore.nodes", nodes(&domain, &store).await);
     verdict(&domain, "xenstore.errors", errors(&store).await);
@@ -50,6 +58,7 @@ async fn main(domain: Domain) -> domu::Result {
     verdict(&domain, "xenstore.watches", watches(&store).await);
     verdict(&domain, "xenstore.dropped", dropped(&store).await);
     verdict(&domain, "xenstore.mixed", mixed(&store, operations, dom0).await);
+    verdict(&domain, "xenstore.cycles", cycles(&store, operations / 10).await);
     verdict(&domain, "xenstore.reset", reset(&store).await);
     Ok(())
 }
@@ -353,4 +362,34 @@ async fn reset(store: &Xenstore) -> Result<(), String> {
     store.write("data/r", "x").await.map_err(said)?;
     watch.next().await.map_err(said)?;
     store.remove("data/r").await.map_err(said)
+}
+
+async fn cycles(store: &Xenstore, cycles: u32) -> Result<(), String> {
+    let mut live = Vec::with_capacity(2);
+    for count in [2, cycles] {
+        for _ in 0..count {
+            let watchers: Vec<_> = (0..40)
+                .map(|device| {
+                    let store = store.clone();
+                    spawn(async move { store.watch(format!("data/device/{device}/state")).await?.next().await })
+                })
+                .collect();
+            for watcher in watchers {
+                watcher.await.map_err(said)?;
+            }
+        }
+        // What the last ones were sent is answered.
+        for _ in 0..40 {
+            store.read("name").await.map_err(said)?;
+        }
+        live.push(memory::quick_stat().live);
+    }
+    if live[1] <= live[0] { Ok(()) } else { Err(format!("{} bytes in use have become {}", live[0], live[1])) }
+}
+
+async fn absent(store: &Xenstore) -> Result<(), String> {
+    equal(store.read("name").await, Err(Error::Absent))?;
+    equal(store.write("name", "x").await, Err(Error::Absent))?;
+    equal(store.begin().await.map(drop), Err(Error::Absent))?;
+    equal(store.watch("name").await.map(drop), Err(Error::Absent))
 }

@@ -1,0 +1,44 @@
+//! Reads what the toolstack has written, writes something, and tells of changes until there is the node `data/stop`:
+//! `xenstore-write /local/domain/N/data/greeting hello` in dom0 is one, and `xenstore-write /local/domain/N/data/stop 1` ends it.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::string::ToString;
+
+use domu::xenstore::Error;
+
+domu::main!(main);
+
+async fn main(domain: domu::Domain) -> domu::Result {
+    let store = domain.xenstore();
+    log::info!("the toolstack calls me {}", store.read("name").await?);
+
+    // Both at once, and again if somebody else is at it.
+    let starts = store
+        .transaction(async |nodes| {
+            let before = match nodes.read("data/starts").await {
+                Ok(value) => value.number::<u32>()?,
+                Err(Error::NotFound) => 0,
+                Err(error) => return Err(error),
+            };
+            let starts = before + 1;
+            nodes.write("data/starts", starts.to_string()).await?;
+            Ok(starts)
+        })
+        .await?;
+    log::info!("started {starts} times");
+
+    let mut watch = store.watch("data").await?;
+    while store.read("data/stop").await == Err(Error::NotFound) {
+        let path = watch.next().await?;
+        match store.read(&path).await {
+            Ok(value) => log::info!("{path} is {value}"),
+            Err(Error::NotFound) => log::info!("{path} is gone"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
