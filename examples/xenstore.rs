@@ -1,5 +1,5 @@
-//! Reads what the toolstack has written, writes something, and tells of changes until there is the node `data/stop`:
-//! `xenstore-write /local/domain/N/data/greeting hello` in dom0 is one, and `xenstore-write /local/domain/N/data/stop 1` ends it.
+//! Reads what the toolstack has written, writes something, and tells of changes below `data` for a minute, or until there is
+//! `data/stop`. In dom0, `xenstore-write /local/domain/N/data/greeting hello` is such a change.
 
 #![no_std]
 #![no_main]
@@ -7,8 +7,10 @@
 extern crate alloc;
 
 use alloc::string::ToString;
+use core::time::Duration;
 
-use domu::xenstore::Error;
+use domu::time;
+use domu::xenstore::{Error, Xenstore};
 
 domu::main!(main);
 
@@ -31,6 +33,13 @@ async fn main(domain: domu::Domain) -> domu::Result {
         .await?;
     log::info!("started {starts} times");
 
+    match time::timeout(Duration::from_secs(60), tell(&store)).await {
+        Ok(result) => result,
+        Err(time::Elapsed) => Ok(()),
+    }
+}
+
+async fn tell(store: &Xenstore) -> domu::Result {
     let mut watch = store.watch("data").await?;
     while store.read("data/stop").await == Err(Error::NotFound) {
         let path = watch.next().await?;

@@ -160,7 +160,12 @@ impl Calls {
 
     /// Whether the server owes an answer, or is to be sent something.
     pub(super) fn is_busy(&self) -> bool {
-        !(self.sent.is_empty() && self.waiting.is_empty() && self.starting.is_empty())
+        self.is_waiting() || !self.sent.is_empty()
+    }
+
+    /// Whether there is something to be sent.
+    pub(super) fn is_waiting(&self) -> bool {
+        !(self.waiting.is_empty() && self.starting.is_empty())
     }
 
     /// Whether nothing is kept of any request.

@@ -78,6 +78,13 @@ enum Task {
     Looks,
 }
 
+impl Task {
+    /// Has it look, and gives back what it was doing.
+    const fn look(&mut self) -> Self {
+        core::mem::replace(self, Self::Looks)
+    }
+}
+
 /// What the task is to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
@@ -159,7 +166,7 @@ impl Connection {
             return Err(error);
         }
         let asked = ask(&mut inner);
-        let task = core::mem::replace(&mut inner.task, Task::Looks);
+        let task = inner.task.look();
         drop(inner);
         match task {
             Task::None => spawn(serve(state)).detach(),
@@ -173,10 +180,8 @@ impl Connection {
     fn tell<T>(&self, tell: impl FnOnce(&mut Inner) -> T) {
         let mut inner = self.inner.lock();
         let dropped = tell(&mut inner);
-        let task = match inner.task {
-            Task::Waits(_) => core::mem::replace(&mut inner.task, Task::Looks),
-            _ => Task::Looks,
-        };
+        // There may be something to end, or room for another transaction.
+        let task = if inner.calls.is_waiting() { inner.task.look() } else { Task::Looks };
         drop(inner);
         drop(dropped);
         if let Task::Waits(Some(waker)) = task {

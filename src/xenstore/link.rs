@@ -38,6 +38,7 @@ impl Page {
         }
         Ok(Some(Link {
             page: self,
+            old_error: self.0.u32(ERROR).load(Ordering::Relaxed),
             requests: Producer::attach(self.0, REQUESTS)?,
             replies: Consumer::attach(self.0, REPLIES)?,
             decoder: Decoder::new(),
@@ -83,6 +84,8 @@ impl Sending {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) page: Page,
+    /// What the server said of the connection before this one, if it has not taken that back.
+    old_error: u32,
     requests: Producer,
     replies: Consumer,
     decoder: Decoder,
@@ -93,7 +96,8 @@ impl Link {
     /// Looks whether the server still serves the connection, as far as it says, and tells how far it has read.
     pub(super) fn check(&mut self) -> Result<(), Impossible> {
         self.requests.read_pending()?;
-        let failed = self.page.offers(FEATURE_ERROR) && self.page.0.u32(ERROR).load(Ordering::Relaxed) != ERROR_NONE;
+        let error = self.page.0.u32(ERROR).load(Ordering::Relaxed);
+        let failed = self.page.offers(FEATURE_ERROR) && error != ERROR_NONE && error != self.old_error;
         if failed { Err(Impossible) } else { Ok(()) }
     }
 

@@ -69,7 +69,7 @@ fn tests() -> Vec<Test> {
         },
         test("embassy", "embassy", "", Usual::Main, reads_all),
         test("grants", "grants", "", Usual::All, share::judge_grants),
-        test("xenstore_absent", "xenstore", "absent", Usual::Main, xenstore::judge_absent),
+        test("xenstore_absent", "xenstore_client", "absent", Usual::Main, xenstore::judge_absent),
     ];
     for (flavour, name) in [(Flavour::Hardened, "crash"), (Flavour::Plain, "crash_plain")] {
         let hardened = flavour == Flavour::Hardened;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::case::{Case, Stage, Where};
+use super::case::{Case, Stage, Where, ended};
 use super::verdict::all_ok;
 use crate::lab::domain::Reason;
 use crate::lab::smoke::Ended;
@@ -36,9 +36,30 @@ pub fn cases(cases: &mut Vec<Case>) {
     for (name, cmdline, seconds, place) in
         [("client", "1000", 180, everywhere), ("busy", "10000 dom0", 900, Where::NOWHERE)]
     {
-        let case = Case::new(format!("xenstore::{name}"), "xenstore", |_| Ok(())).cmdline(cmdline).seconds(seconds);
+        let case =
+            Case::new(format!("xenstore::{name}"), "xenstore_client", |_| Ok(())).cmdline(cmdline).seconds(seconds);
         cases.push(case.on(place).steps(dom0_takes_part));
     }
+    cases.push(Case::new("xenstore::example", "xenstore", |_| Ok(())).steps(example_is_told));
+}
+
+/// The example, which dom0 greets and then stops.
+fn example_is_told(stage: &mut Stage) -> Result<()> {
+    let outcome = stage.run_after(|stage| {
+        let (domain, log) = (stage.domain.clone(), stage.log());
+        stage.dom0(&format!(
+            "data=/local/domain/$(xl domid {domain})/data; \
+             (until grep -q 'started 1 times' {log}; do sleep 0.2; done; xenstore-write $data/greeting hello; \
+              until grep -q 'greeting is hello' {log}; do sleep 0.2; done; xenstore-write $data/stop 1) \
+                 > /dev/null 2>&1 &"
+        ))?;
+        Ok(())
+    })?;
+    let text = outcome.text();
+    for line in [format!("the toolstack calls me {}", stage.domain), "data/greeting is hello".into()] {
+        ensure!(text.contains(&line), "it does not say {line:?}");
+    }
+    ended(&outcome, Reason::Poweroff)
 }
 
 /// Dom0 makes a directory whose listing is longer than a message, and then writes to a node of the guest's all the time.
