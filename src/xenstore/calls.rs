@@ -315,12 +315,22 @@ mod tests {
     #[repr(align(4096))]
     struct Memory(#[expect(dead_code, reason = "reached by a raw pointer")] [u8; 4096]);
 
-    /// A link to a server that reads everything and answers nothing.
-    fn link() -> (SharedPage, Link) {
+    /// A page that is given back at the end.
+    struct Shared(NonNull<Memory>);
+
+    impl Drop for Shared {
+        fn drop(&mut self) {
+            // SAFETY: it was a box, and the link to it is gone, which was made after it.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+
+    /// A page, and a link to a server that reads everything and answers nothing.
+    fn link() -> (Shared, SharedPage, Link) {
         let memory = NonNull::from(Box::leak(Box::new(Memory([0; 4096]))));
-        // SAFETY: the page is aligned and leaked, and all accesses go through `SharedPage`s.
+        // SAFETY: the page is aligned and lives as long as the test, and all accesses go through `SharedPage`s.
         let page = unsafe { SharedPage::new(memory.cast(), 1) };
-        (page, Page::new(page).join().unwrap().unwrap())
+        (Shared(memory), page, Page::new(page).join().unwrap().unwrap())
     }
 
     /// Sends all that may be sent, and returns the numbers of the requests.
@@ -347,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_number_is_not_used_again_before_its_reply() {
-        let ((page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
+        let ((_memory, page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
         let abandoned = read(&mut calls);
         assert_eq!(send(&mut calls, page, &mut link), [0]);
         calls.abandon(abandoned);
@@ -365,7 +375,7 @@ mod tests {
 
     #[test]
     fn twenty_requests_and_ten_transactions_are_sent_and_more_wait_in_order() {
-        let ((page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
+        let ((_memory, page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
         let start =
             |calls: &mut Calls| calls.submit(MessageType::TRANSACTION_START, 0, Payload::new(), Owner::Future(None));
         let starts: Vec<_> = (0..12).map(|_| start(&mut calls)).collect();
