@@ -308,16 +308,14 @@ impl Inner {
             let _ = port.notify();
         }
         let waits = !matches!(self.stage, Stage::Failed(_)) && (self.calls.is_busy() || self.watches.any());
-        (
-            if soon {
-                Next::Again
-            } else if waits {
-                Next::Server
-            } else {
-                Next::Nobody
-            },
-            broken,
-        )
+        let next = if soon {
+            Next::Again
+        } else if waits {
+            Next::Server
+        } else {
+            Next::Nobody
+        };
+        (next, broken)
     }
 
     /// Takes what the server has sent and sends what there is to be sent. Says whether there is more of the first, and

@@ -15,7 +15,7 @@ const SHARED: usize = 4;
 
 #[test]
 fn fifty_tasks_with_transactions_in_conflict_agree_with_a_model() {
-    let (tasks, operations) = if cfg!(miri) { (4, 6) } else { (50, 200) };
+    let (tasks, operations) = (50, 200);
     for (server, seed) in [(Store::new(), 1), (Store::oxenstored(), 2)] {
         server.delay(MS / 20);
         run(&server, async |domain| {

@@ -102,6 +102,7 @@ fn domains_are_asked_about_and_a_guest_is_refused_what_it_may_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes, of which the server takes most")]
 fn a_payload_of_4096_bytes_is_sent_and_one_of_4097_is_not() {
     for server in [Store::new(), Store::oxenstored()] {
         run(&server, async |domain| {
@@ -122,8 +123,9 @@ fn a_payload_of_4096_bytes_is_sent_and_one_of_4097_is_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes, of which the server takes most")]
 fn a_directory_beyond_a_message_comes_whole_or_is_an_error_of_its_own() {
-    let count = if cfg!(miri) { 150 } else { 5000 };
+    let count = 5000;
     let fill = |store: &Store| {
         store.dom0(|dom0| (0..count).for_each(|i| dom0.write(&format!("/local/domain/7/data/big/{i:060}"), "")));
     };
@@ -145,6 +147,7 @@ fn a_directory_beyond_a_message_comes_whole_or_is_an_error_of_its_own() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes, of which the server takes most")]
 fn a_directory_that_changes_between_its_parts_is_listed_anew() {
     let server = Store::new();
     let changes = std::cell::Cell::new(0);

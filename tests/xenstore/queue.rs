@@ -164,13 +164,13 @@ fn requests_of_a_turn_go_with_one_notification() {
 }
 
 proptest! {
-    #![proptest_config(proptest::test_runner::Config { cases: if cfg!(miri) { 1 } else { 40 }, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(proptest::test_runner::Config { cases: 40, failure_persistence: None, ..Default::default() })]
 
     /// Messages of all sizes over rings of 1024 bytes that wrap anywhere, cut anywhere.
     #[test]
     fn messages_cut_anywhere_arrive_whole(index: u32, pace in 1_u32..1100, sizes in proptest::collection::vec(0_usize..1900, 1..8)) {
         let server = Store::new();
-        server.pace(if cfg!(miri) { 900 } else { pace });
+        server.pace(pace);
         run_guest(Guest::new().xenstore(&server).xenstore_index(index), async |domain| {
             let store = domain.xenstore();
             let tasks: Vec<_> = sizes.iter().enumerate().map(|(number, &size)| {

@@ -70,7 +70,7 @@ fn watchers_of_a_path_share_the_servers_watch() {
 
 #[test]
 fn a_thousand_cycles_of_forty_watchers_leave_nothing() {
-    let cycles = if cfg!(miri) { 3 } else { 1000 };
+    let cycles = 1000;
     for server in [Store::new(), Store::oxenstored()] {
         run(&server, async |domain| {
             for _ in 0..cycles {
