@@ -303,34 +303,17 @@ fn copy(payload: &[u8]) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::boxed::Box;
-    use std::ptr::NonNull;
     use std::vec;
 
     use super::*;
     use crate::abi::xs_wire::{HEADER_SIZE, REQ_CONS, REQ_PROD};
     use crate::shared::SharedPage;
-    use crate::xenstore::link::Page;
-
-    #[repr(align(4096))]
-    struct Memory(#[expect(dead_code, reason = "reached by a raw pointer")] [u8; 4096]);
-
-    /// A page that is given back at the end.
-    struct Shared(NonNull<Memory>);
-
-    impl Drop for Shared {
-        fn drop(&mut self) {
-            // SAFETY: it was a box, and the link to it is gone, which was made after it.
-            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
-        }
-    }
+    use crate::xenstore::link::{Page, tests::Shared};
 
     /// A page, and a link to a server that reads everything and answers nothing.
     fn link() -> (Shared, SharedPage, Link) {
-        let memory = NonNull::from(Box::leak(Box::new(Memory([0; 4096]))));
-        // SAFETY: the page is aligned and lives as long as the test, and all accesses go through `SharedPage`s.
-        let page = unsafe { SharedPage::new(memory.cast(), 1) };
-        (Shared(memory), page, Page::new(page).join().unwrap().unwrap())
+        let (memory, page) = Shared::new();
+        (memory, page, Page::new(page).join().unwrap().unwrap())
     }
 
     /// Sends all that may be sent, and returns the numbers of the requests.

@@ -136,3 +136,88 @@ impl Link {
         Ok(total)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::boxed::Box;
+    use std::ptr::NonNull;
+
+    use super::*;
+    use crate::abi::xs_wire::{CONNECTED, MessageType};
+
+    #[repr(align(4096))]
+    struct Memory(#[expect(dead_code, reason = "reached by a raw pointer")] [u8; 4096]);
+
+    /// The memory of a page, given back at the end.
+    pub(in crate::xenstore) struct Shared(NonNull<Memory>);
+
+    impl Shared {
+        /// A page of zeroes, which is to be used no longer than its memory.
+        pub(in crate::xenstore) fn new() -> (Self, SharedPage) {
+            let memory = NonNull::from(Box::leak(Box::new(Memory([0; 4096]))));
+            // SAFETY: the page is aligned and lives as long as the test, and all accesses go through `SharedPage`s.
+            (Self(memory), unsafe { SharedPage::new(memory.cast(), 1) })
+        }
+    }
+
+    impl Drop for Shared {
+        fn drop(&mut self) {
+            // SAFETY: it was a box, and the test that has used the page is at its end.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+
+    fn word(page: SharedPage, offset: usize) -> u32 {
+        page.u32(offset).load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn of_the_page_only_requests_and_own_indices_are_written() {
+        let (_memory, page) = Shared::new();
+        // What the server has written, and what lies around, behind the buffers; the rings stand anywhere.
+        for offset in (2048..4096).step_by(4) {
+            page.u32(offset).store(0x5a5a_0000 | offset as u32, Ordering::Relaxed);
+        }
+        for offset in [REQ_PROD, REQ_CONS, RSP_PROD, RSP_CONS] {
+            page.u32(offset).store(1000, Ordering::Relaxed);
+        }
+        page.u32(SERVER_FEATURES).store(FEATURE_ERROR | 0xff00, Ordering::Relaxed);
+        page.u32(CONNECTION).store(CONNECTED, Ordering::Relaxed);
+        page.u32(ERROR).store(ERROR_NONE, Ordering::Relaxed);
+        let before: Box<[_]> = (2048..4096).step_by(4).map(|offset| (offset, word(page, offset))).collect();
+        let mut link = Page::new(page).join().unwrap().unwrap();
+        let payload = Payload::new().string("name").unwrap();
+        link.start(payload.header(MessageType::READ, 1, 0), payload);
+        assert_eq!((link.send(), link.is_free()), (Ok(21), true));
+        assert!(matches!(link.receive(), Ok((0, None))));
+        assert_eq!(link.check(), Ok(()));
+        for (offset, before) in before {
+            let expected = if offset == REQ_PROD { 1021 } else { before };
+            assert_eq!(word(page, offset), expected, "at {offset}");
+        }
+        // Without an offer the state of the connection is left alone too.
+        assert!(!Page::new(page).ask_anew());
+        assert_eq!(word(page, CONNECTION), CONNECTED);
+        page.u32(SERVER_FEATURES).store(FEATURE_RECONNECTION, Ordering::Relaxed);
+        assert!(Page::new(page).ask_anew());
+        assert_eq!((word(page, CONNECTION), word(page, SERVER_FEATURES)), (RECONNECT, FEATURE_RECONNECTION));
+        assert!(matches!(Page::new(page).join(), Ok(None)), "until the server says so");
+    }
+
+    #[test]
+    fn an_error_of_the_servers_is_one_where_it_offers_to_tell_and_until_the_next_connection() {
+        let (_memory, page) = Shared::new();
+        let mut link = Page::new(page).join().unwrap().unwrap();
+        page.u32(ERROR).store(3, Ordering::Relaxed);
+        assert_eq!(link.check(), Ok(()));
+        page.u32(SERVER_FEATURES).store(FEATURE_ERROR, Ordering::Relaxed);
+        assert_eq!(link.check(), Err(Impossible));
+        // One that does not take it back serves the next all the same.
+        let mut next = Page::new(page).join().unwrap().unwrap();
+        assert_eq!(next.check(), Ok(()));
+        page.u32(ERROR).store(1, Ordering::Relaxed);
+        assert_eq!(next.check(), Err(Impossible));
+        page.u32(REQ_CONS).store(7, Ordering::Relaxed);
+        assert!(Page::new(page).join().is_err());
+    }
+}
