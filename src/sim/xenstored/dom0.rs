@@ -1,6 +1,6 @@
 //! Dom0 at work on the store: the toolstack, and the back ends that a test plays.
 
-use std::string::{String, ToString};
+use std::string::String;
 use std::vec::Vec;
 
 use super::tree::{Permission, Refusal};
@@ -16,7 +16,7 @@ impl Dom0<'_> {
     ///
     /// If the path is none.
     pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) {
-        let path = absolute(path);
+        let path = self.absolute(path);
         self.0.actor(0, |actor| actor.write(&path, value.as_ref())).expect("dom0 may write");
     }
 
@@ -49,10 +49,10 @@ impl Dom0<'_> {
         let permissions = permissions.expect("a permission is a letter and a domain");
         self.0.actor(0, |actor| actor.set_permissions(path, permissions)).expect("there is the node");
     }
-}
 
-/// A path of a test's.
-fn absolute(path: &str) -> String {
-    assert!(path.starts_with('/'), "dom0 has no home: {path}");
-    nodes::absolute(0, path).unwrap_or_else(|_| panic!("no path: {path}")).to_string()
+    /// A path of a test's.
+    fn absolute(&self, path: &str) -> String {
+        assert!(path.starts_with('/'), "dom0 has no home: {path}");
+        nodes::absolute(self.0.flavour, 0, path).unwrap_or_else(|_| panic!("no path: {path}"))
+    }
 }

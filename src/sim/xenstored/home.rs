@@ -46,14 +46,22 @@ const OWNED: [&str; 13] = [
 ];
 
 impl Server {
-    /// Makes the roots, which no guest may list.
+    /// Makes the roots, which no guest may list, and the homes of domains, unless they are there.
     pub(super) fn plant(&mut self) {
-        let mut view = View { tree: &mut self.tree, transaction: None };
-        for path in ["/", "@introduceDomain", "@releaseDomain"] {
-            view.set(path, Some(Node { permissions: Vec::from([Permission::owner(0)]), ..Node::default() }));
+        if !self.planted {
+            self.planted = true;
+            let mut view = View { tree: &mut self.tree, transaction: None };
+            for path in ["/", "@introduceDomain", "@releaseDomain"] {
+                view.set(path, Some(Node { permissions: Vec::from([Permission::owner(0)]), ..Node::default() }));
+            }
+            for path in ["/local/domain/0/name", "/vm", "/libxl", "/tool/xenstored"] {
+                self.put(path, "");
+            }
         }
-        for path in ["/local/domain/0/name", "/vm", "/libxl", "/tool/xenstored"] {
-            self.put(path, "");
+        for (domain, memory) in core::mem::take(&mut self.homes) {
+            self.make_home(domain, memory);
+            self.fire_special("@introduceDomain");
+            self.settle();
         }
     }
 
@@ -67,8 +75,8 @@ impl Server {
         self.actor(0, |actor| actor.set_permissions(path, permissions)).expect("there is the node");
     }
 
-    /// Makes a domain's home, as the toolstack does before the domain runs, and begins to serve its ring.
-    pub(super) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
+    /// Makes a domain's home, as the toolstack does before the domain runs.
+    fn make_home(&mut self, domain: u16, memory: Memory) {
         let (home, vm) = (format!("/local/domain/{domain}"), format!("/vm/00000000-0000-4000-8000-{domain:012x}"));
         let name = format!("guest{domain}");
         let readable = || Vec::from([Permission::owner(0), Permission::reader(domain)]);
@@ -91,19 +99,26 @@ impl Server {
             self.put(&path, "");
             self.grant(&path, Vec::from([Permission::owner(domain)]));
         }
+    }
+
+    /// Begins to serve a domain's ring.
+    pub(super) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
         let state = if self.connects_after_ns.is_some() { RECONNECT } else { CONNECTED };
         let mut connection = Connection::new(page, self.features, state, index);
         connection.due_ns = self.connects_after_ns.map(|delay| now_ns + delay);
         connection.waits_ns = connection.due_ns;
         self.connections.insert(domain, connection);
-        self.fire_special("@introduceDomain");
-        self.settle();
+        self.homes.push((domain, memory));
     }
 
     /// The domain has ended: nobody is left to be served. Its nodes are the toolstack's matter.
     pub(super) fn release(&mut self, domain: u16) {
         self.connections.remove(&domain);
-        self.fire_special("@releaseDomain");
-        self.settle();
+        // Without roots there is nobody who watches.
+        if self.planted {
+            self.plant();
+            self.fire_special("@releaseDomain");
+            self.settle();
+        }
     }
 }

@@ -101,6 +101,10 @@ struct Server {
     flavour: Flavour,
     features: u32,
     tree: Tree,
+    /// The roots are there.
+    planted: bool,
+    /// Domains whose homes are to be made before anybody looks.
+    homes: Vec<(u16, Memory)>,
     connections: BTreeMap<u16, Connection>,
     last_transaction: u32,
     /// Requests that came whole: who, what, and its payload.
@@ -146,10 +150,12 @@ impl Store {
     }
 
     fn with(flavour: Flavour, features: u32) -> Self {
-        let mut server = Server {
+        Self(Arc::new(Mutex::new(Server {
             flavour,
             features,
             tree: Tree::default(),
+            planted: false,
+            homes: Vec::new(),
             connections: BTreeMap::new(),
             last_transaction: 0,
             log: Vec::new(),
@@ -162,9 +168,7 @@ impl Store {
             pace: None,
             stopped: false,
             connects_after_ns: None,
-        };
-        server.plant();
-        Self(Arc::new(Mutex::new(server)))
+        })))
     }
 
     /// Offers other features, to domains that start from now on: bits of [`xs_wire`](crate::abi::xs_wire).
@@ -181,8 +185,15 @@ impl Store {
         self
     }
 
-    fn lock(&self) -> MutexGuard<'_, Server> {
+    /// The server, with nodes or without: most domains of tests never look.
+    fn bare(&self) -> MutexGuard<'_, Server> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Server> {
+        let mut server = self.bare();
+        server.plant();
+        server
     }
 
     /// Does several things as dom0, which no domain can come between.

@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::Flavour;
 use super::tree::{Change, Node, Permission, Refusal, View, Want, may};
-use crate::abi::xs_wire::{ABS_PATH_MAX, PAYLOAD_MAX, REL_PATH_MAX};
+use crate::abi::xs_wire::{ABS_PATH_MAX, PAYLOAD_MAX};
 
 /// Nodes that a domain may own.
 const NODES: usize = 1000;
@@ -16,12 +16,12 @@ const NODE_SIZE: usize = 2048;
 const PERMISSIONS: usize = 5;
 
 /// The absolute path that a domain means.
-pub(super) fn absolute(domain: u16, path: &str) -> Result<String, Refusal> {
+pub(super) fn absolute(flavour: Flavour, domain: u16, path: &str) -> Result<String, Refusal> {
     let home = format!("/local/domain/{domain}/");
     let whole = if path.starts_with('/') { path.to_string() } else { format!("{home}{path}") };
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte);
     let relative = whole.strip_prefix(&home).unwrap_or(&whole);
-    let too_long = whole.len() > ABS_PATH_MAX || (domain != 0 && relative.len() > REL_PATH_MAX);
+    let too_long = whole.len() > ABS_PATH_MAX || (domain != 0 && relative.len() > flavour.path());
     let slashes = whole.contains("//") || (whole.ends_with('/') && whole != "/");
     if path.is_empty() || too_long || slashes || !whole.bytes().all(is_valid) {
         return Err("EINVAL");

@@ -12,8 +12,8 @@ use crate::abi::xs_wire::{FEATURE_WATCH_DEPTH, Header, MessageType, REL_PATH_MAX
 
 /// Transactions that a domain may have open.
 const TRANSACTIONS: usize = 10;
-/// Nodes that a transaction may see.
-const TOUCHED: usize = 1024;
+/// Nodes that a transaction may see by C xenstored, and requests that it may be of by oxenstored.
+const TRANSACTION: usize = 1024;
 
 impl Flavour {
     /// Watches that a domain may have.
@@ -28,7 +28,23 @@ impl Flavour {
     pub(super) const fn outstanding(self) -> usize {
         match self {
             Self::C => 20,
-            Self::Ocaml => usize::MAX,
+            Self::Ocaml => 1024,
+        }
+    }
+
+    /// Bytes of a path below a domain's home, or of one elsewhere.
+    pub(super) const fn path(self) -> usize {
+        match self {
+            Self::C => REL_PATH_MAX,
+            Self::Ocaml => 1024,
+        }
+    }
+
+    /// How much there is of a transaction, of [`TRANSACTION`].
+    fn size(self, transaction: &Transaction) -> usize {
+        match self {
+            Self::C => transaction.touched(),
+            Self::Ocaml => transaction.requests,
         }
     }
 }
@@ -58,8 +74,9 @@ fn path_and_rest(payload: &[u8]) -> Result<(&str, &[u8]), Refusal> {
     Ok((core::str::from_utf8(&payload[..end]).map_err(|_| "EINVAL")?, &payload[end + 1..]))
 }
 
-fn absolute_or_special(domain: u16, path: &str) -> Result<String, Refusal> {
-    if path.starts_with('@') && path.len() <= REL_PATH_MAX { Ok(path.to_string()) } else { absolute(domain, path) }
+fn absolute_or_special(flavour: Flavour, domain: u16, path: &str) -> Result<String, Refusal> {
+    let special = path.starts_with('@') && path.len() <= REL_PATH_MAX;
+    if special { Ok(path.to_string()) } else { absolute(flavour, domain, path) }
 }
 
 impl Server {
@@ -131,8 +148,11 @@ impl Server {
         let mut actor = Actor { domain, flavour: self.flavour, view, changes: Vec::new() };
         let mut answer = about_node(&mut actor, ty, payload);
         let changes = actor.changes;
-        if transaction.as_ref().is_some_and(|transaction| transaction.touched() > TOUCHED) {
-            answer = Err(self.flavour.quota("ENOSPC"));
+        if let Some(transaction) = &mut transaction {
+            transaction.requests += 1;
+            if self.flavour.size(transaction) > TRANSACTION {
+                answer = Err(self.flavour.quota("ENOSPC"));
+            }
         }
         if let (Some(connection), Some(transaction)) = (self.connections.get_mut(&domain), transaction) {
             connection.transactions.insert(tx_id, transaction);
@@ -149,7 +169,7 @@ impl Server {
             }
             _ => return Err("EINVAL"),
         };
-        let absolute = absolute_or_special(domain, path)?;
+        let absolute = absolute_or_special(self.flavour, domain, path)?;
         let connection = self.connections.get_mut(&domain).ok_or("EINVAL")?;
         let is_there = |watch: &Watch| watch.absolute == absolute && watch.token == token.as_bytes();
         if connection.watches.iter().any(is_there) {
@@ -166,7 +186,7 @@ impl Server {
 
     fn unwatch(&mut self, domain: u16, payload: &[u8]) -> Result<(), Refusal> {
         let [path, token] = exactly(payload)?;
-        let absolute = absolute_or_special(domain, path)?;
+        let absolute = absolute_or_special(self.flavour, domain, path)?;
         let connection = self.connections.get_mut(&domain).ok_or("EINVAL")?;
         let is_it = |watch: &Watch| watch.absolute == absolute && watch.token == token.as_bytes();
         let index = connection.watches.iter().position(is_it).ok_or("ENOENT")?;
@@ -209,36 +229,36 @@ impl Server {
 }
 
 fn about_node(actor: &mut Actor<'_>, ty: MessageType, payload: &[u8]) -> Answer {
-    let domain = actor.domain;
+    let (flavour, domain) = (actor.flavour, actor.domain);
     match ty {
-        MessageType::READ => actor.read(&one_path(domain, payload)?),
-        MessageType::DIRECTORY => actor.directory(&one_path(domain, payload)?),
+        MessageType::READ => actor.read(&one_path(flavour, domain, payload)?),
+        MessageType::DIRECTORY => actor.directory(&one_path(flavour, domain, payload)?),
         MessageType::DIRECTORY_PART => {
             let [path, offset] = exactly(payload)?;
             let offset = offset.parse().map_err(|_| "EINVAL")?;
-            actor.directory_part(&absolute(domain, path)?, offset)
+            actor.directory_part(&absolute(flavour, domain, path)?, offset)
         }
         MessageType::WRITE => {
             let (path, value) = path_and_rest(payload)?;
-            actor.write(&absolute(domain, path)?, value).map(done)
+            actor.write(&absolute(flavour, domain, path)?, value).map(done)
         }
-        MessageType::MKDIR => actor.mkdir(&one_path(domain, payload)?).map(done),
-        MessageType::RM => actor.remove(&one_path(domain, payload)?).map(done),
+        MessageType::MKDIR => actor.mkdir(&one_path(flavour, domain, payload)?).map(done),
+        MessageType::RM => actor.remove(&one_path(flavour, domain, payload)?).map(done),
         MessageType::GET_PERMS => {
             let [path] = exactly(payload)?;
-            let permissions = actor.permissions(&absolute_or_special(domain, path)?)?;
+            let permissions = actor.permissions(&absolute_or_special(flavour, domain, path)?)?;
             Ok(permissions.iter().flat_map(|permission| format!("{permission}\0").into_bytes()).collect())
         }
         MessageType::SET_PERMS => {
             let (path, rest) = path_and_rest(payload)?;
             let permissions: Result<_, _> = strings(rest)?.into_iter().map(Permission::parse).collect();
-            actor.set_permissions(&absolute_or_special(domain, path)?, permissions?).map(done)
+            actor.set_permissions(&absolute_or_special(flavour, domain, path)?, permissions?).map(done)
         }
         _ => Err("ENOSYS"),
     }
 }
 
-fn one_path(domain: u16, payload: &[u8]) -> Result<String, Refusal> {
+fn one_path(flavour: Flavour, domain: u16, payload: &[u8]) -> Result<String, Refusal> {
     let [path] = exactly(payload)?;
-    absolute(domain, path)
+    absolute(flavour, domain, path)
 }

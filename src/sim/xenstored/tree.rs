@@ -144,6 +144,8 @@ struct Touched {
 #[derive(Default)]
 pub(super) struct Transaction {
     nodes: BTreeMap<String, Touched>,
+    /// How many requests it was of.
+    pub(super) requests: usize,
     /// What is to be told to watches then.
     pub(super) changes: Vec<Change>,
 }

@@ -20,17 +20,17 @@ const REACTIONS: usize = 10_000;
 impl Store {
     /// Begins to serve a domain.
     pub(crate) fn introduce(&self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
-        self.lock().introduce(domain, page, index, memory, now_ns);
+        self.bare().introduce(domain, page, index, memory, now_ns);
     }
 
     /// The domain has ended.
     pub(crate) fn release(&self, domain: u16) {
-        self.lock().release(domain);
+        self.bare().release(domain);
     }
 
     /// The domain has notified the server.
     pub(crate) fn notified(&self, domain: u16, now_ns: u64) {
-        let mut server = self.lock();
+        let mut server = self.bare();
         let when = now_ns + server.delay_ns;
         if let Some(connection) = server.connections.get_mut(&domain) {
             connection.due_ns = Some(connection.due_ns.map_or(when, |due| due.min(when)));
@@ -39,7 +39,7 @@ impl Store {
 
     /// When the server has its next turn for a domain.
     pub(crate) fn next(&self, domain: u16) -> Option<u64> {
-        self.lock().connections.get(&domain)?.due_ns
+        self.bare().connections.get(&domain)?.due_ns
     }
 
     /// Has a turn for a domain; true if it raises an event.

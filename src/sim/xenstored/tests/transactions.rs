@@ -78,9 +78,6 @@ fn quotas_are_refused_in_the_words_of_each_server() {
         assert_eq!(client.ask(Ty::WRITE, &longest), error(names[2]));
         longest.truncate(2007);
         assert_eq!(client.ask(Ty::WRITE, &longest), ok());
-        if cfg!(miri) {
-            continue;
-        }
         // A directory of the guest's is a node, too, in one of them.
         let mut count = 0;
         let refused = loop {
@@ -92,5 +89,19 @@ fn quotas_are_refused_in_the_words_of_each_server() {
         assert_eq!(refused, names[3]);
         // The thirteen of the toolstack's, one value, and ten directories count.
         assert_eq!(count, 1000 - 13 - 1 - 10);
+    }
+}
+
+#[test]
+fn a_transaction_is_not_of_any_size() {
+    // One server counts the nodes that it has seen, with those above that were looked at; the other, its requests.
+    for (store, requests, name) in [(Store::new(), 1023, "ENOSPC"), (Store::oxenstored(), 1024, "EQUOTA")] {
+        let mut client = Client::new(&store);
+        let id = client.start().unwrap();
+        for number in 0..requests {
+            assert_eq!(client.ask_in(id, Ty::READ, format!("data/n{number}\0")), error("ENOENT"));
+        }
+        assert_eq!(client.ask_in(id, Ty::READ, "data/more\0"), error(name));
+        assert_eq!(client.ask_in(id, Ty::TRANSACTION_END, "F\0"), ok());
     }
 }
