@@ -32,7 +32,7 @@ use crate::shared::SharedPage;
 use MessageType as Ty;
 
 #[repr(align(4096))]
-struct Page(#[expect(dead_code, reason = "reached by raw pointers")] [u8; 4096]);
+struct Page(#[allow(dead_code, reason = "reached by raw pointers")] [u8; 4096]);
 
 /// A domain with a ring, driven by hand.
 struct Client {
