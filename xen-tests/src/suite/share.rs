@@ -78,11 +78,14 @@ fn wait_until_idle(stage: &mut Stage, domain: &Peer) -> Result<()> {
     let start = Instant::now();
     // It waits for some seconds each time.
     while stage.session.run(&format!("until_said {} @idle", domain.name), COMMAND_LIMIT)?.status != 0 {
-        let console = log_of(&domain.name);
+        let list = stage.session.run(&format!("xl list {}", domain.name), COMMAND_LIMIT)?.text();
+        let state = list.lines().nth(1).and_then(|line| line.split_whitespace().nth(4));
+        let runs = state.is_some_and(|state| !state.contains(['s', 'c']));
         ensure!(
-            start.elapsed() < stage.limit,
-            "{} does not come to its end",
-            stage.dom0(&format!("tail -n 5 {console}"))?
+            runs && start.elapsed() < stage.limit,
+            "{} does not come to its end:\n{}",
+            domain.name,
+            stage.dom0(&format!("tail -n 5 {}", log_of(&domain.name)))?
         );
     }
     Ok(())
