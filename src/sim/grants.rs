@@ -192,7 +192,7 @@ impl Machine {
     /// If something lies there: that would be lost.
     pub(super) fn place(&mut self, frame: u64, page: NonNull<u8>, what: &str) {
         let address = frame << 12;
-        let over = self.map.iter().find(|&&(start, size, _)| address + 4096 > start && address < start + size);
+        let over = self.shown_at(frame);
         assert!(over.is_none(), "{what} is mapped over {over:x?}: that page is lost");
         assert!(self.memory.at(address).is_none(), "{what} is mapped over another page: {address:#x}");
         self.memory.place(frame, page);

@@ -205,7 +205,7 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
     }
     with(|machine| {
         let address = request.gpfn << 12;
-        let over = machine.map.iter().find(|&&(start, size, _)| address + 4096 > start && address < start + size);
+        let over = machine.shown_at(request.gpfn);
         assert!(over.is_none(), "shared_info is mapped over {over:x?}: that page is lost");
         let page = machine.memory.back(address, 4096);
         // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.

@@ -309,6 +309,12 @@ impl Machine {
         kept
     }
 
+    /// The entry of the memory map that a frame lies in, if only in part. An empty one covers nothing.
+    pub(crate) fn shown_at(&self, frame: u64) -> Option<&(u64, u64, u32)> {
+        let (first, last) = (frame << 12, frame << 12 | 0xfff);
+        self.map.iter().find(|&&(start, size, _)| size > 0 && last >= start && first <= start.saturating_add(size - 1))
+    }
+
     pub(crate) const fn is_xen(&self) -> bool {
         self.xen.is_some()
     }
