@@ -148,7 +148,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // SAFETY: the frame was just given to shared_info, is mapped read-write by step 6, and nothing else uses it.
     let info = SharedInfo::new(unsafe { SharedPage::new(page, 1) });
 
-    // 8. The console, and xenstore, which is not looked at before somebody uses it.
+    // 8. The console.
     let console = match console {
         // SAFETY: the location is what Xen says of this domain, its frame was mapped in step 6, and this is its
         // only use.
@@ -156,8 +156,6 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         None if raw.flags.contains(Sif::INITDOMAIN) => Attachment::hypervisor(),
         None => Attachment::absent(),
     };
-    // SAFETY: as for the console; the frame is another.
-    let xenstore = unsafe { xenstore::Connection::new(xenstore) };
 
     // 9. The heap: everything that is still free.
     for &range in free.ranges().iter().chain([&image.boot_tables, &image.spare]) {
@@ -170,7 +168,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     let balloon = memory::balloon::Balloon::new(&map)?;
     let holes = memory::holes::Holes::new(&map)?;
 
-    // 10. The state, and with it the log.
+    // 10. The state, and with it the log, and xenstore, which is not looked at before somebody uses it.
     let command_line = loaded.command_line.bytes;
     let options = Options::parse(command_line, |_| {});
     let state = state::install(State {
@@ -186,7 +184,8 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         holes: Mutex::new(holes),
         info,
         console,
-        xenstore,
+        // SAFETY: as for the console; the frame is another.
+        xenstore: unsafe { xenstore::Connection::new(xenstore) },
         log: LogState::new(options.log_level),
         random: random::Memory::default(),
         executor: executor::Executor::default(),

@@ -6,6 +6,9 @@
 //! wants to be one, the last words, which must be at a symbol, and two counters that run before there is a state and
 //! after it is broken: of hypercalls, and of crashes.
 
+#[cfg(target_os = "none")]
+use core::mem::ManuallyDrop;
+
 use spin::Mutex;
 
 use crate::abi::xen::DomainId;
@@ -85,7 +88,9 @@ pub(crate) fn get() -> Option<&'static State> {
 /// Keeps the state for the life of the domain. Boot does this once.
 #[cfg(target_os = "none")]
 pub(crate) fn install(state: State) -> &'static State {
-    STATE.call_once(|| state)
+    // Not to be dropped if there is one already: code for a domain's end, which nothing else has a use for.
+    let state = ManuallyDrop::new(state);
+    STATE.call_once(|| ManuallyDrop::into_inner(state))
 }
 
 #[cfg(not(target_os = "none"))]

@@ -304,6 +304,7 @@ mod tests {
         /// Wherever the slice and the pages begin and end, the same bytes arrive that copying between slices gives, and no
         /// others.
         #[test]
+        #[cfg_attr(miri, ignore = "tens of thousands of bytes, each by itself; tests/copies.rs has the same code in less")]
         fn all_splits_agree_with_copying_between_slices(
             pages in 1_usize..5, own in 0_usize..4096, near in prop::bool::ANY, out in prop::bool::ANY,
             at in any::<prop::sample::Index>(), len in any::<prop::sample::Index>()) {
