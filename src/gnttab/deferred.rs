@@ -1,22 +1,26 @@
 //! Pages that a peer still has in use although their grant is at its end: kept, with their references, and looked at again.
 //!
-//! Each waits 1 ms for the first look, and twice as long for each further one, up to half a second: so it is free within a
-//! second of when the peer is done with it. The main loop looks, at a bounded number in a turn, and sets the timer of the
-//! virtual CPU for the next look; without entries there is neither. An entry's place is made with its grant, so that
-//! neither dropping a grant nor looking takes memory.
+//! The first look comes at the next full millisecond, and each further one at the next multiple of a period twice as long, up
+//! to half a second: so a page is free within a second of when the peer is done with it. The moments are those of the clock,
+//! and not of the entries: however many there are, an idle domain wakes some two times a second for them. The main loop
+//! looks, at a bounded number in a turn, and sets the timer of the virtual CPU for the next look; without entries there is
+//! neither.
+//!
+//! An entry's place is made with its grant, so that neither dropping a grant nor looking takes memory: 64 bytes for each of as
+//! many grants as there ever were at once.
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering;
-use core::time::Duration;
 
 use super::Error;
 use super::list::Chain;
 use crate::memory::{self, Pages};
 use crate::time::Instant;
 
-/// How long to wait for the first look at an entry, and for any at most.
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_millis(500);
+/// The period of the first look at an entry, and the longest, in nanoseconds. Each is a multiple of those before, so that what
+/// is looked at seldom is looked at together with what is looked at often.
+const SHORTEST: u64 = 1_000_000;
+const LONGEST: u64 = SHORTEST << 9;
 
 /// A grant that is ended as far as it can be. The memory is in one piece, so it is kept until its last page is free; references
 /// that are no longer in use are given back before.
@@ -28,22 +32,30 @@ pub(super) struct Entry {
     /// How many of them are to be looked at before the next wait.
     pub(super) left: u32,
     due: Instant,
-    delay: Duration,
+    period: u64,
 }
+
+// What the first lines of this file say of its size.
+const _: () = assert!(size_of::<Entry>() == 64);
 
 impl Entry {
     /// A grant whose end was tried now.
     pub(super) fn new(pages: Pages, references: Chain, now: Instant) -> Self {
-        Self { pages, references, left: 0, due: now + SHORTEST, delay: SHORTEST }
+        Self { pages, references, left: 0, due: next_multiple(now, SHORTEST), period: SHORTEST }
     }
 
-    /// Has all references been looked at? Then the next look is to come later than the last did.
+    /// Have all references been looked at? Then the next look is to come later than the last did.
     pub(super) fn postpone(&mut self, now: Instant) {
         if self.left == 0 {
-            self.delay = (2 * self.delay).min(LONGEST);
-            self.due = now + self.delay;
+            self.period = (2 * self.period).min(LONGEST);
+            self.due = next_multiple(now, self.period);
         }
     }
+}
+
+/// The first moment after now that is a multiple of a period.
+fn next_multiple(now: Instant, period: u64) -> Instant {
+    Instant::from_nanos((now.as_nanos() / period + 1).saturating_mul(period))
 }
 
 /// In the order of a heap, whose greatest comes first: that is the one to be looked at next.
