@@ -407,7 +407,7 @@ fn twenty_thousand_references_are_in_use_at_once() {
         assert_eq!((stat().in_use, stat().free, stat().waiting), (0, 32_760, 0));
     });
     assert_eq!(report.granted, []);
-    // One hypercall for each page of the table, but the highest of those that are needed comes first.
+    // One hypercall for each page of the table.
     let placed = report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, ADD_TO_PHYSMAP)).count();
     assert_eq!(placed, 64 + 1);
 }

@@ -9,7 +9,7 @@ use spin::Mutex;
 
 use super::deferred::{Deferred, Entry};
 use super::list::{Chain, Lists};
-use super::table::{AT_ONCE, Permit, Table};
+use super::table::{Permit, Table};
 use super::waiters::Waiters;
 use super::{Error, Stat};
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
@@ -58,19 +58,18 @@ impl Inner {
     /// Takes so many references, or none if there are not so many: then the table has not grown for it.
     fn take(&mut self, count: u32) -> Result<Option<Chain>, Error> {
         self.table.most()?;
-        if count > self.lists.known().saturating_add(self.growth()) {
-            return Err(Error::TooMany);
+        loop {
+            // What a boot loader has left in use shows only when a page of the table is placed: both are asked each time.
+            if count > self.lists.known().saturating_add(self.growth()) {
+                return Err(Error::TooMany);
+            }
+            if count <= self.lists.free() || count > self.lists.free() + self.growth() {
+                return Ok(self.lists.take(count));
+            }
+            let block = self.lists.reserve()?;
+            self.table.grow()?;
+            self.lists.adopt(block, |reference| self.table.is_usable(reference));
         }
-        // What a boot loader has left in use shows only when a page of the table is placed: hence the loop.
-        while self.lists.free() < count && self.lists.free() + self.growth() >= count {
-            let missing = count - self.lists.free();
-            let room = self.table.known_most() - self.table.pages();
-            let pages = missing.div_ceil(ENTRIES_PER_FRAME).clamp(1, room.min(AT_ONCE));
-            let blocks = self.lists.reserve(pages)?;
-            self.table.grow(pages)?;
-            self.lists.adopt(blocks, |reference| self.table.is_usable(reference));
-        }
-        Ok(self.lists.take(count))
     }
 
     /// Who is to be woken, as references have become free, or nobody is in front of the next any more.

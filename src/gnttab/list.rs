@@ -62,26 +62,21 @@ impl Lists {
         self.known
     }
 
-    /// Makes room for the references of so many more pages of the table.
-    pub(super) fn reserve(&mut self, pages: u32) -> Result<Vec<Vec<u32>>, Error> {
+    /// Makes room for the references of one more page of the table.
+    pub(super) fn reserve(&mut self) -> Result<Vec<u32>, Error> {
         let no_memory = |_| Error::Memory(memory::Error::OutOfMemory);
-        self.blocks.try_reserve(pages as usize).map_err(no_memory)?;
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(pages as usize).map_err(no_memory)?;
-        for _ in 0..pages {
-            let mut block = Vec::new();
-            block.try_reserve_exact(BLOCK).map_err(no_memory)?;
-            block.resize(BLOCK, END);
-            blocks.push(block);
-        }
-        Ok(blocks)
+        self.blocks.try_reserve(1).map_err(no_memory)?;
+        let mut block = Vec::new();
+        block.try_reserve_exact(BLOCK).map_err(no_memory)?;
+        block.resize(BLOCK, END);
+        Ok(block)
     }
 
-    /// Adds the references of more pages of the table, those that may be used, behind the free ones: the lowest first.
-    pub(super) fn adopt(&mut self, blocks: Vec<Vec<u32>>, usable: impl Fn(u32) -> bool) {
+    /// Adds the references of one more page of the table, those that may be used, behind the free ones: the lowest first.
+    pub(super) fn adopt(&mut self, block: Vec<u32>, usable: impl Fn(u32) -> bool) {
         let start = self.blocks.len() * BLOCK;
-        self.blocks.extend(blocks);
-        for reference in (start..self.blocks.len() * BLOCK).map(|reference| reference as u32) {
+        self.blocks.push(block);
+        for reference in (start..start + BLOCK).map(|reference| reference as u32) {
             if usable(reference) {
                 let mut free = core::mem::replace(&mut self.free, Chain::EMPTY);
                 self.push(&mut free, reference);
@@ -178,8 +173,10 @@ mod tests {
     }
 
     fn grow(lists: &mut Lists, pages: u32) {
-        let blocks = lists.reserve(pages).unwrap();
-        lists.adopt(blocks, |reference| reference >= 8);
+        for _ in 0..pages {
+            let block = lists.reserve().unwrap();
+            lists.adopt(block, |reference| reference >= 8);
+        }
     }
 
     #[derive(Clone, Debug)]

@@ -24,9 +24,6 @@ use crate::memory::holes::Hole;
 use crate::shared::SharedPage;
 use crate::{arch, hypercall, memory};
 
-/// Pages of the table that are placed at once, in one hole, at most.
-pub(super) const AT_ONCE: u32 = 64;
-
 /// What an entry permits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permit {
@@ -66,29 +63,18 @@ impl Table {
         Ok(most)
     }
 
-    /// Places so many more pages, up to [`AT_ONCE`].
-    pub(super) fn grow(&mut self, count: u32) -> Result<(), Error> {
-        self.pages.try_reserve(count as usize).map_err(|_| memory::Error::OutOfMemory)?;
-        let hole = Hole::new(count.into())?;
-        let (first, known) = (hole.frames().start, self.pages());
-        // The highest first: Xen's table grows once, up to it.
-        for index in (0..count).rev() {
-            // SAFETY: the frames are of a hole, which nothing else uses: nothing lies there.
-            if let Err(errno) = unsafe { hypercall::grant_table_map(known + index, first + u64::from(index)) } {
-                if index + 1 < count {
-                    // What was placed stays there.
-                    core::mem::forget(hole);
-                }
-                return Err(Error::Refused(errno));
-            }
-        }
-        for index in 0..u64::from(count) {
-            let Some(page) = NonNull::new(arch::phys((first + index) << 12)) else { break };
-            // SAFETY: the page was just placed in a hole, which is mapped read-write and given up below, for ever; nothing
-            // else accesses it.
-            self.pages.push(unsafe { SharedPage::new(page, 1) });
-        }
+    /// Places one more page: the lowest that is not placed, so that nothing is left half done if Xen refuses another one.
+    pub(super) fn grow(&mut self) -> Result<(), Error> {
+        self.pages.try_reserve(1).map_err(|_| memory::Error::OutOfMemory)?;
+        let hole = Hole::new(1)?;
+        let frame = hole.frames().start;
+        // SAFETY: the frame is a hole, which nothing else uses: nothing lies there.
+        unsafe { hypercall::grant_table_map(self.pages(), frame) }.map_err(Error::Refused)?;
+        // It stays there for ever.
         core::mem::forget(hole);
+        let page = NonNull::new(arch::phys(frame << 12)).ok_or(Error::BadAddress)?;
+        // SAFETY: the page was just placed, in a hole that is mapped read-write and given up for it; nothing else accesses it.
+        self.pages.push(unsafe { SharedPage::new(page, 1) });
         Ok(())
     }
 
@@ -144,13 +130,16 @@ pub(super) fn frame_number(frame: u64) -> Result<u32, Error> {
 
 #[cfg(test)]
 mod tests {
-    use core::sync::atomic::AtomicU8;
+    use core::sync::atomic::{AtomicU8, AtomicU32};
     use core::time::Duration;
     use std::boxed::Box;
     use std::sync::Arc;
     use std::vec;
 
     use super::*;
+    use crate::abi::errno::Errno;
+    use crate::abi::memory::ADD_TO_PHYSMAP;
+    use crate::abi::xen::Hypercall;
     use crate::gnttab::{Granted, ReadOnly, ReadWrite, stat};
     use crate::lifecycle::Reason;
     use crate::sim::race::script;
@@ -264,11 +253,11 @@ mod tests {
             for reference in [9, 511] {
                 page.u32(8 * reference).store(left, Ordering::Relaxed);
             }
-            // It is placed elsewhere now.
+            // It is placed elsewhere now. That there are fewer than it seemed is known then.
+            assert_eq!(Granted::<ReadWrite>::new(DomainId(PEER), 504).await.unwrap_err(), Error::TooMany);
             let granted = Granted::<ReadWrite>::try_new(DomainId(PEER), 502).unwrap();
             assert!(granted.references().all(|reference| ![9, 511].contains(&reference.0)));
             assert_eq!((stat().in_use, stat().free), (502, 0));
-            // That there are fewer than it seemed is known then.
             let too_many = Granted::<ReadWrite>::try_new(DomainId(PEER), 503);
             assert_eq!(too_many.unwrap_err(), Error::TooMany);
             drop(granted);
@@ -276,6 +265,33 @@ mod tests {
             for reference in [9, 511] {
                 assert_eq!(pages[0].u32(8 * reference).swap(0, Ordering::Relaxed), left);
             }
+        });
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "a minute: it has thousands of references; the same code runs in the other tests")]
+    fn growth_that_xen_refuses_midway_keeps_what_it_has_and_loses_no_space() {
+        let allowed = Arc::new(AtomicU32::new(u32::MAX));
+        let left = Arc::clone(&allowed);
+        let fault = move |number, operation| {
+            let places = (number, operation) == (Hypercall::Memory, ADD_TO_PHYSMAP);
+            let refused =
+                places && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err();
+            refused.then_some(Errno::ENOMEM)
+        };
+        run(Guest::new().grant_frames(4).fault(fault), async || {
+            let grants = &crate::state::get().unwrap().grants;
+            let next_place = || Hole::new(1).unwrap().frames().start;
+            let first = next_place();
+            for (more, frames) in [(1, 1), (0, 1), (0, 1), (1, 2), (0, 2), (1, 3)] {
+                allowed.store(more, Ordering::Relaxed);
+                assert_eq!(grants.try_take(2000).unwrap_err(), Error::Refused(Errno::ENOMEM));
+                assert_eq!((stat().frames, stat().free, stat().in_use), (frames, frames * 512 - 8, 0));
+                assert_eq!(next_place(), first + u64::from(frames));
+            }
+            allowed.store(u32::MAX, Ordering::Relaxed);
+            grants.give(grants.try_take(2000).unwrap());
+            assert_eq!((stat().frames, next_place()), (4, first + 4));
         });
     }
 
