@@ -4,11 +4,10 @@ use core::fmt;
 use core::iter::FusedIterator;
 use core::marker::PhantomData;
 use core::mem;
-use core::ptr::NonNull;
 
 use super::list::Chain;
 use super::table::{Permit, frame_number};
-use super::{Access, Error, Reference};
+use super::{Access, Error, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
 use crate::memory::{self, Pages};
@@ -32,12 +31,21 @@ use crate::time;
 /// let _ = granted.end();
 /// # }
 /// ```
+///
+/// Nor does a ring work in pages that the peer can only read:
+///
+/// ```compile_fail,E0277
+/// # fn example(granted: domu::gnttab::Granted<domu::gnttab::ReadOnly>) {
+/// let _ = domu::shared::FrontRing::<[u8; 16], [u8; 16], _>::new(granted);
+/// # }
+/// ```
 #[doc(alias("gnttab_grant_foreign_access", "grant_access", "share_pages"))]
 pub struct Granted<A: Access> {
     /// None when it is at its end.
     held: Option<Held>,
     peer: DomainId,
-    start: NonNull<u8>,
+    /// Given out for as long as the value is borrowed.
+    memory: SharedMemory<'static>,
     state: &'static State,
     access: PhantomData<A>,
 }
@@ -48,11 +56,6 @@ struct Held {
     pages: Pages,
     references: Chain,
 }
-
-// SAFETY: the memory is the value's own, and belongs to no thread.
-unsafe impl<A: Access> Send for Granted<A> {}
-// SAFETY: shared, the memory is accessed through `SharedMemory` alone, which needs no exclusive access.
-unsafe impl<A: Access> Sync for Granted<A> {}
 
 impl<A: Access> Granted<A> {
     /// Grants so many new pages to a peer, and waits until there are as many references. Who came first has them first, however
@@ -107,8 +110,11 @@ impl<A: Access> Granted<A> {
             }
         };
         state.grants.permit(&references, Permit { peer, frame, read_only: A::READ_ONLY });
-        let start = pages.start();
-        Ok(Self { held: Some(Held { pages, references }), peer, start, state, access: PhantomData })
+        // SAFETY: the pages are RAM of the domain's, mapped read-write, and stay so while the value has them. It lends the view
+        // to who borrows the value, so nobody has it when the grant is at its end. Until then `pages` is not used, which alone
+        // gives references to that memory.
+        let memory = unsafe { SharedMemory::new(pages.start(), pages.count()) };
+        Ok(Self { held: Some(Held { pages, references }), peer, memory, state, access: PhantomData })
     }
 
     /// So many zeroed pages, one at least, and the number of the first frame.
@@ -166,23 +172,21 @@ impl<A: Access> Drop for Granted<A> {
     }
 }
 
-impl<A: Access> owner::Sealed for Granted<A> {}
-
-// SAFETY: the pages are RAM of the domain's, mapped read-write, and stay where they are until the value is gone, and longer if
-// the peer uses them. Nothing accesses them meanwhile but through `SharedMemory`: `Pages` gives references to its memory to
-// whoever has it, and the grant gives it out at its end only.
-unsafe impl<A: Access> Owner for Granted<A> {
-    fn memory(&self) -> SharedMemory<'_> {
-        Granted::memory(self)
-    }
-}
-
 impl<A: Access> Granted<A> {
     /// The memory, which the peer may read, or write to, at the same time.
     #[must_use]
-    pub fn memory(&self) -> SharedMemory<'_> {
-        // SAFETY: as for `Owner`, which this implements; the view borrows from the value, which is not at its end then.
-        unsafe { SharedMemory::new(self.start, self.count()) }
+    pub const fn memory(&self) -> SharedMemory<'_> {
+        self.memory
+    }
+}
+
+impl owner::Sealed for Granted<ReadWrite> {}
+
+// SAFETY: it is one view, of pages that stay where they are until the value is gone, and longer if the peer uses them. Nothing
+// accesses them meanwhile but through `SharedMemory`: see where the view is made.
+unsafe impl Owner for Granted<ReadWrite> {
+    fn memory(&self) -> SharedMemory<'_> {
+        self.memory
     }
 }
 
