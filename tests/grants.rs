@@ -26,6 +26,13 @@ const TO: DomainId = DomainId(PEER);
 /// `XENMEM_add_to_physmap`.
 const ADD_TO_PHYSMAP: u64 = 7;
 
+/// They belong to no thread.
+const _: () = {
+    const fn goes_anywhere<T: Send + Sync>() {}
+    goes_anywhere::<(Granted<ReadOnly>, Granted<ReadWrite>)>();
+    goes_anywhere::<(Mapping<ReadOnly>, Mapping<ReadWrite>)>();
+};
+
 fn run(guest: Guest, main: impl AsyncFnOnce()) -> Report {
     let report = guest.run(async |_| main().await);
     assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());

@@ -69,14 +69,10 @@ pub(crate) struct Mapped {
 #[doc(alias("gnttab_map_refs", "Import", "Local_mapping", "mapv", "xengnttab_map_grant_refs"))]
 pub struct Mapping<A: Access> {
     placed: Placed,
-    start: NonNull<u8>,
+    /// Given out for as long as the value is borrowed, if it may be written to.
+    memory: SharedMemory<'static>,
     access: PhantomData<A>,
 }
-
-// SAFETY: the memory is reached through the value alone, and belongs to no thread.
-unsafe impl<A: Access> Send for Mapping<A> {}
-// SAFETY: shared, the memory is accessed through `SharedMemory` alone, which needs no exclusive access.
-unsafe impl<A: Access> Sync for Mapping<A> {}
 
 impl<A: Access> Mapping<A> {
     /// Pages that a mapping may have: 2 MiB.
@@ -125,7 +121,11 @@ impl<A: Access> Mapping<A> {
             }
         }
         let start = NonNull::new(arch::phys(placed.address(0))).ok_or(Error::BadAddress)?;
-        Ok(Self { placed, start, access: PhantomData })
+        // SAFETY: all pages are mapped, one after the other, and stay so as long as the value lives, which lends the view to
+        // who borrows it. The hole is the value's, so nothing else reaches them. Where they are mapped read-only, `ReadOnly`
+        // lets nobody have the view, and itself calls nothing that writes.
+        let memory = unsafe { SharedMemory::new(start, count) };
+        Ok(Self { placed, memory, access: PhantomData })
     }
 
     /// How many pages there are.
@@ -144,20 +144,13 @@ impl<A: Access> Mapping<A> {
     pub fn unmap(mut self) -> Result<(), Error> {
         self.placed.unmap()
     }
-
-    fn view(&self) -> SharedMemory<'_> {
-        // SAFETY: all pages are mapped, one after the other, and stay so as long as the value lives, from which the view
-        // borrows. The hole is this value's, so nothing else is there, and it accesses them through `SharedMemory` only. Of
-        // read-only ones `ReadOnly` lets nobody use what writes.
-        unsafe { SharedMemory::new(self.start, self.count()) }
-    }
 }
 
 impl Mapping<ReadWrite> {
     /// The memory, which the peer may read and write at the same time.
     #[must_use]
-    pub fn memory(&self) -> SharedMemory<'_> {
-        self.view()
+    pub const fn memory(&self) -> SharedMemory<'_> {
+        self.memory
     }
 }
 
@@ -168,7 +161,7 @@ impl Mapping<ReadOnly> {
     ///
     /// If they do not lie in the memory.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
-        self.view().read(offset, bytes);
+        self.memory.read(offset, bytes);
     }
 
     /// Copies a value out, once: what is returned is private. Any bytes are a value of its type.
@@ -178,23 +171,23 @@ impl Mapping<ReadOnly> {
     /// If it does not lie in the memory.
     #[must_use]
     pub fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
-        self.view().read_value(offset)
+        self.memory.read_value(offset)
     }
 }
 
 impl owner::Sealed for Mapping<ReadWrite> {}
 
-// SAFETY: the pages stay mapped, at the same place, until the value is gone, wherever it is moved to; only `SharedMemory`
-// reaches them, as the hole that they lie in is the value's.
+// SAFETY: it is one view, of pages that stay mapped read-write, at the same place, until the value is gone, wherever it is moved
+// to; only `SharedMemory` reaches them, as the hole that they lie in is the value's.
 unsafe impl Owner for Mapping<ReadWrite> {
     fn memory(&self) -> SharedMemory<'_> {
-        self.view()
+        self.memory
     }
 }
 
 impl<A: Access> fmt::Debug for Mapping<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mapping").field("start", &self.start).field("count", &self.count()).finish()
+        f.debug_struct("Mapping").field("memory", &self.memory).finish()
     }
 }
 

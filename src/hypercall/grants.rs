@@ -12,7 +12,10 @@ use crate::abi::xen::{DomainId, Hypercall};
 ///
 /// # Safety
 ///
-/// The structures are those of the operation, and what it does to memory is what their owner wants.
+/// The structures are those of the operation: [`QuerySize`] for `QUERY_SIZE`, [`MapGrantRef`] for `MAP_GRANT_REF`,
+/// [`UnmapGrantRef`] for `UNMAP_GRANT_REF`, and [`Copy`] for `COPY`. What they name is as the function for it wants it:
+/// nothing lies [where a page is mapped](grant_map), nobody uses [what is unmapped](grant_unmap), and own frames that are
+/// [copied](grant_copy) from or to are the caller's to read, or to write.
 unsafe fn operation<T>(number: u64, batch: &mut [T]) -> Result<(), Errno> {
     // SAFETY: Xen reads and writes so many structures, which are live and exclusively borrowed for the call; that they
     // belong to the operation is the caller's promise.
@@ -60,9 +63,10 @@ pub(crate) unsafe fn grant_table_map(index: u32, frame: u64) -> Result<(), Errno
 ///
 /// # Safety
 ///
-/// There is nothing at the addresses: a page that lies there is lost. What appears there is written by others at any time.
+/// Each address is that of a page of unpopulated space, of the caller's own: a page that lies there is lost. What appears there
+/// is written by others at any time: nothing but `SharedMemory` may access it. It faults on a write if it is mapped read-only.
 pub(crate) unsafe fn grant_map(batch: &mut [MapGrantRef]) -> Result<(), Errno> {
-    // SAFETY: the structures belong to the operation; the rest is the caller's promise.
+    // SAFETY: the structures belong to the operation; that nothing lies at the addresses is the caller's promise.
     unsafe { operation(MAP_GRANT_REF, batch) }
 }
 
@@ -72,7 +76,7 @@ pub(crate) unsafe fn grant_map(batch: &mut [MapGrantRef]) -> Result<(), Errno> {
 ///
 /// Nothing uses the memory of these mappings, now or later.
 pub(crate) unsafe fn grant_unmap(batch: &mut [UnmapGrantRef]) -> Result<(), Errno> {
-    // SAFETY: the structures belong to the operation; the rest is the caller's promise.
+    // SAFETY: the structures belong to the operation; that nothing uses the memory is the caller's promise.
     unsafe { operation(UNMAP_GRANT_REF, batch) }
 }
 
@@ -80,8 +84,9 @@ pub(crate) unsafe fn grant_unmap(batch: &mut [UnmapGrantRef]) -> Result<(), Errn
 ///
 /// # Safety
 ///
-/// Frames of the own domain's are named only where the copy may read them, or write to them.
+/// What a copy reads of frames of the own domain's nothing writes during the call, and what it writes there nothing else uses.
+/// (Pages that the domain grants may be named by their references, and are accessed by `SharedMemory` alone.)
 pub(crate) unsafe fn grant_copy(batch: &mut [Copy]) -> Result<(), Errno> {
-    // SAFETY: the structures belong to the operation; the rest is the caller's promise.
+    // SAFETY: the structures belong to the operation; that the own frames may be copied from or to is the caller's promise.
     unsafe { operation(COPY, batch) }
 }

@@ -40,8 +40,9 @@ impl<'a> SharedMemory<'a> {
     ///
     /// # Safety
     ///
-    /// `start` is page-aligned, `pages` is not zero, the pages are mapped read-write for the whole of `'a`, and nothing in
-    /// the program accesses them meanwhile but through this type.
+    /// `start` is page-aligned and `pages` is not zero. As long as the view, or a copy of it, is used, the pages are mapped,
+    /// and nothing in the program accesses them but through this type: for the whole of `'a`, unless its owner lends it for
+    /// less. They are mapped read-write, or nothing that writes is called.
     pub(crate) const unsafe fn new(start: NonNull<u8>, pages: usize) -> Self {
         Self { start, len: pages * PAGE_SIZE as usize, owner: PhantomData }
     }
@@ -87,8 +88,8 @@ impl<'a> SharedMemory<'a> {
     /// If it does not lie in the memory.
     #[must_use]
     pub fn u8(self, offset: usize) -> &'a AtomicU8 {
-        // SAFETY: the byte lies in the memory, which is mapped as long as `'a`; every access to it in this program is
-        // atomic. Writes by another domain or by Xen are outside of the language's memory model and act as those of
+        // SAFETY: the byte lies in the memory, which is mapped as long as `'a`, or who lends the view ends `'a` before;
+        // every access to it in this program is atomic. Writes by another domain or by Xen are outside of the language's memory model and act as those of
         // another thread that uses atomics.
         unsafe { AtomicU8::from_ptr(self.at(offset, 1)) }
     }
