@@ -55,15 +55,24 @@ impl Inner {
         (pages * ENTRIES_PER_FRAME).saturating_sub(reserved)
     }
 
-    /// Takes so many references, or none if there are not so many: then the table has not grown for it.
-    fn take(&mut self, count: u32) -> Result<Option<Chain>, Error> {
+    /// References that are free, or can be.
+    fn available(&self) -> u32 {
+        self.lists.free() + self.growth()
+    }
+
+    /// Takes so many references, or none if there are not so many besides those that are to be left: then the table has not
+    /// grown for it.
+    fn take(&mut self, count: u32, left: u32) -> Result<Option<Chain>, Error> {
         self.table.most()?;
         loop {
             // What a boot loader has left in use shows only when a page of the table is placed: both are asked each time.
             if count > self.lists.known().saturating_add(self.growth()) {
                 return Err(Error::TooMany);
             }
-            if count <= self.lists.free() || count > self.lists.free() + self.growth() {
+            if count > self.available().saturating_sub(left) {
+                return Ok(None);
+            }
+            if count <= self.lists.free() {
                 return Ok(self.lists.take(count));
             }
             let block = self.lists.reserve()?;
@@ -74,8 +83,7 @@ impl Inner {
 
     /// Who is to be woken, as references have become free, or nobody is in front of the next any more.
     fn next_waiter(&mut self) -> Option<Waker> {
-        let (free, known, growth) = (self.lists.free(), self.lists.known(), self.growth());
-        self.waiters.next(free + growth, known + growth)
+        self.waiters.next(self.available(), self.lists.known() + self.growth())
     }
 
     /// Tries to end so many grants of a list. References of those that are not in use are given back, the others go behind.
@@ -126,13 +134,16 @@ impl Grants {
         self.inner.lock().lists.next(reference)
     }
 
-    /// Takes so many references now.
+    /// Takes so many references now, whoever waits, but not what the first that waits can have.
     pub(super) fn try_take(&self, count: u32) -> Result<Chain, Error> {
         let mut inner = self.inner.lock();
-        if !inner.waiters.is_empty() {
-            return Err(Error::NoReferences);
-        }
-        inner.take(count)?.ok_or(Error::NoReferences)
+        let left = inner.waiters.spoken_for(inner.available());
+        let taken = inner.take(count, left);
+        // Growth may have shown that the first waits for more than there are.
+        let waker = inner.next_waiter();
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
+        taken?.ok_or(Error::NoReferences)
     }
 
     /// Waits for so many references.
@@ -253,7 +264,7 @@ impl Future for Take<'_> {
         let grants = self.grants;
         let mut inner = grants.inner.lock();
         // Without a ticket it is its turn as well, if nobody waits.
-        let taken = if inner.waiters.is_first(self.ticket) { inner.take(self.count) } else { Ok(None) };
+        let taken = if inner.waiters.is_first(self.ticket) { inner.take(self.count, 0) } else { Ok(None) };
         let mut before = None;
         let result = match (taken, self.ticket) {
             (Ok(Some(chain)), _) => Some(Ok(chain)),
@@ -262,9 +273,9 @@ impl Future for Take<'_> {
                 before = inner.waiters.update(ticket, waker);
                 None
             }
-            (Ok(None), None) => match inner.waiters.join(self.count, waker) {
-                Ok(ticket) => {
-                    self.ticket = Some(ticket);
+            (Ok(None), None) => match inner.waiters.reserve() {
+                Ok(()) => {
+                    self.ticket = Some(inner.waiters.join(self.count, waker));
                     None
                 }
                 Err(error) => Some(Err(error)),

@@ -117,7 +117,7 @@ pub enum Error {
     Unavailable,
     /// Xen's own records are full: of what this domain maps (`max_maptrack_frames`), or of the IOMMU.
     NoRecords,
-    /// So many references are not free now, or somebody waits for some.
+    /// So many references are not free now, or they are for somebody who waited.
     NoReferences,
     /// So many references there will never be.
     TooMany,

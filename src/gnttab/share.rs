@@ -61,6 +61,10 @@ impl<A: Access> Granted<A> {
     /// Grants so many new pages to a peer, and waits until there are as many references. Who came first has them first, however
     /// many the others want. The peer need not exist yet.
     ///
+    /// Who waits for many holds up all that come behind: for as long as others keep their grants, and as peers keep what is
+    /// deferred. One of them may keep a single reference for ever. Who cannot wait so long has a [`timeout`](time::timeout)
+    /// around this, or takes what is free now: [`try_new`](Self::try_new).
+    ///
     /// # Errors
     ///
     /// [`Error::TooMany`] if there will never be so many references; [`Error::Memory`] for none at all, or if so many pages in
@@ -78,9 +82,13 @@ impl<A: Access> Granted<A> {
 
     /// Grants so many new pages to a peer, now.
     ///
+    /// It does not stand behind those that wait for more references than are free, so no peer can hold it up by what it keeps.
+    /// Those wait longer for it: a program that has all references in use by this alone may keep them waiting for ever.
+    ///
     /// # Errors
     ///
-    /// [`Error::NoReferences`] if so many are not free, or somebody waits for some; and as [`new`](Self::new).
+    /// [`Error::NoReferences`] if so many are not free, besides those for which somebody who waited has just been woken; and as
+    /// [`new`](Self::new).
     pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::check(pages)?;
         let references = state.grants.try_take(count)?;

@@ -2,6 +2,9 @@
 //!
 //! A waiter for many is not overtaken by one for few, or it might wait for ever; and nobody holds some while waiting for
 //! more, so no two keep each other waiting.
+//!
+//! Who does not want to wait is not held up by those who do, however: the first of them may wait for what a peer never lets go
+//! of. But what the first was woken for is left to it.
 
 use alloc::collections::VecDeque;
 use core::task::Waker;
@@ -40,13 +43,17 @@ impl Waiters {
         self.queue.front().map(|first| first.ticket) == ticket
     }
 
-    /// Comes last, and takes a ticket.
-    pub(super) fn join(&mut self, count: u32, waker: Waker) -> Result<u64, Error> {
-        self.queue.try_reserve(1).map_err(|_| Error::Memory(memory::Error::OutOfMemory))?;
+    /// Makes room for one more.
+    pub(super) fn reserve(&mut self) -> Result<(), Error> {
+        self.queue.try_reserve(1).map_err(|_| Error::Memory(memory::Error::OutOfMemory))
+    }
+
+    /// Comes last, into the room that was made, and takes a ticket.
+    pub(super) fn join(&mut self, count: u32, waker: Waker) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.queue.push_back(Waiter { ticket, count, waker: Some(waker) });
-        Ok(ticket)
+        ticket
     }
 
     fn position(&self, ticket: u64) -> Option<usize> {
@@ -63,6 +70,11 @@ impl Waiters {
     pub(super) fn leave(&mut self, ticket: u64) -> Option<Waker> {
         let index = self.position(ticket)?;
         self.queue.remove(index)?.waker
+    }
+
+    /// What is to be left for the first, if that is enough for it.
+    pub(super) fn spoken_for(&self, available: u32) -> u32 {
+        self.queue.front().map(|first| first.count).filter(|count| *count <= available).unwrap_or(0)
     }
 
     /// Who is to be woken: the first, if there are as many references as it wants, or will never be.

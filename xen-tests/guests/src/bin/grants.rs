@@ -148,11 +148,11 @@ async fn wait(peer: DomainId, all: &mut Vec<Granted<ReadWrite>>) -> Result<(), S
     let waiting = spawn(async move { Granted::<ReadOnly>::new(peer, 2).await.map(|granted| granted.count()) });
     time::sleep(SHORT).await;
     expect(stat().waiting, 1)?;
-    // One is not enough, and nobody else gets it meanwhile.
+    // One is not enough. Who does not wait may have it meanwhile.
     drop(all.pop());
     time::sleep(SHORT).await;
     expect(stat().waiting, 1)?;
-    expect(Granted::<ReadOnly>::try_new(peer, 1).map(drop), Err(Error::NoReferences))?;
+    expect(Granted::<ReadOnly>::try_new(peer, 1).map(drop), Ok(()))?;
     drop(all.pop());
     expect(waiting.await, Ok(2))?;
     expect(stat().waiting, 0)
