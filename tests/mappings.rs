@@ -7,7 +7,7 @@ use std::time::Duration;
 use domu::abi::errno::Errno;
 use domu::abi::grant_table::{MAP_GRANT_REF, Status, UNMAP_GRANT_REF};
 use domu::abi::xen::Hypercall;
-use domu::gnttab::{Error, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
+use domu::gnttab::{Error, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
 use domu::lifecycle::Reason;
 use domu::shared::Owner;
 use domu::sim::{End, Guest, Host, Report, outside};
@@ -102,7 +102,8 @@ fn pages_of_several_peers_follow_each_other() {
     run(Guest::new(), async || {
         offer(PEER, &[Reference(8), Reference(9)]);
         offer(OTHER, &[Reference(100)]);
-        let grants = [(PEER, Reference(9)), (OTHER, Reference(100)), (PEER, Reference(8))];
+        let grants =
+            [(PEER, 9), (OTHER, 100), (PEER, 8)].map(|(domain, number)| Grant { domain, reference: Reference(number) });
         let mapping = Mapping::<ReadWrite>::gather(&grants).await.unwrap();
         let first = |page: usize| mapping.memory().read_value::<u8>(4096 * page);
         assert_eq!([0, 1, 2].map(first), [9, 100, 8]);
@@ -135,7 +136,7 @@ fn what_is_refused_is_an_error_and_leaves_nothing() {
             let none = Some(Error::Memory(memory::Error::NoSpace));
             assert_eq!(write(PEER, &vec![8; count]).await, none);
         }
-        let grants = [(PEER, Reference(8)), (OWN, Reference(8))];
+        let grants = [PEER, OWN].map(|domain| Grant { domain, reference: Reference(8) });
         assert_eq!(Mapping::<ReadWrite>::gather(&grants).await.err(), Some(Error::OwnDomain));
         assert_eq!((outside(|outside| outside.mapped()), stat().mapped, stat().lost), (0, 0, 0));
     });

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use domu::DomainId;
 use domu::abi::grant_table::Status;
-use domu::gnttab::copy::{Batch, Grant};
-use domu::gnttab::{self, Granted, Mapping, ReadOnly, ReadWrite, Reference};
+use domu::gnttab::copy::Batch;
+use domu::gnttab::{self, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference};
 use domu::sim::{Guest, hostile, outside};
 use domu::time;
 

@@ -1,4 +1,5 @@
-//! What the other side of a grant may do: types, so that a page that may only be read is not taken for one that may be written.
+//! What may be done with a page by the domain that it is granted to, be it a peer or this one: types, so that a page that may
+//! only be read is not taken for one that may be written.
 
 use core::fmt::Debug;
 

@@ -11,7 +11,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use super::retry::Retry;
-use super::{Error, Reference};
+use super::{Error, Grant, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, Status};
 use crate::abi::xen::DomainId;
@@ -19,15 +19,6 @@ use crate::{arch, hypercall};
 
 /// Bytes in a page.
 const PAGE: usize = 4096;
-
-/// A page that a domain grants: whose, and by which reference. It may be this domain's own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Grant {
-    /// The domain that grants it.
-    pub domain: DomainId,
-    /// The reference.
-    pub reference: Reference,
-}
 
 /// Segments that a [`Batch`] has room for. A copy takes one, and a second one where its slice reaches into another page: there
 /// is room for 32 copies, whatever their places.
@@ -45,7 +36,7 @@ enum Way {
 /// Copies that are done together, in one hypercall: of packets, say. It is a value of 3 KiB that allocates nothing.
 ///
 /// ```no_run
-/// # use domu::gnttab::copy::{Batch, Grant};
+/// # use domu::gnttab::{Grant, copy::Batch};
 /// # async fn example(told: [Grant; 2], packet: &mut [u8], answer: &[u8]) -> domu::Result {
 /// let mut batch = Batch::new();
 /// batch.read(told[0], 0, packet)?;
@@ -212,11 +203,11 @@ impl core::ops::Deref for Results {
 /// As [`Batch::submit`]. What the slice holds is not known then.
 pub async fn read(domain: DomainId, references: &[Reference], offset: usize, into: &mut [u8]) -> Result<(), Error> {
     let mut rest = into;
-    let mut pages = Pages::new(domain, references, offset, rest.len())?;
+    let mut pieces = Pieces::new(domain, references, offset, rest.len())?;
     while !rest.is_empty() {
         let mut batch = Batch::new();
         while batch.has_room()
-            && let Some((grant, offset, len)) = pages.next(rest.len())
+            && let Some((grant, offset, len)) = pieces.next(rest.len())
         {
             let (piece, behind) = rest.split_at_mut(len);
             batch.read(grant, offset, piece)?;
@@ -238,11 +229,11 @@ pub async fn read(domain: DomainId, references: &[Reference], offset: usize, int
 /// As [`Batch::submit`]. What the pages hold is not known then.
 pub async fn write(domain: DomainId, references: &[Reference], offset: usize, from: &[u8]) -> Result<(), Error> {
     let mut rest = from;
-    let mut pages = Pages::new(domain, references, offset, rest.len())?;
+    let mut pieces = Pieces::new(domain, references, offset, rest.len())?;
     while !rest.is_empty() {
         let mut batch = Batch::new();
         while batch.has_room()
-            && let Some((grant, offset, len)) = pages.next(rest.len())
+            && let Some((grant, offset, len)) = pieces.next(rest.len())
         {
             let (piece, behind) = rest.split_at(len);
             batch.write(grant, offset, piece)?;
@@ -261,13 +252,13 @@ impl Batch<'_> {
 }
 
 /// Where the next bytes are, among pages that follow each other.
-struct Pages<'a> {
+struct Pieces<'a> {
     domain: DomainId,
     references: &'a [Reference],
     at: usize,
 }
 
-impl<'a> Pages<'a> {
+impl<'a> Pieces<'a> {
     const fn new(domain: DomainId, references: &'a [Reference], at: usize, len: usize) -> Result<Self, Error> {
         let size = references.len().saturating_mul(PAGE);
         if at > size || len > size - at {

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::retry::Retry;
-use super::{Access, Error, ReadOnly, ReadWrite, Reference};
+use super::{Access, Error, Grant, ReadOnly, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{MAP_HOST, MAP_READ_ONLY, MapGrantRef, Status, UnmapGrantRef};
 use crate::abi::xen::DomainId;
@@ -92,7 +92,7 @@ impl<A: Access> Mapping<A> {
     ///
     /// Dropping the future leaves nothing mapped.
     pub async fn new(peer: DomainId, references: &[Reference]) -> Result<Self, Error> {
-        Self::map(references.len(), |index| (peer, references[index])).await
+        Self::map(references.len(), |index| Grant { domain: peer, reference: references[index] }).await
     }
 
     /// Maps pages of several peers, one after the other, as [`new`](Self::new) does.
@@ -104,13 +104,13 @@ impl<A: Access> Mapping<A> {
     /// # Cancel safety
     ///
     /// As [`new`](Self::new).
-    pub async fn gather(grants: &[(DomainId, Reference)]) -> Result<Self, Error> {
+    pub async fn gather(grants: &[Grant]) -> Result<Self, Error> {
         Self::map(grants.len(), |index| grants[index]).await
     }
 
-    async fn map(count: usize, grant: impl Fn(usize) -> (DomainId, Reference)) -> Result<Self, Error> {
+    async fn map(count: usize, grant: impl Fn(usize) -> Grant) -> Result<Self, Error> {
         let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
-        if (0..count).any(|index| [state.domain, DomainId::SELF].contains(&grant(index).0)) {
+        if (0..count).any(|index| [state.domain, DomainId::SELF].contains(&grant(index).domain)) {
             return Err(Error::OwnDomain);
         }
         let mut placed = Placed::new(state, count)?;
@@ -218,7 +218,7 @@ impl Placed {
     }
 
     /// Maps what is not there yet. False if something is to be tried again.
-    fn map(&mut self, read_only: bool, grant: impl Fn(usize) -> (DomainId, Reference)) -> Result<bool, Error> {
+    fn map(&mut self, read_only: bool, grant: impl Fn(usize) -> Grant) -> Result<bool, Error> {
         let flags = if read_only { MAP_HOST | MAP_READ_ONLY } else { MAP_HOST };
         let (mut next, mut complete) = (0, true);
         loop {
@@ -226,12 +226,12 @@ impl Placed {
             let mut pages: heapless::Vec<usize, BATCH> = heapless::Vec::new();
             while next < self.handles.len() && pages.len() < BATCH {
                 if self.handles[next].is_none() {
-                    let (peer, reference) = grant(next);
+                    let Grant { domain, reference } = grant(next);
                     let request = MapGrantRef {
                         host_addr: self.address(next),
                         flags,
                         reference: reference.0,
-                        dom: peer.0,
+                        dom: domain.0,
                         // What Xen does not come to is not mapped.
                         status: Status::AGAIN,
                         ..MapGrantRef::default()

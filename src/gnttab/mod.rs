@@ -57,6 +57,7 @@ pub use share::{Granted, References};
 
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::Status;
+use crate::abi::xen::DomainId;
 use crate::{memory, state};
 
 /// The number of a grant in the table of the domain that gives it: what a peer is told.
@@ -86,6 +87,15 @@ impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A page that a domain grants: whose, and by which reference. That is what it takes to use it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Grant {
+    /// The domain that grants it.
+    pub domain: DomainId,
+    /// The reference.
+    pub reference: Reference,
 }
 
 /// Why an operation on grants failed.

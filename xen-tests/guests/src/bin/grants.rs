@@ -21,7 +21,7 @@ use core::fmt::Display;
 use core::time::Duration;
 
 use domu::executor::spawn;
-use domu::gnttab::{Error, Granted, ReadOnly, ReadWrite, Reference, copy, stat};
+use domu::gnttab::{Error, Grant, Granted, ReadOnly, ReadWrite, Reference, copy, stat};
 use domu::{Domain, DomainId, time};
 use domu_guests::{option, verdict};
 
@@ -87,7 +87,7 @@ async fn copies(domain: &Domain) -> Result<(), String> {
     // Of a batch each copy has its own result.
     let (mut one, mut other) = ([0; 8], [0; 8]);
     let mut batch = copy::Batch::new();
-    let grant = |reference| copy::Grant { domain: domain.id(), reference };
+    let grant = |reference| Grant { domain: domain.id(), reference };
     batch.read(grant(Reference(told[0].0 + 100)), 0, &mut one).map_err(refused)?;
     batch.read(grant(told[0]), 0, &mut other).map_err(refused)?;
     let results = batch.submit().await;

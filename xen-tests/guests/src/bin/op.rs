@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use domu::executor::{activity, spawn, yield_now};
-use domu::gnttab::{Granted, Mapping, ReadWrite, Reference, copy};
+use domu::gnttab::{Grant, Granted, Mapping, ReadWrite, Reference, copy};
 use domu::shared::{BackRing, FrontRing};
 use domu::{Domain, DomainId, eventchn, memory, time};
 use domu_guests::option;
@@ -173,7 +173,7 @@ const PACKET: usize = 1514;
 /// So many packets, copied by one hypercall out of pages of the domain's own: Xen does the same as for another's.
 async fn copies(domain: Domain, count: usize, times: u64) -> domu::Result {
     let granted = Granted::<ReadWrite>::try_new(domain.id(), count)?;
-    let grants: Vec<_> = granted.references().map(|reference| copy::Grant { domain: domain.id(), reference }).collect();
+    let grants: Vec<_> = granted.references().map(|reference| Grant { domain: domain.id(), reference }).collect();
     // None of them reaches into another page, so that each is one segment.
     let pages = (0..count).map(|_| memory::Pages::new(1)).collect::<Result<Vec<_>, _>>();
     let mut pages = pages?;
