@@ -170,6 +170,45 @@ fn msa01_a_peer_sees_zeroes_where_other_data_was() {
 }
 
 #[test]
+fn prepared_pages_are_granted_with_what_is_in_them() {
+    run(guest(4).grant_frames(1), async || {
+        let page = |text: &[u8]| {
+            let mut pages = Pages::new(2).unwrap();
+            pages.bytes_mut()[4090..4090 + text.len()].copy_from_slice(text);
+            pages
+        };
+        let pages = page(b"waited for");
+        let frame = pages.frame();
+        let waited = Granted::<ReadOnly>::from_pages(TO, pages).await.unwrap();
+        let tried = Granted::<ReadOnly>::try_from_pages(TO, page(b"granted now")).unwrap();
+        for (granted, text) in [(&waited, &b"waited for"[..]), (&tried, b"granted now")] {
+            let mut bytes = [0; 8192];
+            for (reference, bytes) in granted.references().zip(bytes.chunks_mut(4096)) {
+                outside(|peer| peer.copy_from(PEER, reference.0, 0, bytes)).unwrap();
+            }
+            assert_eq!(&bytes[4090..4090 + text.len()], text);
+            assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), text.len());
+        }
+        // They are the same pages.
+        let pages = waited.end().unwrap();
+        assert_eq!((pages.frame(), &pages.bytes()[4090..4100]), (frame, &b"waited for"[..]));
+        drop((pages, tried));
+        // Without references they are free again.
+        let all = read_write(504).unwrap();
+        let free = all_pages().len();
+        let pages = Pages::new(2).unwrap();
+        assert_eq!(Granted::<ReadOnly>::try_from_pages(TO, pages).unwrap_err(), Error::NoReferences);
+        let pages = Pages::new(2).unwrap();
+        let mut waits = Box::pin(Granted::<ReadOnly>::from_pages(TO, pages));
+        assert!(poll_once(&mut waits).await.is_none());
+        drop(waits);
+        assert_eq!(all_pages().len(), free);
+        drop(all);
+        assert_eq!((stat().waiting, stat().in_use), (0, 0));
+    });
+}
+
+#[test]
 fn msa02_a_page_that_the_peer_has_mapped_is_used_for_nothing_else() {
     run(guest(if cfg!(miri) { 2 } else { 4 }), async || {
         for dropped in [false, true] {

@@ -16,10 +16,12 @@ use crate::state::{self, State};
 use crate::time;
 
 /// One or more pages of this domain's that follow each other, and that a peer domain may access: [`ReadOnly`](super::ReadOnly)
-/// or [`ReadWrite`](super::ReadWrite). They are zeroed, so that the peer sees nothing that it was not meant to see.
+/// or [`ReadWrite`]. They are zeroed, so that the peer sees nothing that it was not meant to see, unless somebody has
+/// [prepared](Self::from_pages) them.
 ///
 /// The pages are one piece of memory, which this domain reads and writes through one view, and which is free again when the
-/// peer is done with the last of them. Who needs no such piece, but many pages, has one of these for each.
+/// peer is done with the last of them. Who needs no such piece, but many pages, has one of these for each. Each takes 64 bytes
+/// of the heap besides, so that dropping it takes none.
 ///
 /// Dropping is as [`end`](Self::end), whose result nobody sees then.
 ///
@@ -77,7 +79,7 @@ impl<A: Access> Granted<A> {
     pub async fn new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::check(pages)?;
         let references = state.grants.take(count).await?;
-        Self::share(state, peer, references)
+        Self::share(state, peer, references, Pages::new(pages))
     }
 
     /// Grants so many new pages to a peer, now.
@@ -92,7 +94,34 @@ impl<A: Access> Granted<A> {
     pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::check(pages)?;
         let references = state.grants.try_take(count)?;
-        Self::share(state, peer, references)
+        Self::share(state, peer, references, Pages::new(pages))
+    }
+
+    /// Grants pages with what is in them, such as data to be sent, as [`new`](Self::new) grants new ones. The peer can read all
+    /// of it, whole pages: what was there before the data, too, unless they are new or overwritten.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new). The pages are free then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`new`](Self::new). The pages are free then.
+    pub async fn from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
+        let (state, count) = Self::check(pages.count())?;
+        let references = state.grants.take(count).await?;
+        Self::share(state, peer, references, Ok(pages))
+    }
+
+    /// Grants pages with what is in them, as [`from_pages`](Self::from_pages) does, but now.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_new`](Self::try_new). The pages are free then.
+    pub fn try_from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
+        let (state, count) = Self::check(pages.count())?;
+        let references = state.grants.try_take(count)?;
+        Self::share(state, peer, references, Ok(pages))
     }
 
     fn check(pages: usize) -> Result<(&'static State, u32), Error> {
@@ -104,11 +133,18 @@ impl<A: Access> Granted<A> {
         }
     }
 
-    /// Grants a page for each of these references.
-    fn share(state: &'static State, peer: DomainId, references: Chain) -> Result<Self, Error> {
-        let made = Self::pages(references.len()).and_then(|(pages, first)| {
+    /// Grants pages, one for each of these references, of which there is one at least. Without pages the references go back.
+    fn share(
+        state: &'static State,
+        peer: DomainId,
+        references: Chain,
+        pages: Result<Pages, memory::Error>,
+    ) -> Result<Self, Error> {
+        let made = pages.map_err(Error::from).and_then(|pages| {
+            let behind_first = references.len() - 1;
+            let last = frame_number(pages.frame() + u64::from(behind_first))?;
             state.grants.add_place()?;
-            Ok((pages, first))
+            Ok((pages, last - behind_first))
         });
         let (pages, frame) = match made {
             Ok(made) => made,
@@ -123,14 +159,6 @@ impl<A: Access> Granted<A> {
         // gives references to that memory.
         let memory = unsafe { SharedMemory::new(pages.start(), pages.count()) };
         Ok(Self { held: Some(Held { pages, references }), peer, memory, state, access: PhantomData })
-    }
-
-    /// So many zeroed pages, one at least, and the number of the first frame.
-    fn pages(count: u32) -> Result<(Pages, u32), Error> {
-        let pages = Pages::new(count as usize)?;
-        let behind_first = count - 1;
-        let last = frame_number(pages.frame() + u64::from(behind_first))?;
-        Ok((pages, last - behind_first))
     }
 
     /// Who may access the pages.
