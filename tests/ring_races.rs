@@ -6,7 +6,7 @@
 //! weak memory shows a missing barrier, by one seed of a few: `MIRIFLAGS=-Zmiri-many-seeds=0..16`. Last, in two domains that
 //! wait by ports, on many schedules.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,10 +16,11 @@ use std::time::Duration;
 use domu::lifecycle::Reason;
 use domu::shared::{BackRing, FrontRing, Owner};
 use domu::sim::{End, Guest, Host, Report, SharedPages};
-use domu::{DomainId, eventchn, time};
+use domu::{DomainId, eventchn, executor, time};
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
+const RSP_PROD: usize = 8;
 const ENTRIES: usize = 64;
 
 const MS: Duration = Duration::from_millis(1);
@@ -456,4 +457,49 @@ fn a_storm_of_events_is_counted_and_slows_down_who_makes_it() {
             assert!((32..=34 + millis).contains(&port.spurious()), "{}", port.spurious());
             Ok(())
         }));
+}
+
+/// A front end on another CPU has the next request there whenever we look: other tasks and timers have their turn all the same.
+#[test]
+fn a_peer_that_always_has_a_request_starves_nobody() {
+    const REQUESTS: u32 = if cfg!(miri) { 200 } else { 2000 };
+    let pages = SharedPages::new(1);
+    let _front = FrontRing::<u8, u8, _>::new(pages.clone());
+    let mut back = BackRing::<u8, u8, _>::attach(pages.clone()).unwrap();
+    let memory = pages.clone();
+    let served = Rc::new(Cell::new(0));
+    let peer = move |offset| {
+        if offset == REQ_PROD {
+            let answered = load(&memory, RSP_PROD);
+            memory.memory().u32(REQ_PROD).store(answered + 1, Ordering::SeqCst);
+        }
+    };
+    let report = pages.clone().with_peer(peer, || {
+        Guest::new().run(async |_| -> domu::Result {
+            let port = eventchn::bind_ipi()?;
+            let count = served.clone();
+            let other = executor::spawn(async move {
+                let mut turns = vec![];
+                for _ in 0..4 {
+                    executor::yield_now().await;
+                    turns.push(count.get());
+                    time::sleep(Duration::from_nanos(1)).await;
+                    turns.push(count.get());
+                }
+                turns
+            });
+            for _ in 0..REQUESTS {
+                let _ = port.until(|| back.poll_request().transpose()).await?;
+                back.push(&0)?;
+                let _ = back.publish();
+                served.set(served.get() + 1);
+            }
+            // Had nobody had a turn, it would not be done.
+            assert!(other.is_finished(), "{} requests without a pause", served.get());
+            let turns = other.await;
+            assert!(turns.is_sorted_by(|one, next| next - one <= 64), "{turns:?}");
+            Ok(())
+        })
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
 }

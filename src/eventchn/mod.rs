@@ -18,7 +18,8 @@
 //! ```
 //!
 //! A port whose event nobody has taken note of stays masked until somebody does, so a peer that sends without end costs
-//! one delivery for each time that its waiter runs, and starves nobody.
+//! one delivery for each time that its waiter runs, and starves nobody. Nor does one that has something there whenever the
+//! domain looks, where that is done in [`Port::until`].
 //!
 //! Xen has two interfaces for delivery. When the domain first needs a port it takes the newer one, *FIFO*, which has
 //! [priorities](Priority) and 131,072 ports, and *two-level*, with 4096, where Xen does not offer that or the command line
@@ -32,6 +33,7 @@ mod again;
 mod delivery;
 mod fifo;
 mod location;
+mod pace;
 mod polled;
 mod port;
 mod priority;

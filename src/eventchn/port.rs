@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll};
 use core::time::Duration;
 
+use super::pace::Pace;
 use super::table::Seen;
 use super::{Error, PolledPort, Priority};
 use crate::abi::errno::Errno;
@@ -29,6 +30,7 @@ pub struct Port {
     state: &'static State,
     /// Events that brought nothing.
     spurious: AtomicU64,
+    pace: Pace,
 }
 
 /// What a port is bound to.
@@ -118,7 +120,7 @@ impl Port {
         state.delivery.reserve(number)?;
         state.events.reserve(number)?;
         state.events.add(number, state);
-        Ok(Self { number, state, spurious: AtomicU64::new(0) })
+        Ok(Self { number, state, spurious: AtomicU64::new(0), pace: Pace::default() })
     }
 
     /// Wakes whoever waits, as an event does.
@@ -205,21 +207,27 @@ impl Port {
     /// without end, there is a pause of a millisecond before each look that follows, in which one event is delivered at most. So one
     /// `look` is to look at all that the port's events may tell of.
     ///
+    /// A peer that has something there whenever `look` is asked keeps nobody else from running: after 64 finds without a wait
+    /// other tasks and timers have their turn, before the next look.
+    ///
     /// # Cancel safety
     ///
     /// What is found is returned at once, so a future that is dropped takes nothing along.
     pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        self.pace.share().await;
         let mut events = 0;
         loop {
             // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
             let seen = self.count();
             if let Some(found) = look() {
+                self.pace.found();
                 return found;
             }
             if events > 0 {
                 self.spurious.fetch_add(1, Ordering::Relaxed);
             }
             self.after(seen).await;
+            self.pace.waited();
             events += 1;
             if events > PATIENCE {
                 time::sleep(PAUSE).await;

@@ -66,8 +66,9 @@ impl<Req, Rsp, M: Owner> BackRing<Req, Rsp, M> {
     /// Takes a request. None says that the peer has been asked to notify of the next one, and that it had not come by then,
     /// so that the port can be waited for: [`Port::until`](crate::eventchn::Port::until) does both.
     ///
-    /// A peer that sends a request for each response that it gets keeps this going without end: whoever answers at once has
-    /// other tasks run after some, such as [`size`](Self::size).
+    /// A peer that sends a request for each response that it gets keeps this going without end. `until` has other tasks run now
+    /// and then; who calls this in a loop of its own, and answers within it, takes [`size`](Self::size) requests at most before
+    /// it waits by `until` again, or yields.
     ///
     /// # Errors
     ///
