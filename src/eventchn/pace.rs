@@ -1,20 +1,40 @@
-//! How long a peer may keep one task at work.
+//! How long a peer may keep a task at work.
 //!
-//! A peer on another CPU can have something there whenever the domain looks. Who finds it would never wait, and nothing else
-//! of the domain would run: no other task, no timer, no console. So finds are counted, and after some the rest has a turn.
+//! *Finds.* A peer on another CPU can have something there whenever the domain looks. Who finds it would never wait, and nothing
+//! else of the domain would run: no other task, no timer, no console. So finds are counted, and after some the rest has a turn.
+//!
+//! *Empty events.* A peer can send events that tell of nothing, without end, and each wakes the domain. A few are in their
+//! nature: what one tells of may have been found before it came, so each find makes up for one. Of those beyond that there may
+//! be one in each millisecond on average, and some at once; then there is a pause before the next look, in which one event
+//! is delivered at most. That is counted in the port, as it is one peer's doing: it does not begin anew with each wait, or when a
+//! wait is given up.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
 
 use crate::executor;
+use crate::state::State;
+use crate::time::{self, Instant};
 
 /// Finds in a row before others have their turn.
 const FINDS: u32 = 64;
+/// Events that may bring nothing at once.
+const PATIENCE: u32 = 32;
+/// How long a pause is, and the time in which one more may.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// What a port's peer has had of its domain lately. Counts are of one CPU, or nearly right: they need no order.
+/// What the peer of a port has had of its domain lately. A count that is lost to another CPU would do no harm, so they have no
+/// order.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Finds since others had their turn.
     finds: AtomicU32,
+    /// Empty events beyond finds, since a moment.
+    empty: AtomicU32,
+    /// That moment, in nanoseconds.
+    since: AtomicU64,
+    /// Empty events in all.
+    spurious: AtomicU64,
 }
 
 impl Pace {
@@ -33,10 +53,42 @@ impl Pace {
     /// Something was found.
     pub(super) fn found(&self) {
         self.finds.fetch_add(1, Ordering::Relaxed);
+        self.empty.store(self.empty.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 
     /// The task has waited, so that others had their turn.
     pub(super) fn waited(&self) {
         self.finds.store(0, Ordering::Relaxed);
+    }
+
+    /// An event has brought nothing: pauses if there were too many such.
+    pub(super) async fn empty(&self, state: &State) {
+        self.spurious.fetch_add(1, Ordering::Relaxed);
+        if self.is_pressed(state) {
+            time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Counts an empty event, and says whether there were too many lately. The clock is read only once there were enough to
+    /// ask, as that may cost an exit.
+    fn is_pressed(&self, state: &State) -> bool {
+        let empty = self.empty.load(Ordering::Relaxed).saturating_add(1);
+        self.empty.store(empty, Ordering::Relaxed);
+        if empty < PATIENCE {
+            return false;
+        }
+        let now = time::now_in(state);
+        let since = Instant::from_nanos(self.since.load(Ordering::Relaxed));
+        let pressed = now < since + empty * PAUSE;
+        if !pressed {
+            self.since.store(now.as_nanos(), Ordering::Relaxed);
+            self.empty.store(0, Ordering::Relaxed);
+        }
+        pressed
+    }
+
+    /// How many events have brought nothing.
+    pub(super) fn spurious(&self) -> u64 {
+        self.spurious.load(Ordering::Relaxed)
     }
 }

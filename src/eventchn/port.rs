@@ -3,9 +3,7 @@
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll};
-use core::time::Duration;
 
 use super::pace::Pace;
 use super::table::Seen;
@@ -13,13 +11,8 @@ use super::{Error, PolledPort, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
+use crate::hypercall;
 use crate::state::{self, State};
-use crate::{hypercall, time};
-
-/// Events in a row that may bring nothing before a pause is made.
-const PATIENCE: u32 = 32;
-/// How long it is.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// A port of this domain. Dropping it closes it.
 ///
@@ -28,8 +21,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct Port {
     number: u32,
     state: &'static State,
-    /// Events that brought nothing.
-    spurious: AtomicU64,
     pace: Pace,
 }
 
@@ -120,7 +111,7 @@ impl Port {
         state.delivery.reserve(number)?;
         state.events.reserve(number)?;
         state.events.add(number, state);
-        Ok(Self { number, state, spurious: AtomicU64::new(0), pace: Pace::default() })
+        Ok(Self { number, state, pace: Pace::default() })
     }
 
     /// Wakes whoever waits, as an event does.
@@ -203,9 +194,9 @@ impl Port {
 
     /// Waits until `look` finds something in what is shared with the peer. It is asked at once, and again after each event.
     ///
-    /// An event that brings nothing is counted as [`spurious`](Self::spurious). After 32 of them in a row, as a peer may send
-    /// without end, there is a pause of a millisecond before each look that follows, in which one event is delivered at most. So one
-    /// `look` is to look at all that the port's events may tell of.
+    /// An event that brings nothing is counted as [`spurious`](Self::spurious). A find makes up for one; of those beyond that a
+    /// peer may send 32 at once, and one in each millisecond on average. Then each is followed by a pause of a millisecond, in
+    /// which one event is delivered at most. So one `look` is to look at all that the port's events may tell of.
     ///
     /// A peer that has something there whenever `look` is asked keeps nobody else from running: after 64 finds without a wait
     /// other tasks and timers have their turn, before the next look.
@@ -215,7 +206,7 @@ impl Port {
     /// What is found is returned at once, so a future that is dropped takes nothing along.
     pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         self.pace.share().await;
-        let mut events = 0;
+        let mut woken = false;
         loop {
             // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
             let seen = self.count();
@@ -223,15 +214,12 @@ impl Port {
                 self.pace.found();
                 return found;
             }
-            if events > 0 {
-                self.spurious.fetch_add(1, Ordering::Relaxed);
+            if woken {
+                self.pace.empty(self.state).await;
             }
             self.after(seen).await;
             self.pace.waited();
-            events += 1;
-            if events > PATIENCE {
-                time::sleep(PAUSE).await;
-            }
+            woken = true;
         }
     }
 
@@ -239,7 +227,7 @@ impl Port {
     /// one tells of may have been found before it came.
     #[must_use]
     pub fn spurious(&self) -> u64 {
-        self.spurious.load(Ordering::Relaxed)
+        self.pace.spurious()
     }
 }
 
