@@ -87,11 +87,15 @@ pub(crate) fn phys(address: u64) -> *mut u8 {
 }
 
 /// The frame that a pointer points into.
+///
+/// Whoever is told the number, Xen, a peer or [`phys`], accesses the memory by it. The pointer's provenance is exposed, so that
+/// the compiler knows of that: else it could leave out what is written for them to read, and take for unchanged what they write.
+/// For memory that they write to, the pointer has to be one that may be written through.
 pub(crate) fn frame_of(pointer: *const u8) -> Option<u64> {
-    Some((pointer.addr() >> 12) as u64)
+    Some((pointer.expose_provenance() >> 12) as u64)
 }
 
-/// The number by which a copy of Xen's names the page that a pointer points into.
+/// The number by which a copy of Xen's names the page that a pointer points into. It is exposed, as by [`frame_of`].
 pub(crate) fn copied_frame(pointer: *const u8) -> Option<u64> {
     frame_of(pointer)
 }

@@ -95,7 +95,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds a copy of so many bytes at a pointer, which are borrowed for as long as the batch lives, exclusively if Xen writes
-    /// to them.
+    /// to them: then the pointer is one that may be written through.
     fn add(&mut self, way: Way, grant: Grant, offset: usize, own: *const u8, len: usize) -> Result<(), Error> {
         if offset > PAGE || len > PAGE - offset {
             return Err(Error::BeyondPage);
@@ -149,7 +149,9 @@ impl<'a> Batch<'a> {
             self.segments.chunk_by_mut(|one, other| (one.status == Status::AGAIN) == (other.status == Status::AGAIN));
         for run in again.filter(|run| run[0].status == Status::AGAIN) {
             // SAFETY: the own frames are those of slices that are borrowed for as long as the batch lives, which is here,
-            // exclusively where Xen writes to them; each segment lies within its slice.
+            // exclusively where Xen writes to them; each segment lies within its slice. Their pointers were exposed when their
+            // frames were asked for, those that are written to as pointers that may be: the compiler knows that a call may
+            // access them.
             unsafe { hypercall::grant_copy(run) }?;
         }
         Ok(())

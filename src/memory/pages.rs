@@ -72,6 +72,7 @@ impl Pages {
         let start = run.ok_or(Error::OutOfMemory)?;
         // SAFETY: the run has so many pages, and nobody else knows it.
         unsafe { start.write_bytes(0, count * 4096) };
+        // This exposes the pointer: a peer will read the zeroes by the frame's number, so they must be in memory by then.
         let frame = arch::frame_of(start.as_ptr()).ok_or(Error::OutOfMemory)?;
         Ok(Self { start, frame, count, in_chunk })
     }
