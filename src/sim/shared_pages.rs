@@ -54,8 +54,8 @@ struct Watch {
 
 impl SharedPages {
     /// Runs something on this thread, and `peer` before each access that it makes to a byte or word of these pages, told by
-    /// its offset: so a peer acts between any two of them. Bytes of a copy are accessed one by one. What `peer` accesses
-    /// itself is not told.
+    /// its offset: so a peer acts between any two of them. A copy is made of words of 8 or 4 bytes, or of bytes
+    /// (under Miri always), and told of each. What `peer` accesses itself is not told.
     ///
     /// # Panics
     ///
