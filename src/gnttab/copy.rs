@@ -33,7 +33,8 @@ enum Way {
     In,
 }
 
-/// Copies that are done together, in one hypercall: of packets, say. It is a value of 3 KiB that allocates nothing.
+/// Copies that are done together, in one hypercall: of packets, say. It is a value of 3 KiB that allocates nothing, and may be
+/// used again for other slices as long as nobody looks at those before.
 ///
 /// ```no_run
 /// # use domu::gnttab::{Grant, copy::Batch};
@@ -125,20 +126,24 @@ impl<'a> Batch<'a> {
         self.parts.push(parts.len() as u8).map_err(|_| Error::BatchFull)
     }
 
-    /// Has Xen do all copies, and tells what came of each.
+    /// Has Xen do all copies, and tells what came of each. The batch is empty then, and may be filled again.
     ///
     /// If Xen says that a page is not there now, its copies are tried again, up to ten times within a second.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves some copies done, and others not. None is done later.
-    pub async fn submit(mut self) -> Results {
+    /// Dropping the future leaves some copies done, and others not. None is done later, unless the batch is submitted again:
+    /// then the others are, and all have results.
+    pub async fn submit(&mut self) -> Results {
         let mut retry = Retry::new();
         loop {
             let refused = self.attempt();
             let complete = self.segments.iter().all(|segment| segment.status != Status::AGAIN);
             if complete || refused.is_err() || !retry.wait().await {
-                return self.results(refused.err());
+                let results = self.results(refused.err());
+                self.segments.clear();
+                self.parts.clear();
+                return results;
             }
         }
     }
@@ -206,8 +211,8 @@ impl core::ops::Deref for Results {
 pub async fn read(domain: DomainId, references: &[Reference], offset: usize, into: &mut [u8]) -> Result<(), Error> {
     let mut rest = into;
     let mut pieces = Pieces::new(domain, references, offset, rest.len())?;
+    let mut batch = Batch::new();
     while !rest.is_empty() {
-        let mut batch = Batch::new();
         while batch.has_room()
             && let Some((grant, offset, len)) = pieces.next(rest.len())
         {
@@ -232,8 +237,8 @@ pub async fn read(domain: DomainId, references: &[Reference], offset: usize, int
 pub async fn write(domain: DomainId, references: &[Reference], offset: usize, from: &[u8]) -> Result<(), Error> {
     let mut rest = from;
     let mut pieces = Pieces::new(domain, references, offset, rest.len())?;
+    let mut batch = Batch::new();
     while !rest.is_empty() {
-        let mut batch = Batch::new();
         while batch.has_room()
             && let Some((grant, offset, len)) = pieces.next(rest.len())
         {
