@@ -337,7 +337,8 @@ fn yielding_takes_no_timer_and_no_hypercall() {
         }
         Ok(())
     });
-    assert_eq!((report.halts, report.hypercalls.len()), (0, 5));
+    // Boot's six, and the end.
+    assert_eq!((report.halts, report.hypercalls.len()), (0, 7));
 }
 
 #[test]
@@ -370,10 +371,10 @@ fn an_event_wakes_an_idle_domain_once_and_costs_no_hypercall() {
             Ok(())
         });
         assert_eq!(report.halts, 2);
-        // Boot's four, the timer's port, the port, its status, the callback, closing the port, and the end; beside them
+        // Boot's six, the timer's port, the port, its status, the callback, closing the port, and the end; beside them
         // FIFO's two pages, or that it is refused.
         let pages = if abi == Abi::Fifo { 2 } else { 1 };
-        assert_eq!(report.hypercalls.len(), 10 + pages, "{:?}", report.hypercalls);
+        assert_eq!(report.hypercalls.len(), 12 + pages, "{:?}", report.hypercalls);
     }
 }
 

@@ -65,8 +65,8 @@ fn the_self_check_can_be_repeated() {
 #[test]
 fn boot_is_priced() {
     let found = cost(Guest::new());
-    // Two parameters of the console, the reservation, shared_info.
-    assert_eq!(found.hypercalls, 4);
+    // Two parameters of the console and two of xenstore, the reservation, shared_info.
+    assert_eq!(found.hypercalls, 6);
     assert!(found.tsc_ticks > 0);
 }
 
