@@ -15,4 +15,5 @@ pub mod memory;
 pub mod sched;
 pub mod start_info;
 pub mod xen;
+pub mod xenbus;
 pub mod xs_wire;
