@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{console, eventchn, gnttab, memory, random, shared, xenstore};
+use crate::{console, eventchn, gnttab, memory, random, shared, xenbus, xenstore};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,8 @@ pub enum Error {
     Shared(shared::Error),
     /// An operation on xenstore failed.
     Xenstore(xenstore::Error),
+    /// A device's handshake with its other end failed.
+    Device(xenbus::Error),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -39,6 +41,7 @@ impl fmt::Display for Error {
             Self::Grant(error) => error.fmt(f),
             Self::Shared(error) => error.fmt(f),
             Self::Xenstore(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -79,6 +82,12 @@ impl From<shared::Error> for Error {
 impl From<xenstore::Error> for Error {
     fn from(error: xenstore::Error) -> Self {
         Self::Xenstore(error)
+    }
+}
+
+impl From<xenbus::Error> for Error {
+    fn from(error: xenbus::Error) -> Self {
+        Self::Device(error)
     }
 }
 

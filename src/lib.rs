@@ -22,6 +22,8 @@ pub mod gnttab;
 pub mod console;
 pub mod xenstore;
 
+pub mod xenbus;
+
 #[cfg(any(target_os = "none", test))]
 mod crash;
 pub mod lifecycle;

@@ -1,0 +1,116 @@
+//! The back end of a device: the end of the domain that serves it.
+
+use core::ops::{Deref, DerefMut};
+
+use super::device::Role;
+use super::end::{Details, End, is_closing};
+use super::{Error, State};
+use crate::xenstore::{Path, Xenstore};
+
+/// The back end of a device, through all its connections: [`prepare`](Self::prepare), [`accept`](Self::accept),
+/// [`connect`](Self::connect), [`until_closing`](End::until_closing), [`close`](End::close), and again.
+///
+/// Dropping it ends its watches, and changes nothing else: a connection that is to end properly is closed first.
+#[derive(Debug)]
+pub struct Backend(End);
+
+impl Backend {
+    /// Finds a device by its directory, such as `backend/vif/7/0`, and watches both ends: two watches of those that the
+    /// server allows. Waits until the toolstack has said where the front end is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] if there is no such device; [`Error::Misplaced`]; [`Error::InvalidState`]; those of a
+    /// [transaction](Xenstore::transaction) and of [`watch`](Xenstore::watch).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    pub async fn open(store: &Xenstore, device: &Path) -> Result<Self, Error> {
+        End::open(store, device.clone(), Role::Back).await.map(Self)
+    }
+
+    /// Begins a connection, the first or the next: tells the front end what is offered. After a connection that has ended it
+    /// waits until the front end begins another. One that was left open is closed first; so it is when the toolstack asks this end
+    /// to close, before it removes the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](End::close).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future; the connection can be begun again.
+    pub async fn prepare(&mut self, details: &Details<'_>) -> Result<(), Error> {
+        loop {
+            self.0.begin().await?;
+            if self.0.state() == State::CLOSED {
+                // The toolstack removes the device when it finds it closed, unless the front end wants it again.
+                let begun = self.0.wait(|peer, asked| match peer {
+                    _ if asked => Some(false),
+                    Some(State::INITIALISING) => Some(true),
+                    _ => None,
+                });
+                if !begun.await? {
+                    continue;
+                }
+            }
+            match self.0.set(State::INIT_WAIT, details).await {
+                Err(Error::Closed) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits until the front end has told its details, which can be [read](End::read) then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the front end closes; [`Error::Gone`]; [`Error::InvalidState`]; those of
+    /// [`wait_for`](End::wait_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    pub async fn accept(&mut self) -> Result<(), Error> {
+        self.0
+            .wait(|peer, asked| match peer {
+                _ if asked => Some(Err(Error::Closed)),
+                Some(State::INITIALISED | State::CONNECTED) => Some(Ok(())),
+                Some(State::CLOSING | State::CLOSED) => Some(Err(Error::Closed)),
+                _ => None,
+            })
+            .await?
+    }
+
+    /// Tells the front end that it is served, with the rest of the details, such as the size of a disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the front end is closing, or gone, or the toolstack wants this end to close; [`Error::Gone`];
+    /// [`Error::InvalidState`]; those of a [transaction](Xenstore::transaction) and of [`wait_for`](End::wait_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// The front end may be connected when the future is dropped: the next step is [`close`](End::close).
+    pub async fn connect(&mut self, details: &Details<'_>) -> Result<(), Error> {
+        if is_closing(self.0.peer_state().await?) {
+            return Err(Error::Closed);
+        }
+        self.0.set(State::CONNECTED, details).await
+    }
+}
+
+impl Deref for Backend {
+    type Target = End;
+
+    fn deref(&self) -> &End {
+        &self.0
+    }
+}
+
+impl DerefMut for Backend {
+    fn deref_mut(&mut self) -> &mut End {
+        &mut self.0
+    }
+}

@@ -1,0 +1,171 @@
+//! Where the two ends of a device are, and which devices there are.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use super::{Error, State};
+use crate::abi::xen::DomainId;
+use crate::xenstore::{self, Nodes, Path, Value, Xenstore};
+
+/// Which end of a device is this domain's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    Front,
+    Back,
+}
+
+impl Role {
+    /// The names of the nodes that say where the other end is, and whose.
+    const fn link(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Front => ("backend", "backend-id"),
+            Self::Back => ("frontend", "frontend-id"),
+        }
+    }
+}
+
+/// Where the two ends of a device are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Device {
+    path: Path,
+    link: Path,
+    peer_path: Path,
+    peer: DomainId,
+}
+
+impl Device {
+    /// The directory of this end.
+    #[must_use]
+    pub const fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The device's number, as text: `0` for the first network interface, `51712` for `xvda`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.path.name()
+    }
+
+    /// The directory of the other end.
+    #[doc(alias = "otherend")]
+    #[must_use]
+    pub const fn peer_path(&self) -> &Path {
+        &self.peer_path
+    }
+
+    /// The domain of the other end: what its grants and event channels are for.
+    #[doc(alias("otherend_id", "backend-id", "frontend-id"))]
+    #[must_use]
+    pub const fn peer(&self) -> DomainId {
+        self.peer
+    }
+
+    /// Reads where the ends of a device are; waits for what is missing, as long as there is the device.
+    pub(super) async fn find(store: &Xenstore, path: Path, role: Role) -> Result<Self, Error> {
+        let me = store.read("domid").await?.number::<u16>()?;
+        let (link, number) = role.link();
+        let (link, number, state) = (path.join(link)?, path.join(number)?, path.join("state")?);
+        let mut watch = store.watch(&path).await?;
+        loop {
+            watch.next().await?;
+            // Of one moment, as a device may be removed and made anew between two reads.
+            let found = store
+                .transaction::<_, Error>(async |nodes| {
+                    nodes.read(&path).await.map_err(gone)?;
+                    let Some(link) = read(nodes, &link).await? else { return Ok(None) };
+                    let Some(number) = read(nodes, &number).await? else { return Ok(None) };
+                    Ok(read_state(nodes, &state).await?.map(|_| (link, number)))
+                })
+                .await?;
+            let Some((text, number)) = found else { continue };
+            let peer = number.number::<u16>().map_err(|_| Error::Misplaced)?;
+            let peer_path = text.as_str().ok().and_then(|text| Path::new(text).ok()).ok_or(Error::Misplaced)?;
+            let right = peer < DomainId::SELF.0 && is_in_place(role, &path, me, &peer_path, peer);
+            return right.then_some(Self { path, link, peer_path, peer: DomainId(peer) }).ok_or(Error::Misplaced);
+        }
+    }
+
+    /// Whether the device says still that its other end is there.
+    pub(super) async fn is_linked(&self, nodes: &Nodes) -> Result<bool, Error> {
+        Ok(read(nodes, &self.link).await?.is_some_and(|link| link == *self.peer_path.as_str()))
+    }
+}
+
+/// Whether the other end of a device is where toolstacks put it. Its class may be another: a disk's back end may be a `qdisk`.
+fn is_in_place(role: Role, path: &Path, me: u16, peer_path: &Path, peer: u16) -> bool {
+    let is = |text: &str, domain: u16| *text == *domain.to_string();
+    let names: Vec<&str> = peer_path.as_str().split('/').collect();
+    match (role, &names[..]) {
+        (Role::Front, ["", "local", "domain", domain, "backend", _, front, id]) => {
+            is(domain, peer) && is(front, me) && *id == path.name()
+        }
+        (Role::Back, ["", "local", "domain", domain, "device", _, id]) => {
+            is(domain, peer) && path.parent().is_some_and(|above| is(above.name(), peer)) && *id == path.name()
+        }
+        _ => false,
+    }
+}
+
+/// The error of a node of this domain's own.
+fn gone(error: xenstore::Error) -> Error {
+    if error == xenstore::Error::NotFound { Error::Gone } else { error.into() }
+}
+
+/// A value, or that there is none. Of what was removed together with what is above the server says that it is denied: it
+/// looks for rights higher up, where a guest has none.
+async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, Error> {
+    match nodes.read(path).await {
+        Ok(value) => Ok(Some(value)),
+        Err(xenstore::Error::NotFound | xenstore::Error::Denied) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A state, or that there is none.
+pub(super) async fn read_state(nodes: &Nodes, path: &Path) -> Result<Option<State>, Error> {
+    let Some(value) = read(nodes, path).await? else { return Ok(None) };
+    value.number().map(|number| Some(State(number))).map_err(|_| Error::InvalidState)
+}
+
+/// The devices of a class whose front ends are this domain's: their directories, for [`Frontend::open`](super::Frontend::open).
+///
+/// [`Xenstore::watch`] of `device/` and the class tells when there may be others.
+///
+/// # Errors
+///
+/// Those of [`directory`](Nodes::directory), but that there is none.
+///
+/// # Cancel safety
+///
+/// Nothing is lost by dropping the future.
+pub async fn frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error> {
+    below(store, &Path::new("device")?.join(class)?).await
+}
+
+/// The devices of a class whose back ends are this domain's: their directories, for [`Backend::open`](super::Backend::open).
+///
+/// [`Xenstore::watch`] of `backend/` and the class tells when there may be others.
+///
+/// # Errors
+///
+/// Those of [`directory`](Nodes::directory), but that there is none.
+///
+/// # Cancel safety
+///
+/// Nothing is lost by dropping the future.
+pub async fn backends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error> {
+    let mut devices = Vec::new();
+    for domain in below(store, &Path::new("backend")?.join(class)?).await? {
+        devices.append(&mut below(store, &domain).await?);
+    }
+    Ok(devices)
+}
+
+/// The directories below one, which need not be there.
+async fn below(store: &Xenstore, path: &Path) -> Result<Vec<Path>, Error> {
+    match store.directory(path).await {
+        Ok(names) => names.iter().map(|name| Ok(path.join(name)?)).collect(),
+        Err(xenstore::Error::NotFound) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}

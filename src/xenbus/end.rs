@@ -1,0 +1,317 @@
+//! What both ends of a device have in common: the two states, of which each end sets its own and watches the other's.
+//!
+//! Nothing here goes by events alone. An event says only that it is time to look, and each wait looks before it waits for one:
+//! states that come too fast are skipped, a storm of them costs what it costs to look, and a wait that was dropped has lost
+//! nothing.
+//!
+//! This end's own state is watched too. That the device disappears shows there, as does that the toolstack has made it anew,
+//! and the way in which it asks a back end to close: it sets that end's state to Closing.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::Poll;
+
+use super::device::{self, Device, Role};
+use super::{Error, State};
+use crate::xenstore::{self, Path, Value, Watch, Xenstore};
+
+/// What one end tells the other beside its state: names of nodes and their values.
+pub type Details<'a> = [(&'a str, &'a dyn Display)];
+
+/// What a [`Frontend`](super::Frontend) and a [`Backend`](super::Backend) have in common.
+#[derive(Debug)]
+pub struct End {
+    store: Xenstore,
+    role: Role,
+    device: Device,
+    own: Watch,
+    peer: Watch,
+    /// The state of this end, as it was set or found last.
+    state: State,
+    /// The state that may have been set instead, by a future that was dropped.
+    next: Option<State>,
+    /// Somebody else has set this end's state, to have it closed.
+    asked: bool,
+    /// This end's directory is to be looked at.
+    own_changed: bool,
+}
+
+/// Whether an end that is in this state may use what the other has given it. States of the future may mean that as well.
+fn is_active(state: Option<State>) -> bool {
+    state.is_some_and(|state| {
+        !matches!(state, State::UNKNOWN | State::INITIALISING | State::INIT_WAIT | State::CLOSING | State::CLOSED)
+    })
+}
+
+/// Whether an end in this state has ended a connection, or is about to, or is gone.
+pub(super) fn is_closing(state: Option<State>) -> bool {
+    matches!(state, None | Some(State::CLOSING | State::CLOSED))
+}
+
+impl End {
+    pub(super) async fn open(store: &Xenstore, path: Path, role: Role) -> Result<Self, Error> {
+        let device = Device::find(store, path, role).await?;
+        let mut own = store.watch(device.path().join("state")?).await?;
+        let mut peer = store.watch(device.peer_path().join("state")?).await?;
+        // The first events, which tell nothing.
+        own.next().await?;
+        peer.next().await?;
+        let state = device::read_state(store, own.path()).await?.ok_or(Error::Gone)?;
+        // Whatever happened before there were watches is found by the first look.
+        Ok(Self { store: store.clone(), role, device, own, peer, state, next: None, asked: false, own_changed: true })
+    }
+
+    /// Where the two ends are.
+    #[must_use]
+    pub const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The state of this end, as it was set or found last.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// The state of the other end; none if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidState`]; those of a [`read`](xenstore::Nodes::read).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    #[doc(alias = "xenbus_read_driver_state")]
+    pub async fn peer_state(&self) -> Result<Option<State>, Error> {
+        device::read_state(&self.store, self.peer.path()).await
+    }
+
+    /// Waits until the state of the other end, or that it is not there, is accepted, and returns what `accept` makes of it.
+    /// States that follow each other fast are not all seen.
+    ///
+    /// The other end may let this wait for ever: [`time::timeout`](crate::time::timeout) bounds it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`], [`Error::InvalidState`]; those of a [`read`](xenstore::Nodes::read) and of [`Watch::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future: the next wait begins by looking.
+    #[doc(alias = "wait_state")]
+    pub async fn wait_for<T>(&mut self, mut accept: impl FnMut(Option<State>) -> Option<T>) -> Result<T, Error> {
+        self.wait(|peer, _| accept(peer)).await
+    }
+
+    /// As [`wait_for`](Self::wait_for), also with whether this end was asked to close.
+    pub(super) async fn wait<T>(
+        &mut self,
+        mut accept: impl FnMut(Option<State>, bool) -> Option<T>,
+    ) -> Result<T, Error> {
+        loop {
+            self.look_at_own().await?;
+            let peer = self.peer_state().await?;
+            if let Some(accepted) = accept(peer, self.asked) {
+                return Ok(accepted);
+            }
+            self.changed().await?;
+        }
+    }
+
+    /// A value that the other end has published.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the other end is gone with its domain; those of a [`read`](xenstore::Nodes::read),
+    /// [`NotFound`](xenstore::Error::NotFound) among them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    pub async fn read(&self, name: &str) -> Result<Value, Error> {
+        match self.store.read(self.device.peer_path().join(name)?).await {
+            // So it is when all that is above is gone too.
+            Err(xenstore::Error::Denied) if self.peer_state().await?.is_none() => Err(Error::Closed),
+            value => Ok(value?),
+        }
+    }
+
+    /// A number that the other end has published, such as a feature, of which 1 is yes: `default` if there is none, and at
+    /// most `most`, however large it is.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidValue`](xenstore::Error::InvalidValue) of what is no number, or negative where it cannot be, and those of
+    /// [`read`](Self::read).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    #[doc(alias = "xenbus_read_unsigned")]
+    pub async fn feature<T>(&self, name: &str, default: T, most: T) -> Result<T, Error>
+    where
+        T: Copy + Into<i128> + TryFrom<i128>,
+    {
+        let number = match self.read(name).await {
+            Ok(value) => value.number::<i128>()?,
+            Err(Error::Xenstore(xenstore::Error::NotFound)) => return Ok(default),
+            Err(error) => return Err(error),
+        };
+        T::try_from(number.min(most.into())).map_err(|_| xenstore::Error::InvalidValue.into())
+    }
+
+    /// Waits until this connection is to end: the other end closes, has begun again or has disappeared, or the toolstack wants
+    /// this one to close. The next step is [`close`](Self::close).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`], which is an end as well; those of [`wait_for`](Self::wait_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    pub async fn until_closing(&mut self) -> Result<(), Error> {
+        self.wait(|peer, asked| (asked || !is_active(peer)).then_some(())).await
+    }
+
+    /// Closes this end, and waits until the other uses nothing of it any more: it has closed too, has begun again, or has
+    /// disappeared. A front end ends its grants after this; a back end unmaps what it has mapped before, as front ends take a
+    /// back end that is closed at its word.
+    ///
+    /// An end that is closed already, or was never connected, may be closed as well. A peer that does not close keeps this
+    /// waiting: [`time::timeout`](crate::time::timeout) bounds that, and grants that it still uses are kept back until it is
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`]: there is nothing left to be closed. Those of a [transaction](Xenstore::transaction), of a
+    /// [`read`](xenstore::Nodes::read) and of [`Watch::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// An end whose closing was dropped is closing, or closed; it can be closed again.
+    pub async fn close(&mut self) -> Result<(), Error> {
+        let is_open = |peer| is_active(peer) || peer == Some(State::CLOSING);
+        if self.settle().await? != State::CLOSED {
+            self.set(State::CLOSING, &[]).await?;
+            // The front end is the first to be closed.
+            self.until_done(if self.role == Role::Front { is_active } else { is_open }).await?;
+            self.set(State::CLOSED, &[]).await?;
+        }
+        self.until_done(is_open).await
+    }
+
+    /// Waits until the other end is not busy any more. One whose state is nonsense does nothing in order, and is not waited
+    /// for.
+    async fn until_done(&mut self, busy: fn(Option<State>) -> bool) -> Result<(), Error> {
+        match self.wait(|peer, _| (!busy(peer)).then_some(())).await {
+            Err(Error::InvalidState) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes ready to begin: an end that was in use, perhaps by a program that ran in this domain before, is closed first.
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        let state = self.settle().await?;
+        if is_active(Some(state)) || state == State::CLOSING {
+            self.close().await?;
+        }
+        self.asked = false;
+        Ok(())
+    }
+
+    /// Sets this end's state, and its details, all at once. Nothing is written for a device that is gone: that would make
+    /// its directory anew, or be denied.
+    pub(super) async fn set(&mut self, state: State, details: &Details<'_>) -> Result<(), Error> {
+        let entry = |(name, value): &(&str, &dyn Display)| Ok((self.device.path().join(name)?, value.to_string()));
+        let mut entries: Vec<(Path, String)> = details.iter().map(entry).collect::<Result<_, xenstore::Error>>()?;
+        entries.push((self.own.path().clone(), state.0.to_string()));
+        loop {
+            let known = self.settle().await?;
+            if self.asked && !is_closing(Some(state)) {
+                return Err(Error::Closed);
+            }
+            self.next = Some(state);
+            let path = self.own.path();
+            let set = self.store.transaction(async |nodes| {
+                let found = device::read_state(nodes, path).await?.ok_or(Error::Gone)?;
+                if !self.device.is_linked(nodes).await? {
+                    return Err(Error::Gone);
+                }
+                // Writing what is there already would be an event for nothing.
+                if found == known && (found != state || !details.is_empty()) {
+                    for (path, value) in &entries {
+                        nodes.write(path, value).await?;
+                    }
+                }
+                Ok(found)
+            });
+            let found = match set.await {
+                // A directory that is removed between two steps of a transaction cannot be made anew.
+                Err(error @ Error::Xenstore(xenstore::Error::Denied | xenstore::Error::NotFound)) => {
+                    return Err(device::read_state(&self.store, path).await?.map_or(Error::Gone, |_| error));
+                }
+                found => found?,
+            };
+            if found == known {
+                (self.state, self.next) = (state, None);
+                return Ok(());
+            }
+            self.judge(found)?;
+        }
+    }
+
+    /// This end's state, for sure, if a future that set it was dropped. The server obeys in order, so what that asked for has
+    /// been done if it ever will be.
+    pub(super) async fn settle(&mut self) -> Result<State, Error> {
+        if self.next.is_some() {
+            let found = device::read_state(&self.store, self.own.path()).await?.ok_or(Error::Gone)?;
+            self.judge(found)?;
+        }
+        Ok(self.state)
+    }
+
+    /// Takes note of this end's state as it was found.
+    fn judge(&mut self, found: State) -> Result<(), Error> {
+        if found != self.state && self.next != Some(found) {
+            if !is_closing(Some(found)) {
+                return Err(Error::Gone);
+            }
+            self.asked = true;
+        }
+        (self.state, self.next) = (found, None);
+        Ok(())
+    }
+
+    /// Looks whether this end is still what it was, if that may have changed.
+    async fn look_at_own(&mut self) -> Result<(), Error> {
+        if self.own_changed {
+            let found = device::read_state(&self.store, self.own.path()).await?.ok_or(Error::Gone)?;
+            self.judge(found)?;
+            if !self.device.is_linked(&self.store).await? {
+                return Err(Error::Gone);
+            }
+            self.own_changed = false;
+        }
+        Ok(())
+    }
+
+    /// Waits until either end may have changed.
+    async fn changed(&mut self) -> Result<(), Error> {
+        poll_fn(|context| {
+            let own = pin!(self.own.next()).poll(context).map_ok(|_| ());
+            let peer = pin!(self.peer.next()).poll(context).map_ok(|_| ());
+            self.own_changed |= own.is_ready();
+            match (own, peer) {
+                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error.into())),
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                _ => Poll::Ready(Ok(())),
+            }
+        })
+        .await
+    }
+}

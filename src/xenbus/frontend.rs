@@ -1,0 +1,101 @@
+//! The front end of a device: the end of the domain that uses it.
+
+use core::ops::{Deref, DerefMut};
+
+use super::device::Role;
+use super::end::{Details, End, is_closing};
+use super::{Error, State};
+use crate::xenstore::{Path, Xenstore};
+
+/// The front end of a device, through all its connections: [`prepare`](Self::prepare), [`connect`](Self::connect),
+/// [`until_closing`](End::until_closing), [`close`](End::close), and again.
+///
+/// Dropping it ends its watches, and changes nothing else: a connection that is to end properly is closed first.
+#[derive(Debug)]
+pub struct Frontend(End);
+
+impl Frontend {
+    /// Finds a device by its directory, such as `device/vif/0`, and watches both ends: two watches of those that the server
+    /// allows. Waits until the toolstack has said where the back end is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] if there is no such device; [`Error::Misplaced`]; [`Error::InvalidState`]; those of a
+    /// [transaction](Xenstore::transaction) and of [`watch`](Xenstore::watch).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    pub async fn open(store: &Xenstore, device: &Path) -> Result<Self, Error> {
+        End::open(store, device.clone(), Role::Front).await.map(Self)
+    }
+
+    /// Begins a connection, the first or the next, and waits until the back end is ready for details: what it offers can be
+    /// read then. A connection that was left open, by whoever used the device before, is closed first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](End::close).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future; the connection can be begun again.
+    pub async fn prepare(&mut self) -> Result<(), Error> {
+        loop {
+            self.0.begin().await?;
+            match self.0.set(State::INITIALISING, &[]).await {
+                Err(Error::Closed) => continue,
+                result => result?,
+            }
+            let ready = self.0.wait(|peer, asked| match peer {
+                _ if asked => Some(false),
+                Some(State::INIT_WAIT | State::INITIALISED) => Some(true),
+                // It is closed since the last connection, or not there yet.
+                _ => None,
+            });
+            if ready.await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the back end this end's details, such as references and ports, together with a state, and waits until it has
+    /// connected; then this end is Connected as well.
+    ///
+    /// The state is what the device's protocol wants with the details: [`State::INITIALISED`] of disks, [`State::CONNECTED`] of
+    /// network interfaces.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the back end does not want to, or is gone; [`Error::Gone`]; [`Error::InvalidState`]; those of a
+    /// [transaction](Xenstore::transaction) and of [`wait_for`](End::wait_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// The details may have been told when the future is dropped: the next step is [`close`](End::close).
+    pub async fn connect(&mut self, state: State, details: &Details<'_>) -> Result<(), Error> {
+        self.0.set(state, details).await?;
+        self.0
+            .wait(|peer, asked| match peer {
+                Some(State::CONNECTED) if !asked => Some(Ok(())),
+                _ if asked || is_closing(peer) => Some(Err(Error::Closed)),
+                _ => None,
+            })
+            .await??;
+        self.0.set(State::CONNECTED, &[]).await
+    }
+}
+
+impl Deref for Frontend {
+    type Target = End;
+
+    fn deref(&self) -> &End {
+        &self.0
+    }
+}
+
+impl DerefMut for Frontend {
+    fn deref_mut(&mut self) -> &mut End {
+        &mut self.0
+    }
+}
