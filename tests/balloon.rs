@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use domu::abi::errno::Errno;
 use domu::abi::xen::Hypercall;
-use domu::lifecycle::Reason;
 use domu::memory::{self, Error, Pages, balloon};
-use domu::sim::{End, Guest, Report};
+use domu::sim::{Guest, Report};
 
 const MIB: u64 = 1 << 20;
 const POPULATE: (Hypercall, u64) = (Hypercall::Memory, 6);
@@ -19,8 +18,7 @@ const DECREASE: (Hypercall, u64) = (Hypercall::Memory, 1);
 fn run<T: 'static>(guest: Guest, main: impl FnOnce() -> T + 'static) -> (T, Report) {
     let found = Rc::new(Cell::new(None));
     let inside = Rc::clone(&found);
-    let report = guest.run(async move |_| inside.set(Some(main())));
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    let report = guest.run(async move |_| inside.set(Some(main()))).powered_off();
     (found.take().expect("main has run"), report)
 }
 
@@ -34,7 +32,7 @@ fn guest(mib: u64) -> Guest {
 
 /// How often a hypercall was made.
 fn count(report: &Report, call: (Hypercall, u64)) -> usize {
-    report.hypercalls.iter().filter(|found| **found == call).count()
+    report.calls(call.0, call.1)
 }
 
 #[test]

@@ -10,8 +10,7 @@ use domu::abi::grant_table::{COPY, Status};
 use domu::abi::xen::Hypercall;
 use domu::gnttab::copy::{self, Batch, SEGMENTS};
 use domu::gnttab::{Error, Grant, Granted, ReadOnly, ReadWrite, Reference, stat};
-use domu::lifecycle::Reason;
-use domu::sim::{End, Guest, Host, PeerPage, Report, outside};
+use domu::sim::{Guest, Host, PeerPage, Report, outside};
 use domu::time::{self, timeout};
 
 /// A domain whose part the test plays.
@@ -20,18 +19,13 @@ const PEER: DomainId = DomainId(3);
 /// What a test's guest is, unless it says otherwise.
 const OWN: DomainId = DomainId(7);
 
-fn check(report: Report) -> Report {
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
-    report
-}
-
 fn run(guest: Guest, main: impl AsyncFnOnce()) -> Report {
-    check(guest.run(async |_| main().await))
+    guest.run(async |_| main().await).powered_off()
 }
 
 /// How often Xen was called to copy.
 fn calls(report: &Report) -> usize {
-    report.hypercalls.iter().filter(|call| **call == (Hypercall::GrantTable, COPY)).count()
+    report.calls(Hypercall::GrantTable, COPY)
 }
 
 fn offer(reference: u32) -> PeerPage {
@@ -342,7 +336,7 @@ fn two_domains_copy_both_ways() {
             done.store(1, Ordering::SeqCst);
         })
         .run();
-    let reports: Vec<_> = reports.into_iter().map(check).collect();
+    let reports: Vec<_> = reports.into_iter().map(Report::powered_off).collect();
     // Each page is two segments at most, and there is room for 62 at least in a batch.
     let most = 2 * (2 * pages).div_ceil(SEGMENTS - 2);
     assert!(calls(&reports[1]) <= most, "{} of {most}", calls(&reports[1]));

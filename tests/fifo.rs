@@ -12,22 +12,19 @@ use domu::abi::event_channel::{EXPAND_ARRAY, INIT_CONTROL};
 use domu::abi::xen::Hypercall;
 use domu::eventchn::{self, Abi, After, Error, Port, Priority};
 use domu::executor::{activity, spawn, yield_now};
-use domu::lifecycle::Reason;
-use domu::sim::{Backend, End, Guest, Report, race};
+use domu::sim::{Backend, Guest, Report, race};
 use domu::{Domain, DomainId, time};
 
 const MS: Duration = Duration::from_millis(1);
 
 /// Runs a guest whose main must come to its end.
 fn run<F: Future<Output = domu::Result>>(guest: Guest, main: impl FnOnce(Domain) -> F) -> Report {
-    let report = guest.run(main);
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
-    report
+    guest.run(main).powered_off()
 }
 
 /// How often a guest has called an operation on event channels.
 fn calls(report: &Report, operation: u64) -> usize {
-    report.hypercalls.iter().filter(|call| **call == (Hypercall::EventChannel, operation)).count()
+    report.calls(Hypercall::EventChannel, operation)
 }
 
 #[test]

@@ -34,8 +34,7 @@ const _: () = {
 };
 
 fn run(guest: Guest, main: impl AsyncFnOnce()) -> Report {
-    let report = guest.run(async |_| main().await);
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    let report = guest.run(async |_| main().await).powered_off();
     assert_eq!(report.mapped, 0);
     report
 }

@@ -8,9 +8,8 @@ use domu::abi::errno::Errno;
 use domu::abi::grant_table::{MAP_GRANT_REF, Status, UNMAP_GRANT_REF};
 use domu::abi::xen::Hypercall;
 use domu::gnttab::{Error, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
-use domu::lifecycle::Reason;
 use domu::shared::Owner;
-use domu::sim::{End, Guest, Host, Report, outside};
+use domu::sim::{Guest, Host, Report, outside};
 use domu::time::{self, timeout};
 use domu::{DomainId, memory};
 
@@ -21,18 +20,13 @@ const OTHER: DomainId = DomainId(4);
 /// What a test's guest is, unless it says otherwise.
 const OWN: DomainId = DomainId(7);
 
-fn check(report: Report) -> Report {
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
-    report
-}
-
 fn run(guest: Guest, main: impl AsyncFnOnce()) -> Report {
-    check(guest.run(async |_| main().await))
+    guest.run(async |_| main().await).powered_off()
 }
 
 /// How often a hypercall on grants was made.
 fn calls(report: &Report, operation: u64) -> usize {
-    report.hypercalls.iter().filter(|call| **call == (Hypercall::GrantTable, operation)).count()
+    report.calls(Hypercall::GrantTable, operation)
 }
 
 /// A page of a peer's whose first byte says which it is.
@@ -356,7 +350,7 @@ fn two_domains_share_from_one_to_a_thousand_pages() {
                 done.store(1, Ordering::SeqCst);
             })
             .run();
-        let reports: Vec<_> = reports.into_iter().map(check).collect();
+        let reports: Vec<_> = reports.into_iter().map(Report::powered_off).collect();
         assert!(reports.iter().all(|report| report.granted.is_empty() && report.mapped == 0));
         assert_eq!(calls(&reports[1], MAP_GRANT_REF), count.div_ceil(32));
     }
@@ -387,7 +381,7 @@ fn a_peer_that_is_gone_leaves_what_is_mapped_and_nothing_else() {
             assert_eq!(mapping.unmap(), Ok(()));
         })
         .run();
-    let reports: Vec<_> = reports.into_iter().map(check).collect();
+    let reports: Vec<_> = reports.into_iter().map(Report::powered_off).collect();
     assert!(reports[0].elapsed_ns < reports[1].elapsed_ns);
 }
 
@@ -408,5 +402,5 @@ fn a_domain_that_ends_lets_go_of_what_it_has_mapped() {
             std::mem::forget(mapping);
         })
         .run();
-    let _: Vec<_> = reports.into_iter().map(check).collect();
+    let _: Vec<_> = reports.into_iter().map(Report::powered_off).collect();
 }

@@ -4,16 +4,14 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domu::lifecycle::Reason;
 use domu::memory::{self, Error, Pages};
-use domu::sim::{End, Guest, Report};
+use domu::sim::{Guest, Report};
 
 /// Runs a guest whose main gives a value.
 fn run<T: 'static>(guest: Guest, main: impl FnOnce() -> T + 'static) -> (T, Report) {
     let found = Rc::new(Cell::new(None));
     let inside = Rc::clone(&found);
-    let report = guest.run(async move |_| inside.set(Some(main())));
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    let report = guest.run(async move |_| inside.set(Some(main()))).powered_off();
     (found.take().expect("main has run"), report)
 }
 

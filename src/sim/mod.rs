@@ -113,6 +113,24 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report, of a domain that must have powered off.
+    ///
+    /// # Panics
+    ///
+    /// If it ended otherwise, with what it said on the debug port.
+    #[must_use]
+    #[track_caller]
+    pub fn powered_off(self) -> Self {
+        assert_eq!(self.end, End::Shutdown(Reason::Poweroff), "{}", self.debug_text());
+        self
+    }
+
+    /// How often the domain has made a hypercall with this operation.
+    #[must_use]
+    pub fn calls(&self, call: Hypercall, operation: u64) -> usize {
+        self.hypercalls.iter().filter(|made| **made == (call, operation)).count()
+    }
+
     /// The console as text.
     #[must_use]
     pub fn console_text(&self) -> String {
