@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::cpio::Archive;
 use super::dom0::Session;
 use super::input::Input;
+use crate::say;
 
 /// How long one of dom0's commands may take when the machine is busy.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(90);
@@ -360,7 +361,14 @@ impl Console<'_> {
 
 /// Where a domain stands, with its number; `None`: there is none.
 fn state(session: &mut Session, name: &str) -> Result<Option<(u32, State)>> {
-    let reply = session.run(&format!("xl list -v {name}"), COMMAND_LIMIT)?;
+    let list = format!("xl list -v {name}");
+    let mut reply = session.run(&list, COMMAND_LIMIT)?;
+    if reply.status != 0 {
+        // It has failed once beside a domain that was there, before and after. What is gone stays so.
+        std::thread::sleep(Duration::from_millis(500));
+        say!("`{list}` says {:?}: asking again", reply.text().trim());
+        reply = session.run(&list, COMMAND_LIMIT)?;
+    }
     if reply.status != 0 {
         return Ok(None);
     }

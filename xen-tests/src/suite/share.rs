@@ -104,7 +104,11 @@ const TOOLSTACKS: [u32; 2] = [0, 1];
 fn only_reserved<const COUNT: usize>(stage: &mut Stage, domains: [&Peer; COUNT]) -> Result<()> {
     for domain in domains {
         let used = used(stage, domain)?;
-        ensure!(used == TOOLSTACKS || used == TOOLSTACKS[..1], "domain {} has these grants in use: {used:?}", domain.number);
+        ensure!(
+            used == TOOLSTACKS || used == TOOLSTACKS[..1],
+            "domain {} has these grants in use: {used:?}",
+            domain.number
+        );
     }
     Ok(())
 }
