@@ -56,7 +56,8 @@ pub fn run(wanted: &Run) -> Result<u8> {
         maxmem: wanted.maxmem,
         cmdline: wanted.cmdline.clone(),
         ramdisk: wanted.ramdisk.as_ref().map(|_| "ramdisk".into()),
-        more: if wanted.gdb { readable_for_gdb(wanted.version) } else { Vec::new() },
+        more: [wanted.cpu.guest_lines(), if wanted.gdb { readable_for_gdb(wanted.version) } else { Vec::new() }]
+            .concat(),
     };
     let mut archive = Archive::default();
     archive.file(&format!("guests/{name}"), 0o644, &image.read()?);

@@ -92,7 +92,7 @@ fn run_group(suite: &mut Suite, mut lab: Lab, cases: &[&Case]) -> Result<()> {
     while !left.is_empty() {
         boots += 1;
         let logs = suite.logs.join(format!("{machine}-{boots}"));
-        let archive = archive(suite, &left)?;
+        let archive = archive(suite, &left, lab.cpu)?;
         let mut session = match Session::boot(&lab, archive, &logs) {
             Ok(session) => session,
             Err(error) => {
@@ -159,7 +159,7 @@ fn clean_up(session: &mut Session, domain: &str) -> Result<()> {
 }
 
 /// The files of these tests for dom0.
-fn archive(suite: &Suite, cases: &[&Case]) -> Result<Archive> {
+fn archive(suite: &Suite, cases: &[&Case], cpu: Cpu) -> Result<Archive> {
     let mut archive = Archive::default();
     let mut kernels = BTreeSet::new();
     for case in cases {
@@ -169,7 +169,8 @@ fn archive(suite: &Suite, cases: &[&Case]) -> Result<Archive> {
             archive.file(&format!("guests/{kernel}"), 0o644, &image.read()?);
         }
         let base = base_config(&paths::workspace(), case.guest)?;
-        let config = Config { base, ..case.config.clone() };
+        let mut config = Config { base, ..case.config.clone() };
+        config.more.extend(cpu.guest_lines());
         domain::add(&mut archive, &case.domain(), &case.kernel(), &config);
         for (name, content) in &case.files {
             archive.file(&format!("guests/{name}"), 0o644, content);
