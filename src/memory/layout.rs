@@ -93,7 +93,8 @@ const CAPACITY: usize = 288;
 pub(crate) struct Layout(Vec<Region, CAPACITY>);
 
 impl Layout {
-    /// Lays out a domain with the rings that the toolstack has made, but for its page tables. What comes first wins where parts overlap.
+    /// Lays out a domain with the rings that the toolstack has made, but for its page tables. What comes first wins where
+    /// parts overlap.
     pub(crate) fn new(
         image: &Image,
         map: &MemoryMap,
