@@ -1,8 +1,6 @@
 //! The balloon on the simulated Xen, which looks at every frame: given twice, or filled in where nothing was taken, fails
 //! the test, and what is out reads as ones.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use domu::abi::errno::Errno;
@@ -15,11 +13,10 @@ const POPULATE: (Hypercall, u64) = (Hypercall::Memory, 6);
 const DECREASE: (Hypercall, u64) = (Hypercall::Memory, 1);
 
 /// Runs a guest whose main gives a value.
-fn run<T: 'static>(guest: Guest, main: impl FnOnce() -> T + 'static) -> (T, Report) {
-    let found = Rc::new(Cell::new(None));
-    let inside = Rc::clone(&found);
-    let report = guest.run(async move |_| inside.set(Some(main()))).powered_off();
-    (found.take().expect("main has run"), report)
+fn run<T>(guest: Guest, main: impl FnOnce() -> T) -> (T, Report) {
+    let (report, found) = guest.look(|_| main());
+    let report = report.powered_off();
+    (found.expect("main has run"), report)
 }
 
 fn frames(ranges: &[std::ops::Range<u64>]) -> u64 {

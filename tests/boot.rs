@@ -1,8 +1,5 @@
 //! Boot and the ends of a domain on the simulated Xen.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use domu::abi::errno::Errno;
 use domu::abi::xen::Hypercall;
 use domu::lifecycle::{self, Reason};
@@ -13,19 +10,10 @@ use proptest::prelude::*;
 const POWEROFF: End = End::Shutdown(Reason::Poweroff);
 const CRASH: End = End::Shutdown(Reason::Crash);
 
-/// Runs a guest whose main looks at the domain.
-fn look<T: 'static>(guest: Guest, look: impl FnOnce(domu::Domain) -> T + 'static) -> (Report, Option<T>) {
-    let seen = Rc::new(RefCell::new(None));
-    let slot = seen.clone();
-    let report = guest.run(async move |domain| *slot.borrow_mut() = Some(look(domain)));
-    let seen = seen.borrow_mut().take();
-    (report, seen)
-}
-
 #[test]
 fn both_versions_of_the_start_info() {
     for version in [0, 1] {
-        let (report, id) = look(Guest::new().start_info_version(version), |domain| domain.id());
+        let (report, id) = Guest::new().start_info_version(version).look(|domain| domain.id());
         assert_eq!((report.end, id), (POWEROFF, Some(DomainId(7))), "version {version}");
         let asked = report.hypercalls.contains(&(Hypercall::Memory, 9));
         assert_eq!(asked, version == 0, "Xen is asked for the map only where the start info has none");
@@ -35,7 +23,7 @@ fn both_versions_of_the_start_info() {
 
 #[test]
 fn a_good_boot_makes_the_hypercalls_it_needs_and_no_other() {
-    let (report, _) = look(Guest::new(), |_| ());
+    let (report, _) = Guest::new().look(|_| ());
     let calls: Vec<_> = report.hypercalls.iter().map(|&(call, operation)| (call as u32, operation)).collect();
     // Reservation, two parameters each for the console and xenstore, shared information; then the end, with nothing to flush.
     assert_eq!(calls, [(12, 3), (34, 1), (34, 1), (34, 1), (34, 1), (12, 7), (29, 2)]);
@@ -43,19 +31,19 @@ fn a_good_boot_makes_the_hypercalls_it_needs_and_no_other() {
 
 #[test]
 fn xen_is_found_where_viridian_leaves_push_it() {
-    let (report, version) = look(Guest::new().cpuid_base(0x4000_0100), |domain| domain.xen_version());
+    let (report, version) = Guest::new().cpuid_base(0x4000_0100).look(|domain| domain.xen_version());
     assert_eq!((report.end, version), (POWEROFF, Some(XenVersion { major: 4, minor: 17 })));
 }
 
 #[test]
 fn a_xen_that_does_not_tell_the_domain_id() {
-    let (_, id) = look(Guest::new().domain(None), |domain| domain.id());
+    let (_, id) = Guest::new().domain(None).look(|domain| domain.id());
     assert_eq!(id, Some(DomainId::SELF));
 }
 
 #[test]
 fn without_xen_it_says_so_once_on_both_ports_and_stops() {
-    let (report, seen) = look(Guest::new().xen(None), |_| ());
+    let (report, seen) = Guest::new().xen(None).look(|_| ());
     assert_eq!((report.end, seen), (End::Stopped, None));
     let debug = report.debug_text();
     assert!(debug.starts_with("domu: not running on Xen: "), "{debug}");
@@ -66,10 +54,10 @@ fn without_xen_it_says_so_once_on_both_ports_and_stops() {
 
 #[test]
 fn an_old_xen_is_refused_with_both_versions() {
-    let (report, _) = look(Guest::new().xen(Some(XenVersion { major: 4, minor: 9 })), |_| ());
+    let (report, _) = Guest::new().xen(Some(XenVersion { major: 4, minor: 9 })).look(|_| ());
     assert_eq!(report.end, CRASH);
     assert_eq!(report.debug_text(), "domu: Xen 4.9 is too old: 4.10 or later is needed\n");
-    assert_eq!(look(Guest::new().xen(Some(XenVersion::OLDEST)), |_| ()).0.end, POWEROFF);
+    assert_eq!(Guest::new().xen(Some(XenVersion::OLDEST)).look(|_| ()).0.end, POWEROFF);
 }
 
 #[test]
@@ -86,7 +74,7 @@ fn every_failure_of_boot_has_a_message_and_crashes() {
         ),
         (Guest::new().fault(refuse(Hypercall::Memory, 7)), "Xen refused the page of shared information: ENOMEM"),
     ] {
-        let (report, seen) = look(guest, |_| ());
+        let (report, seen) = guest.look(|_| ());
         assert_eq!((report.end, seen), (CRASH, None), "{message}");
         assert_eq!(report.debug_text(), format!("domu: {message}\n"));
     }
@@ -95,18 +83,18 @@ fn every_failure_of_boot_has_a_message_and_crashes() {
 #[test]
 fn refused_parameters_mean_no_console() {
     let guest = Guest::new().fault(|call, _| (call == Hypercall::Hvm).then_some(Errno::EPERM));
-    assert_eq!(look(guest, |_| ()).0.end, POWEROFF);
+    assert_eq!(guest.look(|_| ()).0.end, POWEROFF);
 }
 
 #[test]
 fn the_command_line_arrives_byte_for_byte() {
     for line in ["", "x", "a  b\t\"c d\" domu.log=warn 'e", "grüße \u{1f980}", "\\", "trailing "] {
-        let (report, seen) = look(Guest::new().command_line(line), |domain| domain.command_line());
+        let (report, seen) = Guest::new().command_line(line).look(|domain| domain.command_line());
         assert_eq!((report.end, seen), (POWEROFF, Some(line.as_bytes())));
     }
-    assert_eq!(look(Guest::new(), |domain| domain.command_line()).1, Some(&b""[..]));
+    assert_eq!(Guest::new().look(|domain| domain.command_line()).1, Some(&b""[..]));
     let bytes: Vec<u8> = (1..=255).collect();
-    assert_eq!(look(Guest::new().command_line(&bytes), |domain| domain.command_line()).1, Some(&bytes[..]));
+    assert_eq!(Guest::new().command_line(&bytes).look(|domain| domain.command_line()).1, Some(&bytes[..]));
 }
 
 #[test]
@@ -114,7 +102,7 @@ fn a_command_line_over_the_limit_is_cut_with_a_warning() {
     let lengths = [(MAX_COMMAND_LINE + 1, true), (MAX_COMMAND_LINE, false), (20_000, true)];
     for (length, warned) in lengths.into_iter().take(if cfg!(miri) { 1 } else { 3 }) {
         let line: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
-        let (report, seen) = look(Guest::new().command_line(&line), |domain| domain.command_line());
+        let (report, seen) = Guest::new().command_line(&line).look(|domain| domain.command_line());
         assert!(seen == Some(&line[..length.min(MAX_COMMAND_LINE)]));
         let expected =
             format!("WARN  domu::boot: the command line is truncated: it has more than {MAX_COMMAND_LINE} bytes\r\n");
@@ -130,7 +118,7 @@ fn options_set_the_log_and_stay_in_the_command_line() {
         ("domu.log=trace", "ERROR WARN INFO DEBUG TRACE "),
         ("domu.log=off", ""),
     ] {
-        let (report, seen) = look(Guest::new().command_line(line), |domain| {
+        let (report, seen) = Guest::new().command_line(line).look(|domain| {
             for level in log::Level::iter() {
                 log::log!(target: "test", level, "x");
             }
@@ -146,7 +134,7 @@ fn options_set_the_log_and_stay_in_the_command_line() {
             .collect();
         assert_eq!(levels, shown, "{line}");
     }
-    let (report, _) = look(Guest::new().command_line("domu.log=loud domu.colour=red"), |_| ());
+    let (report, _) = Guest::new().command_line("domu.log=loud domu.colour=red").look(|_| ());
     assert_eq!(
         report.console_text(),
         "WARN  domu::boot: not an option of domu, or not a value of it: domu.log=loud\r\n\
@@ -158,7 +146,7 @@ fn options_set_the_log_and_stay_in_the_command_line() {
 fn modules_are_readable() {
     let big: Vec<u8> = (0..if cfg!(miri) { 5_000 } else { 100_000_u32 }).map(|i| (i * 7) as u8).collect();
     let guest = Guest::new().module(&big, "first of two").module(b"", "");
-    let (report, modules) = look(guest, |domain| domain.modules());
+    let (report, modules) = guest.look(|domain| domain.modules());
     let modules = modules.expect("main ran");
     assert_eq!(report.end, POWEROFF);
     assert_eq!(modules.len(), 2);
@@ -171,7 +159,7 @@ fn modules_are_readable() {
 fn ram_above_the_reservation_is_given_back_untouched() {
     let sizes = [(2, 4), (64, 256), (4, 4096), (3000, 6144)];
     for (memory, maxmem) in sizes.into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
-        let (report, _) = look(Guest::new().memory_mib(memory, maxmem), |_| ());
+        let (report, _) = Guest::new().memory_mib(memory, maxmem).look(|_| ());
         assert_eq!(report.end, POWEROFF);
         let surplus = (maxmem - memory) * 256;
         let given: u64 = report.given_back.iter().map(|range| range.end - range.start).sum();
@@ -180,26 +168,26 @@ fn ram_above_the_reservation_is_given_back_untouched() {
         assert!(report.given_back.iter().all(|range| range.start >= 0x140), "the image stays");
         let told = report.console_text();
         assert!(told.contains(&format!("{} KiB were given back to Xen", given * 4)), "{told}");
-        let calls = report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, 1)).count();
+        let calls = report.calls(Hypercall::Memory, 1);
         assert!(calls as u64 <= 4 + given / 512 / 128 + 3, "{calls} hypercalls for {given} frames");
     }
     for memory in [2, 16, 6144] {
-        assert!(look(Guest::new().memory_mib(memory, memory), |_| ()).0.given_back.is_empty());
+        assert!(Guest::new().memory_mib(memory, memory).look(|_| ()).0.given_back.is_empty());
     }
 }
 
 #[test]
 fn a_return_that_xen_takes_in_parts_is_continued_and_what_it_came_to_is_told() {
     let given = |report: &Report| report.given_back.iter().map(|range| range.end - range.start).sum::<u64>();
-    let parts = look(Guest::new().memory_mib(64, 256).extents_taken(3), |_| ()).0;
-    assert_eq!(given(&parts), given(&look(Guest::new().memory_mib(64, 256), |_| ()).0));
+    let parts = Guest::new().memory_mib(64, 256).extents_taken(3).look(|_| ()).0;
+    assert_eq!(given(&parts), given(&Guest::new().memory_mib(64, 256).look(|_| ()).0));
     // The fourth call is refused, and all that are smaller.
     let mut calls = 0;
     let refuse = move |call, operation| {
         calls += i32::from((call, operation) == (Hypercall::Memory, 1));
         ((call, operation) == (Hypercall::Memory, 1) && calls > 3).then_some(Errno::EPERM)
     };
-    let report = look(Guest::new().memory_mib(64, 256).extents_taken(20).fault(refuse), |_| ()).0;
+    let report = Guest::new().memory_mib(64, 256).extents_taken(20).fault(refuse).look(|_| ()).0;
     assert_eq!((report.end, given(&report)), (POWEROFF, 48));
     assert!(report.console_text().contains(&format!("; {} KiB were given back", given(&report) * 4)));
 }
@@ -207,7 +195,7 @@ fn a_return_that_xen_takes_in_parts_is_continued_and_what_it_came_to_is_told() {
 #[test]
 fn the_heap_gets_nearly_all_ram() {
     for mib in [2, 16, 6144] {
-        let (report, _) = look(Guest::new().memory_mib(mib, mib), |_| ());
+        let (report, _) = Guest::new().memory_mib(mib, mib).look(|_| ());
         let heap: u64 = report.heap.iter().map(|range| range.end - range.start).sum();
         // The image, a page or two of the loader's, and some page tables.
         assert!(mib * 256 - heap < 64 + 8 + 16, "{heap} of {} frames", mib * 256);
@@ -229,7 +217,7 @@ fn pieces_outside_of_ram_are_left_out_with_a_warning() {
     ];
     for (change, warning) in wrong {
         let guest = Guest::new().command_line("a line").module(b"data", "").start_info(change);
-        let (report, seen) = look(guest, |domain| (domain.command_line().len(), domain.modules().len()));
+        let (report, seen) = guest.look(|domain| (domain.command_line().len(), domain.modules().len()));
         assert_eq!((report.end, report.debug_text().as_str()), (POWEROFF, ""));
         assert!(report.console_text().contains(warning), "{}", report.console_text());
         assert_eq!(seen, Some(if warning == line { (0, 1) } else { (6, 0) }));
@@ -241,7 +229,7 @@ fn a_refused_return_is_survived_and_told() {
     let guest = Guest::new()
         .memory_mib(64, 256)
         .fault(|call, operation| ((call, operation) == (Hypercall::Memory, 1)).then_some(Errno::EPERM));
-    let (report, _) = look(guest, |_| ());
+    let (report, _) = guest.look(|_| ());
     assert_eq!(report.end, POWEROFF);
     assert!(report.console_text().contains("; 0 KiB were given back"), "{}", report.console_text());
 }
@@ -355,7 +343,7 @@ proptest! {
         map.insert(map.len() / 2, (0, low, 1));
         map.truncate(128);
         let guest = Guest::new().memory_map(&map).reservation(reservation).start_info_version(version);
-        let (report, seen) = look(guest.command_line(&line), |domain| domain.command_line());
+        let (report, seen) = guest.command_line(&line).look(|domain| domain.command_line());
         let debug = report.debug_text();
         match seen {
             Some(seen) => prop_assert_eq!((seen, report.end, debug.as_str()), (&line[..], POWEROFF, "")),

@@ -1,9 +1,12 @@
 //! Copying from and to pages of peers: with peers whose part the test plays, and between two domains of a simulated host.
 
+mod common;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::patient;
 use domu::DomainId;
 use domu::abi::errno::Errno;
 use domu::abi::grant_table::{COPY, Status};
@@ -200,22 +203,10 @@ fn no_copy_reaches_beyond_its_page() {
     });
 }
 
-/// A guest to whom one page is not there for so many attempts; and how many copies were asked for.
-fn patient(attempts: u32) -> (Guest, Arc<AtomicU32>) {
-    let (asked, counter) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
-    let its = Arc::clone(&asked);
-    let guest = Guest::new().grant_fault(move |_, reference| {
-        its.fetch_add(1, Ordering::Relaxed);
-        let missing = reference == 9 && counter.fetch_add(1, Ordering::Relaxed) < attempts;
-        missing.then_some(Status::AGAIN)
-    });
-    (guest, asked)
-}
-
 #[test]
 #[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_page_that_is_not_there_is_tried_again_alone() {
-    let (guest, asked) = patient(2);
+    let (guest, asked) = patient(COPY, 2);
     let report = run(guest, async || {
         let pages = [8, 9, 10].map(offer);
         let mut data = Buffer::new(0, 3);
@@ -230,7 +221,7 @@ fn a_page_that_is_not_there_is_tried_again_alone() {
 #[test]
 #[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn patience_ends() {
-    let (guest, _) = patient(u32::MAX);
+    let (guest, _) = patient(COPY, u32::MAX);
     let report = run(guest, async || {
         let pages = [8, 9, 10].map(offer);
         let mut batch = Batch::new();
@@ -246,7 +237,7 @@ fn patience_ends() {
 #[test]
 #[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_future_that_is_dropped_copies_nothing_later() {
-    let (guest, _) = patient(3);
+    let (guest, _) = patient(COPY, 3);
     let report = run(guest, async || {
         let pages = [8, 9].map(offer);
         let mut batch = Batch::new();

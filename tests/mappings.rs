@@ -1,9 +1,12 @@
 //! Pages of peers, mapped in: with peers whose part the test plays, and between two domains of a simulated host.
 
+mod common;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::patient;
 use domu::abi::errno::Errno;
 use domu::abi::grant_table::{MAP_GRANT_REF, Status, UNMAP_GRANT_REF};
 use domu::abi::xen::Hypercall;
@@ -170,25 +173,10 @@ fn a_failure_at_any_page_undoes_the_others() {
     }
 }
 
-/// A guest whose page is not there for so many attempts; and how often it was asked for pages.
-fn patient(attempts: u32) -> (Guest, Arc<AtomicU32>) {
-    let (asked, counter) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
-    let its = Arc::clone(&asked);
-    let guest = Guest::new().grant_fault(move |operation, reference| {
-        if operation != MAP_GRANT_REF {
-            return None;
-        }
-        its.fetch_add(1, Ordering::Relaxed);
-        let missing = reference == 9 && counter.fetch_add(1, Ordering::Relaxed) < attempts;
-        missing.then_some(Status::AGAIN)
-    });
-    (guest, asked)
-}
-
 #[test]
 #[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_page_that_is_not_there_is_tried_again_alone() {
-    let (guest, asked) = patient(3);
+    let (guest, asked) = patient(MAP_GRANT_REF, 3);
     let report = run(guest, async || {
         offer(PEER, &[8, 9, 10].map(Reference));
         let began = time::now();
@@ -203,7 +191,7 @@ fn a_page_that_is_not_there_is_tried_again_alone() {
 #[test]
 #[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn patience_ends() {
-    let (guest, _) = patient(u32::MAX);
+    let (guest, _) = patient(MAP_GRANT_REF, u32::MAX);
     let report = run(guest, async || {
         offer(PEER, &[8, 9, 10].map(Reference));
         let began = time::now();
@@ -217,7 +205,7 @@ fn patience_ends() {
 
 #[test]
 fn a_future_that_is_dropped_leaves_nothing_mapped() {
-    let (guest, _) = patient(u32::MAX);
+    let (guest, _) = patient(MAP_GRANT_REF, u32::MAX);
     let report = run(guest, async || {
         offer(PEER, &[8, 9, 10].map(Reference));
         let pages = [8, 9, 10].map(Reference);

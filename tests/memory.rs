@@ -1,18 +1,15 @@
 //! Pages on the simulated Xen: runs of all sizes, exhaustion, and what goes back.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use domu::memory::{self, Error, Pages};
 use domu::sim::{Guest, Report};
 
 /// Runs a guest whose main gives a value.
-fn run<T: 'static>(guest: Guest, main: impl FnOnce() -> T + 'static) -> (T, Report) {
-    let found = Rc::new(Cell::new(None));
-    let inside = Rc::clone(&found);
-    let report = guest.run(async move |_| inside.set(Some(main()))).powered_off();
-    (found.take().expect("main has run"), report)
+fn run<T>(guest: Guest, main: impl FnOnce() -> T) -> (T, Report) {
+    let (report, found) = guest.look(|_| main());
+    let report = report.powered_off();
+    (found.expect("main has run"), report)
 }
 
 /// Frames that are free in the heap.

@@ -2,25 +2,16 @@
 //!
 //! The simulated machine looks at the page tables on its own whenever they come into force or change.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
-use domu::lifecycle::Reason;
 use domu::memory::{self, StackUsage};
 use domu::random::{self, Error};
-use domu::sim::{End, Guest, Random, Report};
+use domu::sim::{Guest, Random, Report};
 use domu::{Cost, Domain};
 
 /// Runs a guest whose main gives a value.
-fn run<T: Copy + 'static>(guest: Guest, main: impl FnOnce(Domain) -> T + 'static) -> (T, Report) {
-    let found = Rc::new(Cell::new(None));
-    let inside = Rc::clone(&found);
-    let report = guest.run(async move |domain| -> domu::Result {
-        inside.set(Some(main(domain)));
-        Ok(())
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
-    (found.get().expect("main has run"), report)
+fn run<T>(guest: Guest, main: impl FnOnce(Domain) -> T) -> (T, Report) {
+    let (report, found) = guest.look(main);
+    let report = report.powered_off();
+    (found.expect("main has run"), report)
 }
 
 #[test]

@@ -195,20 +195,16 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::lifecycle::Reason;
+
     use crate::memory::self_check;
-    use crate::sim::{End, Guest, xl_map};
+    use crate::sim::{Guest, xl_map};
 
     fn run(guest: Guest, main: impl FnOnce()) {
-        let report = guest.run(async |_| main());
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        guest.run(async |_| main()).powered_off();
     }
 
     #[test]
-    #[cfg_attr(
-        miri,
-        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
-    )]
+    #[cfg_attr(miri, ignore = "half a minute to boot a domain, and nothing here is unsafe")]
     fn the_lowest_frames_come_first_and_come_again() {
         run(Guest::new(), || {
             // Above 16 MiB of RAM, and the page of shared information.
@@ -257,10 +253,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(
-        miri,
-        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
-    )]
+    #[cfg_attr(miri, ignore = "half a minute to boot a domain, and nothing here is unsafe")]
     fn a_map_without_another_hole_is_an_error() {
         // One window.
         let map = [(0, 3 << 20, 1), (6 << 20, u64::MAX, 2)];
@@ -273,10 +266,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(
-        miri,
-        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
-    )]
+    #[cfg_attr(miri, ignore = "half a minute to boot a domain, and nothing here is unsafe")]
     fn a_place_that_is_taken_although_the_map_does_not_say_so_is_passed_over() {
         run(Guest::new(), || {
             let unknown = FrameRange { start: 0x1200, end: 0x1400 };
@@ -287,10 +277,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(
-        miri,
-        ignore = "minutes: it boots domains and fills their memory; tests/memory.rs has the same code in less"
-    )]
+    #[cfg_attr(miri, ignore = "half a minute to boot a domain, and nothing here is unsafe")]
     fn random_operations_agree_with_a_model() {
         run(Guest::new(), || {
             let (mut held, mut taken, mut number) = (Vec::new(), BTreeSet::new(), 1_u64);

@@ -41,6 +41,7 @@ mod shared_pages;
 pub(crate) mod state;
 mod xenstored;
 
+use core::cell::RefCell;
 use core::ops::Range;
 use std::any::Any;
 use std::boxed::Box;
@@ -118,7 +119,7 @@ impl Report {
     /// # Panics
     ///
     /// If it ended otherwise, with what it said on the debug port.
-    #[must_use]
+    #[expect(clippy::must_use_candidate, reason = "the check alone may be what is wanted")]
     #[track_caller]
     pub fn powered_off(self) -> Self {
         assert_eq!(self.end, End::Shutdown(Reason::Poweroff), "{}", self.debug_text());
@@ -528,6 +529,18 @@ impl Guest {
     /// If the thread is inside of a simulated domain already.
     pub fn run<O: Outcome, F: Future<Output = O>>(self, main: impl FnOnce(Domain) -> F) -> Report {
         self.run_never(|domain| boot::run(main(domain)))
+    }
+
+    /// Boots the domain, has main look at it, and tells what came of it, and what was seen if it came so far.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn look<T>(self, look: impl FnOnce(Domain) -> T) -> (Report, Option<T>) {
+        let seen = RefCell::new(None);
+        let slot = &seen;
+        let report = self.run(|domain| async move { *slot.borrow_mut() = Some(look(domain)) });
+        (report, seen.into_inner())
     }
 
     fn run_never(self, program: impl FnOnce(Domain) -> Never) -> Report {
