@@ -9,8 +9,7 @@ use domu::DomainId;
 use domu::eventchn;
 use domu::executor::{spawn, yield_now};
 use domu::gnttab::{Granted, ReadWrite, stat};
-use domu::lifecycle::Reason;
-use domu::sim::{End, Guest, outside};
+use domu::sim::{Guest, outside};
 use domu::time::sleep;
 
 /// The system's allocator, counting what a thread allocates.
@@ -44,17 +43,18 @@ fn allocated(what: impl AsyncFnOnce(&eventchn::Port)) -> u64 {
     for moment in 1..40 {
         guest = guest.after(Duration::from_millis(moment), |outside| outside.notify(4));
     }
-    let report = guest.run(async |_| {
-        let port = eventchn::alloc_unbound(DomainId(5)).unwrap();
-        assert_eq!(port.number(), 4);
-        // The first wait makes the list of waiters.
-        let seen = port.after(0).await;
-        port.after(seen).await;
-        let before = COUNT.get();
-        what(&port).await;
-        count.set(COUNT.get() - before);
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    guest
+        .run(async |_| {
+            let port = eventchn::alloc_unbound(DomainId(5)).unwrap();
+            assert_eq!(port.number(), 4);
+            // The first wait makes the list of waiters.
+            let seen = port.after(0).await;
+            port.after(seen).await;
+            let before = COUNT.get();
+            what(&port).await;
+            count.set(COUNT.get() - before);
+        })
+        .powered_off();
     count.get()
 }
 
@@ -85,29 +85,30 @@ fn a_yield_allocates_nothing_and_a_task_once() {
 fn waking_many_tasks_at_once_allocates_nothing() {
     const TASKS: usize = if cfg!(miri) { 20 } else { 300 };
     let count = Cell::new(u64::MAX);
-    let report = Guest::new().run(async |_| {
-        let (port, woken) = (Rc::new(eventchn::bind_ipi().unwrap()), Rc::new(Cell::new(0)));
-        for _ in 0..TASKS {
-            let (port, woken) = (Rc::clone(&port), Rc::clone(&woken));
-            spawn(async move {
-                port.after(0).await;
-                woken.set(woken.get() + 1);
-            })
-            .detach();
-            // One after the other, so that the queue is never long.
-            yield_now().await;
-        }
-        // What the simulated machine notes of the hypercall is none of it.
-        port.notify().unwrap();
-        let before = COUNT.get();
-        for _ in 0..3 {
-            yield_now().await;
-        }
-        let after = COUNT.get();
-        assert_eq!(woken.get(), TASKS);
-        count.set(after - before);
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    Guest::new()
+        .run(async |_| {
+            let (port, woken) = (Rc::new(eventchn::bind_ipi().unwrap()), Rc::new(Cell::new(0)));
+            for _ in 0..TASKS {
+                let (port, woken) = (Rc::clone(&port), Rc::clone(&woken));
+                spawn(async move {
+                    port.after(0).await;
+                    woken.set(woken.get() + 1);
+                })
+                .detach();
+                // One after the other, so that the queue is never long.
+                yield_now().await;
+            }
+            // What the simulated machine notes of the hypercall is none of it.
+            port.notify().unwrap();
+            let before = COUNT.get();
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            let after = COUNT.get();
+            assert_eq!(woken.get(), TASKS);
+            count.set(after - before);
+        })
+        .powered_off();
     assert_eq!(count.get(), 0);
 }
 
@@ -126,24 +127,25 @@ fn tasks_that_have_ended_leave_no_room_behind() {
 fn what_becomes_of_a_grant_after_its_owner_allocates_nothing() {
     const PAGES: usize = 3;
     let count = Cell::new(u64::MAX);
-    let report = Guest::new().run(async |_| {
-        let peer = DomainId(3);
-        let mut all: Vec<_> = (0..40).map(|_| Granted::<ReadWrite>::try_new(peer, PAGES).unwrap()).collect();
-        let mapped: Vec<_> = all.iter().flat_map(|granted| granted.references().nth(1)).collect();
-        assert!(mapped.iter().all(|reference| outside(|peer| peer.map(3, reference.0, true)).is_ok()));
-        // One that the peer does not use.
-        let free = Granted::<ReadWrite>::try_new(peer, PAGES).unwrap();
-        let before = COUNT.get();
-        let free = free.end();
-        all.drain(..).for_each(drop);
-        let ended = COUNT.get() - before;
-        assert!(free.is_ok());
-        assert_eq!((stat().deferred, stat().in_use), (40, 40));
-        mapped.iter().for_each(|reference| outside(|peer| peer.unmap(3, reference.0, true)));
-        sleep(Duration::from_secs(1)).await;
-        assert_eq!((stat().deferred, stat().in_use), (0, 0));
-        count.set(ended);
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    Guest::new()
+        .run(async |_| {
+            let peer = DomainId(3);
+            let mut all: Vec<_> = (0..40).map(|_| Granted::<ReadWrite>::try_new(peer, PAGES).unwrap()).collect();
+            let mapped: Vec<_> = all.iter().flat_map(|granted| granted.references().nth(1)).collect();
+            assert!(mapped.iter().all(|reference| outside(|peer| peer.map(3, reference.0, true)).is_ok()));
+            // One that the peer does not use.
+            let free = Granted::<ReadWrite>::try_new(peer, PAGES).unwrap();
+            let before = COUNT.get();
+            let free = free.end();
+            all.drain(..).for_each(drop);
+            let ended = COUNT.get() - before;
+            assert!(free.is_ok());
+            assert_eq!((stat().deferred, stat().in_use), (40, 40));
+            mapped.iter().for_each(|reference| outside(|peer| peer.unmap(3, reference.0, true)));
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!((stat().deferred, stat().in_use), (0, 0));
+            count.set(ended);
+        })
+        .powered_off();
     assert_eq!(count.get(), 0);
 }

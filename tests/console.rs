@@ -28,7 +28,7 @@ fn write(guest: Guest, bytes: Vec<u8>) -> (Report, Result<(), ConsoleError>) {
 }
 
 fn sends(report: &Report) -> usize {
-    report.hypercalls.iter().filter(|call| **call == (domu::abi::xen::Hypercall::EventChannel, 4)).count()
+    report.calls(domu::abi::xen::Hypercall::EventChannel, 4)
 }
 
 #[test]
@@ -166,15 +166,17 @@ fn no_line_is_cut_and_no_small_write() {
 fn a_write_is_never_of_nothing_and_a_small_one_never_in_pieces() {
     // The backend makes room for a byte or two at a time, and lines of the log wait for the same room.
     for step in [1, 2, 99] {
-        let report = Guest::new().backend(Backend::Trickles(step)).run(async |domain| {
-            let console = domain.console();
-            log::info!("{}", "x".repeat(2000));
-            for _ in 0..if cfg!(miri) { 3 } else { 30 } {
-                log::info!("line");
-                assert_eq!(console.write(b"small").await, Ok(5));
-            }
-        });
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        let report = Guest::new()
+            .backend(Backend::Trickles(step))
+            .run(async |domain| {
+                let console = domain.console();
+                log::info!("{}", "x".repeat(2000));
+                for _ in 0..if cfg!(miri) { 3 } else { 30 } {
+                    log::info!("line");
+                    assert_eq!(console.write(b"small").await, Ok(5));
+                }
+            })
+            .powered_off();
         assert_eq!(report.console_text().matches("line\r\nsmall").count(), if cfg!(miri) { 3 } else { 30 });
         if cfg!(miri) {
             break;
@@ -297,7 +299,7 @@ fn lies_close_the_console_and_not_the_domain() {
 #[test]
 fn lies_about_input_close_the_console_too() {
     for lie in [1028, 1 << 31, u32::MAX, 2] {
-        let report = Guest::new()
+        Guest::new()
             .after(MS, |outside| outside.type_in("abcdef"))
             .after(2 * MS, move |outside| outside.lie_about_input(lie))
             .run(async |domain| {
@@ -306,8 +308,8 @@ fn lies_about_input_close_the_console_too() {
                 sleep(3 * MS).await;
                 assert_eq!(console.read(&mut [0; 8]).await, Err(ConsoleError::Corrupt));
                 assert_eq!(console.write(b"x").await, Err(ConsoleError::Corrupt));
-            });
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+            })
+            .powered_off();
     }
 }
 
@@ -400,17 +402,18 @@ fn input_arrives_byte_for_byte_and_the_backend_learns_of_room() {
     for index in [0, u32::MAX / 3 - 500] {
         let received = Rc::new(RefCell::new(Vec::<u8>::new()));
         let into = Rc::clone(&received);
-        let report = Guest::new().console_index(index).after(MS, move |outside| outside.type_in(pattern(size))).run(
-            async move |domain| {
+        let report = Guest::new()
+            .console_index(index)
+            .after(MS, move |outside| outside.type_in(pattern(size)))
+            .run(async move |domain| {
                 let mut bytes = [0; 600];
                 while into.borrow().len() < size {
                     let count = domain.console().read(&mut bytes).await.unwrap();
                     into.borrow_mut().extend(&bytes[..count]);
                 }
                 assert_eq!(domain.console().read(&mut []).await, Ok(0));
-            },
-        );
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+            })
+            .powered_off();
         assert!(*received.borrow() == pattern(size));
         // Not one for each read: one for a turn.
         assert!(sends(&report) <= size / 600 + 2, "{}", sends(&report));
@@ -430,10 +433,12 @@ fn a_read_that_is_given_up_has_taken_nothing() {
 
 #[test]
 fn waiting_for_input_costs_nothing() {
-    let report = Guest::new().after(1000 * MS, |outside| outside.type_in("x")).run(async |domain| {
-        assert_eq!(domain.console().read(&mut [0; 8]).await, Ok(1));
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    let report = Guest::new()
+        .after(1000 * MS, |outside| outside.type_in("x"))
+        .run(async |domain| {
+            assert_eq!(domain.console().read(&mut [0; 8]).await, Ok(1));
+        })
+        .powered_off();
     // One to wait for the byte.
     assert_eq!(report.halts, 1);
 }
@@ -450,17 +455,18 @@ fn lines_end_as_terminals_and_files_end_them() {
             guest = guest.after(MS + number as u32 * Duration::from_micros(10), move |outside| outside.type_in(&bytes));
         }
         let expected = expected.clone();
-        let report = guest.run(async move |domain| {
-            let mut lines = domain.console().lines();
-            for expected in &expected {
-                match lines.next().await {
-                    Ok(line) => assert_eq!(String::from_utf8_lossy(line), *expected),
-                    Err(error) => assert_eq!((error, expected.as_str()), (ConsoleError::LineTooLong, "?")),
+        guest
+            .run(async move |domain| {
+                let mut lines = domain.console().lines();
+                for expected in &expected {
+                    match lines.next().await {
+                        Ok(line) => assert_eq!(String::from_utf8_lossy(line), *expected),
+                        Err(error) => assert_eq!((error, expected.as_str()), (ConsoleError::LineTooLong, "?")),
+                    }
                 }
-            }
-            assert_eq!(timeout(MS, lines.next()).await, Err(Elapsed));
-        });
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+                assert_eq!(timeout(MS, lines.next()).await, Err(Elapsed));
+            })
+            .powered_off();
     }
 }
 

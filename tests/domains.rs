@@ -498,30 +498,31 @@ type Kept = Rc<RefCell<Option<(Port, Pin<Box<Sleep>>)>>>;
 /// Runs a guest whose main makes a port and begins a sleep, which are kept, or held against those that were kept before.
 fn keep_or_compare(kept: &Kept, polled: bool) {
     let kept = Rc::clone(kept);
-    let report = Guest::new().run(async move |_| -> domu::Result {
-        let (port, mut sleep) = (eventchn::bind_ipi()?, Box::pin(time::sleep(5 * MS)));
-        let Some((old_port, mut old_sleep)) = kept.take() else {
-            assert_eq!(time::timeout(MS, sleep.as_mut()).await, Err(Elapsed));
-            kept.replace(Some((port, sleep)));
-            return Ok(());
-        };
-        let sleeper = spawn(sleep);
-        yield_now().await;
-        // Those of the domain before have the same number, and the same deadline.
-        assert_eq!(old_port.number(), port.number());
-        assert_eq!(old_port.notify(), Err(Error::Refused(Errno::ESRCH)));
-        assert_eq!(old_port.binding(), Err(Error::Refused(Errno::ESRCH)));
-        assert_eq!(old_port.set_priority(Priority::HIGHEST), Err(Error::Refused(Errno::ESRCH)));
-        drop(old_port);
-        assert_eq!(port.binding(), Ok(Binding::Ipi));
-        if polled {
-            assert_eq!(time::timeout(MS, old_sleep.as_mut()).await, Err(Elapsed));
-        }
-        drop(old_sleep);
-        assert_eq!(time::timeout(10 * MS, sleeper).await, Ok(()));
-        Ok(())
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    Guest::new()
+        .run(async move |_| -> domu::Result {
+            let (port, mut sleep) = (eventchn::bind_ipi()?, Box::pin(time::sleep(5 * MS)));
+            let Some((old_port, mut old_sleep)) = kept.take() else {
+                assert_eq!(time::timeout(MS, sleep.as_mut()).await, Err(Elapsed));
+                kept.replace(Some((port, sleep)));
+                return Ok(());
+            };
+            let sleeper = spawn(sleep);
+            yield_now().await;
+            // Those of the domain before have the same number, and the same deadline.
+            assert_eq!(old_port.number(), port.number());
+            assert_eq!(old_port.notify(), Err(Error::Refused(Errno::ESRCH)));
+            assert_eq!(old_port.binding(), Err(Error::Refused(Errno::ESRCH)));
+            assert_eq!(old_port.set_priority(Priority::HIGHEST), Err(Error::Refused(Errno::ESRCH)));
+            drop(old_port);
+            assert_eq!(port.binding(), Ok(Binding::Ipi));
+            if polled {
+                assert_eq!(time::timeout(MS, old_sleep.as_mut()).await, Err(Elapsed));
+            }
+            drop(old_sleep);
+            assert_eq!(time::timeout(10 * MS, sleeper).await, Ok(()));
+            Ok(())
+        })
+        .powered_off();
 }
 
 #[test]

@@ -142,8 +142,7 @@ fn a_task_that_waits_for_the_console_chooses_it_and_is_woken_as_by_the_other() {
             Ok(())
         });
         assert_eq!(report.console.len(), 5000);
-        let polls =
-            report.hypercalls.iter().filter(|(call, operation)| (*call, *operation) == (Hypercall::Sched, 3)).count();
+        let polls = report.calls(Hypercall::Sched, 3);
         assert!(polls > 5 && report.halts > 5, "{polls} polls, {} halts", report.halts);
         (polls, report.halts, report.elapsed_ns)
     };
@@ -162,7 +161,7 @@ fn a_console_that_is_only_polled_has_its_word_even_if_no_port_could_be_bound() {
             Ok(())
         });
         assert_eq!((report.console.len(), report.halts), (1500, 0));
-        report.hypercalls.iter().filter(|(call, operation)| (*call, *operation) == (Hypercall::Sched, 3)).count()
+        report.calls(Hypercall::Sched, 3)
     };
     assert_eq!(polls(""), polls("domu.fifo=off"));
 }

@@ -80,8 +80,7 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
 #[test]
 fn grants_that_nobody_uses_cost_nothing_and_the_first_asks_xen_once() {
     let is_grants = |call: &&(Hypercall, u64)| call.0 == Hypercall::GrantTable;
-    let places =
-        |report: &Report| report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, ADD_TO_PHYSMAP)).count();
+    let places = |report: &Report| report.calls(Hypercall::Memory, ADD_TO_PHYSMAP);
     let before = run(Guest::new(), async || assert_eq!(stat(), Stat::default()));
     assert_eq!(before.hypercalls.iter().filter(is_grants).count(), 0);
     let report = run(Guest::new(), async || {
@@ -453,7 +452,7 @@ fn twenty_thousand_references_are_in_use_at_once() {
     });
     assert_eq!(report.granted, []);
     // One hypercall for each page of the table.
-    let placed = report.hypercalls.iter().filter(|call| **call == (Hypercall::Memory, ADD_TO_PHYSMAP)).count();
+    let placed = report.calls(Hypercall::Memory, ADD_TO_PHYSMAP);
     assert_eq!(placed, 64 + 1);
 }
 

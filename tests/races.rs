@@ -5,8 +5,7 @@ use std::time::Duration;
 use domu::DomainId;
 use domu::eventchn::{self, Port, Priority};
 use domu::executor::yield_now;
-use domu::lifecycle::Reason;
-use domu::sim::{End, Guest, race};
+use domu::sim::{Guest, race};
 use domu::time;
 
 const MS: Duration = Duration::from_millis(1);
@@ -39,11 +38,12 @@ fn places(accesses: usize) -> impl Iterator<Item = [usize; race::FIFO_STEPS]> {
 
 /// Runs a domain with a port that nobody has taken note of: who does accesses the words of events.
 fn run(main: impl AsyncFn(&Port) -> domu::Result) {
-    let report = Guest::new().run(async |_| -> domu::Result {
-        time::sleep(MS).await;
-        main(&eventchn::bind_ipi()?).await
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    Guest::new()
+        .run(async |_| -> domu::Result {
+            time::sleep(MS).await;
+            main(&eventchn::bind_ipi()?).await
+        })
+        .powered_off();
 }
 
 /// Has an event of a port delivered, and not noted.
@@ -158,28 +158,29 @@ fn no_interleaving_loses_an_event_while_its_page_of_words_is_added() {
     let choices: Vec<[usize; race::FIFO_STEPS]> = choices.collect();
     let stride = choices.len().div_ceil(127);
     let guest = Guest::new().port_limit(u32::MAX).offer_port(9, 5);
-    let report = guest.run(async |_| -> domu::Result {
-        time::sleep(MS).await;
-        let mut ports = Vec::new();
-        for choice in choices.iter().step_by(stride) {
-            while ports.last().is_none_or(|port: &Port| port.number() as usize % WORDS != WORDS - 1) {
-                ports.push(eventchn::bind_ipi()?);
+    guest
+        .run(async |_| -> domu::Result {
+            time::sleep(MS).await;
+            let mut ports = Vec::new();
+            for choice in choices.iter().step_by(stride) {
+                while ports.last().is_none_or(|port: &Port| port.number() as usize % WORDS != WORDS - 1) {
+                    ports.push(eventchn::bind_ipi()?);
+                }
+                race::begin(ports.len() as u32 + 4, choice);
+                let port = eventchn::bind_interdomain(DomainId(9), 5)?;
+                assert_eq!(port.number() as usize % WORDS, 0);
+                // The first event comes with the binding.
+                assert_eq!(port.after(0).await, 1, "{choice:?}");
+                let coalesced = race::coalesced();
+                let start = time::now();
+                let second = time::timeout(10 * MS, port.after(1)).await;
+                end_race(WORDS + ACCESSES);
+                let came = second.is_ok() && start.elapsed() < 5 * MS;
+                assert!(came || second.is_err() && coalesced, "{choice:?}: the second event is lost");
+                assert!(port.count() <= 2, "{choice:?}: an event is counted twice");
+                ports.push(port);
             }
-            race::begin(ports.len() as u32 + 4, choice);
-            let port = eventchn::bind_interdomain(DomainId(9), 5)?;
-            assert_eq!(port.number() as usize % WORDS, 0);
-            // The first event comes with the binding.
-            assert_eq!(port.after(0).await, 1, "{choice:?}");
-            let coalesced = race::coalesced();
-            let start = time::now();
-            let second = time::timeout(10 * MS, port.after(1)).await;
-            end_race(WORDS + ACCESSES);
-            let came = second.is_ok() && start.elapsed() < 5 * MS;
-            assert!(came || second.is_err() && coalesced, "{choice:?}: the second event is lost");
-            assert!(port.count() <= 2, "{choice:?}: an event is counted twice");
-            ports.push(port);
-        }
-        Ok(())
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+            Ok(())
+        })
+        .powered_off();
 }

@@ -537,32 +537,34 @@ fn a_peer_that_always_has_a_request_starves_nobody() {
             memory.memory().u32(REQ_PROD).store(answered + 1, Ordering::SeqCst);
         }
     };
-    let report = pages.clone().with_peer(peer, || {
-        Guest::new().run(async |_| -> domu::Result {
-            let port = eventchn::bind_ipi()?;
-            let count = served.clone();
-            let other = executor::spawn(async move {
-                let mut turns = vec![];
-                for _ in 0..4 {
-                    executor::yield_now().await;
-                    turns.push(count.get());
-                    time::sleep(Duration::from_nanos(1)).await;
-                    turns.push(count.get());
+    pages
+        .clone()
+        .with_peer(peer, || {
+            Guest::new().run(async |_| -> domu::Result {
+                let port = eventchn::bind_ipi()?;
+                let count = served.clone();
+                let other = executor::spawn(async move {
+                    let mut turns = vec![];
+                    for _ in 0..4 {
+                        executor::yield_now().await;
+                        turns.push(count.get());
+                        time::sleep(Duration::from_nanos(1)).await;
+                        turns.push(count.get());
+                    }
+                    turns
+                });
+                for _ in 0..REQUESTS {
+                    let _ = port.until(|| back.poll_request().transpose()).await?;
+                    back.push(&0)?;
+                    let _ = back.publish();
+                    served.set(served.get() + 1);
                 }
-                turns
-            });
-            for _ in 0..REQUESTS {
-                let _ = port.until(|| back.poll_request().transpose()).await?;
-                back.push(&0)?;
-                let _ = back.publish();
-                served.set(served.get() + 1);
-            }
-            // Had nobody had a turn, it would not be done.
-            assert!(other.is_finished(), "{} requests without a pause", served.get());
-            let turns = other.await;
-            assert!(turns.is_sorted_by(|one, next| next - one <= 64), "{turns:?}");
-            Ok(())
+                // Had nobody had a turn, it would not be done.
+                assert!(other.is_finished(), "{} requests without a pause", served.get());
+                let turns = other.await;
+                assert!(turns.is_sorted_by(|one, next| next - one <= 64), "{turns:?}");
+                Ok(())
+            })
         })
-    });
-    assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        .powered_off();
 }

@@ -141,16 +141,15 @@ mod tests {
     use crate::abi::memory::ADD_TO_PHYSMAP;
     use crate::abi::xen::Hypercall;
     use crate::gnttab::{Granted, ReadOnly, ReadWrite, stat};
-    use crate::lifecycle::Reason;
+
     use crate::sim::race::script;
-    use crate::sim::{End, Guest, Outside, outside};
+    use crate::sim::{Guest, Outside, outside};
     use crate::time::sleep;
 
     const PEER: u16 = 3;
 
     fn run(guest: Guest, main: impl AsyncFnOnce()) {
-        let report = guest.run(async |_| main().await);
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        let report = guest.run(async |_| main().await).powered_off();
         assert!(report.granted.is_empty());
     }
 

@@ -374,12 +374,11 @@ mod tests {
     fn now() -> Usage {
         usage(state::get().unwrap())
     }
-    use crate::lifecycle::Reason;
-    use crate::sim::{End, Guest};
+
+    use crate::sim::Guest;
 
     fn run(guest: Guest, main: impl FnOnce()) {
-        let report = guest.run(async |_| main());
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        guest.run(async |_| main()).powered_off();
     }
 
     #[test]

@@ -444,9 +444,9 @@ mod tests {
     use core::sync::atomic::Ordering;
 
     use super::*;
-    use crate::lifecycle::Reason;
+
     use crate::memory::Image;
-    use crate::sim::{End, Guest};
+    use crate::sim::Guest;
 
     /// Memory of the guest's as a caller of `protect` names it.
     fn pages(frame: u64, count: usize) -> NonNull<[u8]> {
@@ -454,11 +454,12 @@ mod tests {
     }
 
     fn run(guest: Guest, main: impl FnOnce()) {
-        let report = guest.run(async |_| -> Result<(), Error> {
-            main();
-            Ok(())
-        });
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        guest
+            .run(async |_| -> Result<(), Error> {
+                main();
+                Ok(())
+            })
+            .powered_off();
     }
 
     /// Changes that need a table each: more than boot leaves, also where each takes long.

@@ -271,8 +271,7 @@ mod tests {
     const PEER: u16 = 3;
 
     fn run(guest: Guest, main: impl FnOnce()) {
-        let report = guest.run(async |_| main());
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+        guest.run(async |_| main()).powered_off();
     }
 
     /// What the panic of a main said.

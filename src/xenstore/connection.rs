@@ -390,8 +390,7 @@ mod tests {
     use std::format;
     use std::vec::Vec;
 
-    use crate::lifecycle::Reason;
-    use crate::sim::{End, Guest, Store};
+    use crate::sim::{Guest, Store};
     use crate::time;
 
     /// The client keeps nothing of what has ended: the memory that it takes follows what is in use.
@@ -399,28 +398,30 @@ mod tests {
     #[cfg_attr(miri, ignore = "minutes, most of them the server's; there is nothing unsafe in it")]
     fn a_thousand_cycles_of_forty_watchers_leave_no_memory() {
         let server = Store::new();
-        let report = Guest::new().xenstore(&server).run(async |domain| -> crate::Result {
-            let store = domain.xenstore();
-            for cycle in 0..1000 {
-                let mut watches = Vec::new();
-                for device in 0..40 {
-                    let path = format!("data/device/{device}/state");
-                    watches.push(store.watch(&path).await?);
-                    // Some are given up before the server has answered.
-                    let gone = time::timeout(Duration::from_nanos(cycle % 3), store.watch(format!("{path}/gone")));
-                    let _ = gone.await;
+        Guest::new()
+            .xenstore(&server)
+            .run(async |domain| -> crate::Result {
+                let store = domain.xenstore();
+                for cycle in 0..1000 {
+                    let mut watches = Vec::new();
+                    for device in 0..40 {
+                        let path = format!("data/device/{device}/state");
+                        watches.push(store.watch(&path).await?);
+                        // Some are given up before the server has answered.
+                        let gone = time::timeout(Duration::from_nanos(cycle % 3), store.watch(format!("{path}/gone")));
+                        let _ = gone.await;
+                    }
+                    for watch in &mut watches {
+                        watch.next().await?;
+                    }
                 }
-                for watch in &mut watches {
-                    watch.next().await?;
-                }
-            }
-            store.read("name").await?;
-            let inner = domain.0.xenstore.inner.lock();
-            assert!(inner.watches.count() == 0 && inner.calls.is_empty());
-            drop(inner);
-            assert_eq!(server.watches(7), []);
-            Ok(())
-        });
-        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+                store.read("name").await?;
+                let inner = domain.0.xenstore.inner.lock();
+                assert!(inner.watches.count() == 0 && inner.calls.is_empty());
+                drop(inner);
+                assert_eq!(server.watches(7), []);
+                Ok(())
+            })
+            .powered_off();
     }
 }
