@@ -527,43 +527,45 @@ mod tests {
     #[test]
     fn the_check_finds_what_is_wrong() {
         let broken = |frame: u64, change: fn(u64) -> u64| {
-            let mut found = None;
-            run(Guest::new(), || {
-                let mut tables = state::get().unwrap().tables.lock();
-                let table = (1..5).try_fold(tables.root, |table, level: u32| {
-                    let index = (frame >> (9 * (4 - level))) as usize % 512;
-                    let place = &tables.arena.table(table)[index];
-                    let entry = place.load(Ordering::Relaxed);
-                    if level == 4 || entry & 0x80 != 0 {
-                        place.store(change(entry), Ordering::Relaxed);
-                        return Err(());
-                    }
-                    Ok(entry & 0x000f_ffff_ffff_f000)
-                });
-                assert_eq!(table, Err(()));
-                found = Some(tables.check(None).unwrap_err());
-            });
-            found.unwrap()
+            let mut tables = state::get().unwrap().tables.lock();
+            let mut table = tables.root;
+            for level in 1..5 {
+                let index = (frame >> (9 * (4 - level))) as usize % 512;
+                let place = &tables.arena.table(table)[index];
+                let entry = place.load(Ordering::Relaxed);
+                if level == 4 || entry & 0x80 != 0 {
+                    place.store(change(entry), Ordering::Relaxed);
+                    let violation = tables.check(None).unwrap_err();
+                    tables.arena.table(table)[index].store(entry, Ordering::Relaxed);
+                    return violation;
+                }
+                table = entry & 0x000f_ffff_ffff_f000;
+            }
+            unreachable!("the last level has only pages")
         };
-        let code = Image::get().code.start;
         let text = |violation: Violation| std::format!("{violation}");
-        assert_eq!(
-            text(broken(code, |entry| entry | 2)),
-            "the page at 0x100000 is mapped as it should not be: writable and executable, entry 0x100123"
-        );
-        assert_eq!(broken(code, |entry| entry | 2).address(), code << 12);
-        assert_eq!(text(broken(code + 1, |_| 0)), "the page at 0x101000 is not mapped");
-        // For user code too, elsewhere, executable, not cached: any bit counts.
-        for change in [|entry| entry | 4, |entry| entry + 0x1000, |entry| entry & !(1 << 63 | 2), |entry| entry | 0x10]
-        {
-            let violation = broken(HEAP, change);
-            assert_eq!(violation.address(), HEAP << 12);
-            assert!(text(violation).starts_with("the page at 0x180000 is mapped as it should not be: "));
-        }
-        assert_eq!(
-            text(broken(0, |_| 0x8000_0000_0000_0021)),
-            "the page at 0x0 is mapped as it should not be: read-only, entry 0x8000000000000021"
-        );
+        run(Guest::new(), || {
+            let code = Image::get().code.start;
+            assert_eq!(
+                text(broken(code, |entry| entry | 2)),
+                "the page at 0x100000 is mapped as it should not be: writable and executable, entry 0x100123"
+            );
+            assert_eq!(broken(code, |entry| entry | 2).address(), code << 12);
+            assert_eq!(text(broken(code + 1, |_| 0)), "the page at 0x101000 is not mapped");
+            // For user code too, elsewhere, executable, not cached: any bit counts.
+            for change in
+                [|entry| entry | 4, |entry| entry + 0x1000, |entry| entry & !(1 << 63 | 2), |entry| entry | 0x10]
+            {
+                let violation = broken(HEAP, change);
+                assert_eq!(violation.address(), HEAP << 12);
+                assert!(text(violation).starts_with("the page at 0x180000 is mapped as it should not be: "));
+            }
+            assert_eq!(
+                text(broken(0, |_| 0x8000_0000_0000_0021)),
+                "the page at 0x0 is mapped as it should not be: read-only, entry 0x8000000000000021"
+            );
+            assert!(state::get().unwrap().tables.lock().check(None).is_ok());
+        });
     }
 
     #[test]

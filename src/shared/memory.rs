@@ -291,10 +291,12 @@ mod tests {
         memory.u64(8176).store(u64::MAX, Ordering::Relaxed);
         memory.u8(8191).store(7, Ordering::Relaxed);
         assert_eq!(other.memory().read_value::<[u32; 4]>(8176), [u32::MAX, u32::MAX, 0, 0x0700_0000]);
-        let mut bytes = vec![1; 8192];
-        other.memory().read(0, &mut bytes);
-        assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 17);
-        assert_eq!(bytes[4094..4102], [1, 2, 3, 4, 5, 6, 7, 8]);
+        // With Miri a byte takes a millisecond.
+        let first = if cfg!(miri) { 4080 } else { 0 };
+        let mut bytes = vec![1; if cfg!(miri) { 64 } else { 8192 }];
+        other.memory().read(first, &mut bytes);
+        assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), if cfg!(miri) { 8 } else { 17 });
+        assert_eq!(bytes[4094 - first..][..8], [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     /// Whatever words a copy is made of, the same bytes arrive at the same places, and no others.
