@@ -258,6 +258,7 @@ mod tests {
     use crate::{executor, state};
 
     #[test]
+    #[cfg_attr(miri, ignore = "a quarter of a minute; tests/fifo.rs has the same code")]
     fn an_upcall_without_a_port_is_over_in_a_turn() {
         // Numbers up to the console's are not to be had.
         Guest::new()

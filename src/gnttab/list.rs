@@ -252,6 +252,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
     fn the_lowest_come_first_and_reserved_ones_never() {
         let mut lists = Lists::default();
         assert!(lists.take(1).is_none());

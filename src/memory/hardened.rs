@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn random_operations_agree_with_a_model() {
         if cfg!(miri) {
-            return random_operations(100, 7);
+            return random_operations(40, 7);
         }
         for seed in 1..6 {
             random_operations(60_000, seed);

@@ -282,6 +282,7 @@ mod tests {
         /// The first region that claims a frame has it; replacing changes exactly the range; mappings cover what is
         /// mapped, with as few pieces as can be.
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn agrees_with_a_model(
             parts in proptest::collection::vec((0_u64..60, 0_u64..20, 0_usize..4), 0..12),
             (change_start, change_length) in (0_u64..60, 1_u64..9),

@@ -160,6 +160,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
     fn a_map_in_too_many_pieces_is_refused() {
         let pieces = |count| (0..count).map(|i| (i * 0x4000, 0x2000, 1));
         assert_eq!(MemoryMap::new(pieces(128)).unwrap().ram.count(), 256);

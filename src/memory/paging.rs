@@ -439,6 +439,7 @@ mod tests {
         /// beforehand gives what is used; and changes afterwards change what they name, with a bounded number of
         /// tables each.
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn agrees_with_a_model(
             cuts in proptest::collection::btree_set(
                 prop_oneof![0_u64..2000, (0_u64..LAST >> 9).prop_map(|x| x << 9), 0_u64..LAST], 2..20),

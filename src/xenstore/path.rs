@@ -195,6 +195,7 @@ mod tests {
         #![proptest_config(crate::sim::proptest_config())]
 
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn what_is_joined_comes_apart(names in proptest::collection::vec("[a-zA-Z0-9_@-]{1,8}", 1..6), root: bool) {
             let mut path = Path::new(if root { "/" } else { "home" }).unwrap();
             let start = path.clone();

@@ -355,6 +355,7 @@ mod tests {
 
         /// However a stream is cut, the same messages come out.
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn a_stream_is_reassembled(
             messages in proptest::collection::vec(
                 (any::<u32>(), any::<u32>(), any::<u32>(), proptest::collection::vec(any::<u8>(), 0..300)), 0..8),
@@ -373,6 +374,7 @@ mod tests {
 
         /// Whatever bytes come: no panic, and no more space than a message has.
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn any_stream_is_survived(
             bytes in proptest::collection::vec(prop_oneof![4 => Just(0_u8), 1 => any::<u8>()], 0..600),
             sizes in proptest::collection::vec(1_usize..80, 1..8),
@@ -382,6 +384,7 @@ mod tests {
 
         /// Whatever a payload holds: an answer or an error, and what is cut is what was there.
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn any_payload_is_survived(
             payload in proptest::collection::vec(prop_oneof![Just(0_u8), b'0'..=b'9', Just(b'a'), any::<u8>()], 0..40),
         ) {
@@ -400,6 +403,7 @@ mod tests {
 
         /// What the builder makes is what the splitter takes apart.
         #[test]
+        #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
         fn strings_return(texts in proptest::collection::vec("[ -~]{0,40}", 1..6)) {
             let payload = texts.iter().try_fold(Payload::new(), |payload, text| payload.string(text)).unwrap();
             let returned: Vec<&[u8]> = strings(payload.as_bytes()).unwrap().collect();

@@ -59,6 +59,7 @@ fn the_server_acts_when_it_is_notified_and_raises_an_event() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "seconds; the tests beside it run the same code")]
 fn what_others_do_reaches_a_domain_that_waits() {
     let store = Store::new();
     let (mut one, _) = machine(Guest::new().domain(Some(1)).xenstore(&store));
