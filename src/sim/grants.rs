@@ -22,9 +22,6 @@ use crate::shared::SharedPage;
 /// reference, or the mapping's handle: what is returned is its status.
 pub type GrantFault = std::boxed::Box<dyn FnMut(u64, u32) -> Option<Status> + Send>;
 
-/// An entry is scanned for by its frame only in tables up to this size: the cost is that of the table.
-const SCANNED_FRAMES: usize = 2;
-
 /// What Xen knows of a domain's grants, and of those that it uses.
 pub(crate) struct Grants {
     frames: Vec<SharedPage>,
@@ -38,8 +35,10 @@ pub(crate) struct Grants {
     pinned: BTreeMap<u64, u32>,
     /// The entry that the domain accessed last.
     touched: Option<u32>,
-    /// All that it ever accessed: no other is granted.
-    used: BTreeSet<u32>,
+    /// Frames that are granted to somebody, by reference, and the other way round: what the entries said when the domain
+    /// had accessed them.
+    granted: BTreeMap<u32, u64>,
+    by_frame: BTreeSet<(u64, u32)>,
     pub(super) mappings: Mappings,
     /// Domains whose part the test plays.
     pub(super) peers: BTreeMap<u16, Peer>,
@@ -79,7 +78,8 @@ impl Grants {
             pins: BTreeMap::new(),
             pinned: BTreeMap::new(),
             touched: None,
-            used: BTreeSet::new(),
+            granted: BTreeMap::new(),
+            by_frame: BTreeSet::new(),
             mappings: Mappings::default(),
             peers: BTreeMap::new(),
             fault,
@@ -120,6 +120,21 @@ impl Grants {
     pub(super) fn check_touched(&mut self) {
         if let Some(reference) = self.touched.take() {
             self.check(reference);
+            self.note(reference);
+        }
+    }
+
+    /// Notes what an entry says.
+    fn note(&mut self, reference: u32) {
+        let Some(entry) = self.entry(reference) else { return };
+        let is_granted = !entry.flags.is_empty();
+        let before =
+            if is_granted { self.granted.insert(reference, entry.frame) } else { self.granted.remove(&reference) };
+        if let Some(frame) = before {
+            self.by_frame.remove(&(frame, reference));
+        }
+        if is_granted {
+            self.by_frame.insert((entry.frame, reference));
         }
     }
 
@@ -127,16 +142,14 @@ impl Grants {
     pub(super) fn touch(&mut self, frame: u64, offset: usize) {
         self.check_touched();
         if let Some((index, _)) = self.placed.iter().find(|(_, place)| **place == frame) {
-            let reference = index * ENTRIES_PER_FRAME + (offset / ENTRY_SIZE) as u32;
-            self.touched = Some(reference);
-            self.used.insert(reference);
+            self.touched = Some(index * ENTRIES_PER_FRAME + (offset / ENTRY_SIZE) as u32);
         }
     }
 
     /// References that are granted to somebody, without those of the toolstack's.
-    pub(super) fn granted(&self) -> Vec<u32> {
-        let is_granted = |reference: &u32| self.entry(*reference).is_some_and(|entry| !entry.flags.is_empty());
-        self.used.range(2..).copied().filter(is_granted).collect()
+    pub(super) fn granted(&mut self) -> Vec<u32> {
+        self.check_touched();
+        self.granted.range(2..).map(|(reference, _)| *reference).collect()
     }
 
     /// The domain uses frames anew, or gives them to Xen.
@@ -152,13 +165,8 @@ impl Grants {
         self.check_touched();
         let pinned = self.pinned.range(frames.clone()).next();
         assert!(pinned.is_none(), "freed while a peer uses it: frame {pinned:x?}");
-        // Who has not placed the table has granted nothing.
-        if !self.placed.is_empty() && self.frames.len() <= SCANNED_FRAMES {
-            for reference in self.granted() {
-                let entry = self.entry(reference).filter(|entry| frames.contains(&entry.frame));
-                assert!(entry.is_none(), "freed while it is granted: {entry:x?}, reference {reference}");
-            }
-        }
+        let granted = self.by_frame.range((frames.start, 0)..(frames.end, 0)).next();
+        assert!(granted.is_none(), "freed while it is granted: frame and reference {granted:x?}");
     }
 }
 

@@ -112,12 +112,10 @@ pub fn notify(port: u32) {
     let _ = machine::at_work(|machine| machine.raise(port));
 }
 
-/// A field is about to be accessed, unless the simulated machine itself, or the test, does so.
+/// A field is about to be accessed, unless the test does so.
 pub(super) fn access(start: NonNull<u8>, offset: usize) {
     let Some(mut peer) = PEER.take() else { return };
-    if !machine::is_busy() {
-        peer(&Access { start, offset });
-    }
+    peer(&Access { start, offset });
     PEER.set(Some(peer));
 }
 

@@ -126,7 +126,6 @@ pub(super) fn at_work<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
 }
 
 /// Whether the machine of this thread is itself at work.
-#[cfg(fuzzing)]
 pub(super) fn is_busy() -> bool {
     MACHINE.with(|machine| machine.try_borrow_mut().is_err())
 }
@@ -231,7 +230,7 @@ impl Machine {
     pub(crate) fn leave(end: End) -> Report {
         state::forget();
         let _ = super::race::end();
-        let machine = take_off();
+        let mut machine = take_off();
         if let Some((store, domain)) = &machine.store {
             store.release(*domain);
         }

@@ -167,7 +167,7 @@ impl Outside<'_> {
 
     /// References that the domain grants to somebody, without those that the toolstack has filled in.
     #[must_use]
-    pub fn granted(&self) -> std::vec::Vec<u32> {
+    pub fn granted(&mut self) -> std::vec::Vec<u32> {
         self.0.grants.granted()
     }
 }

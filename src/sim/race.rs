@@ -73,10 +73,13 @@ pub fn before_halt() -> Option<usize> {
 
 /// The domain accesses a field of shared memory that begins here.
 pub(crate) fn access(start: NonNull<u8>, offset: usize) {
+    // Not while the simulated machine itself is at it.
+    if machine::is_busy() {
+        return;
+    }
     super::shared_pages::access(start, offset);
     #[cfg(fuzzing)]
     super::hostile::access(start, offset);
-    // Not while the simulated machine itself is at it.
     if !super::baton::step() {
         return;
     }
