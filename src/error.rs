@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{console, eventchn, gnttab, memory, random, shared, xenbus, xenstore};
+use crate::{console, eventchn, gnttab, lifecycle, memory, random, shared, xenbus, xenstore};
 
 /// Any error of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub enum Error {
     Xenstore(xenstore::Error),
     /// A device's handshake with its other end failed.
     Device(xenbus::Error),
+    /// An operation on a watchdog failed.
+    Watchdog(lifecycle::WatchdogError),
     /// There are no random numbers.
     Random(random::Error),
 }
@@ -42,6 +44,7 @@ impl fmt::Display for Error {
             Self::Shared(error) => error.fmt(f),
             Self::Xenstore(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
+            Self::Watchdog(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
     }
@@ -88,6 +91,12 @@ impl From<xenstore::Error> for Error {
 impl From<xenbus::Error> for Error {
     fn from(error: xenbus::Error) -> Self {
         Self::Device(error)
+    }
+}
+
+impl From<lifecycle::WatchdogError> for Error {
+    fn from(error: lifecycle::WatchdogError) -> Self {
+        Self::Watchdog(error)
     }
 }
 

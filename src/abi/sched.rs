@@ -9,6 +9,10 @@ pub const SHUTDOWN: u64 = 2;
 #[doc(alias = "SCHEDOP_poll")]
 pub const POLL: u64 = 3;
 
+/// `SCHEDOP_watchdog`.
+#[doc(alias = "SCHEDOP_watchdog")]
+pub const WATCHDOG: u64 = 6;
+
 /// Why a domain ends, as its toolstack is told (`SHUTDOWN_*`).
 #[doc(alias = "SHUTDOWN_")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +27,9 @@ pub enum Reason {
     /// It failed; `xl` acts by `on_crash`.
     #[doc(alias = "SHUTDOWN_crash")]
     Crash = 3,
+    /// It did not feed its watchdog; `xl` acts by `on_watchdog`.
+    #[doc(alias = "SHUTDOWN_watchdog")]
+    Watchdog = 4,
 }
 
 impl fmt::Display for Reason {
@@ -31,6 +38,7 @@ impl fmt::Display for Reason {
             Self::Poweroff => "poweroff",
             Self::Reboot => "reboot",
             Self::Crash => "crash",
+            Self::Watchdog => "watchdog",
         })
     }
 }
@@ -57,5 +65,17 @@ pub struct Poll {
     pub timeout: u64,
 }
 
+/// `struct sched_watchdog`.
+#[doc(alias = "sched_watchdog")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Watchdog {
+    /// Which one; 0 starts another.
+    pub id: u32,
+    /// Seconds until it ends the domain; 0 stops it.
+    pub timeout: u32,
+}
+
+const _: () = assert!(size_of::<Watchdog>() == 8);
 const _: () = assert!(size_of::<Shutdown>() == 4);
 const _: () = assert!(size_of::<Poll>() == 24);

@@ -16,7 +16,7 @@ pub(crate) use raw::{Arg, call, count};
 
 use crate::abi::errno::Errno;
 use crate::abi::memory::{AddToPhysmap, E820Entry, MAP_SPACE_SHARED_INFO, MemoryMap, Reservation};
-use crate::abi::sched::{Poll, Reason, Shutdown};
+use crate::abi::sched::{Poll, Reason, Shutdown, Watchdog};
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall};
 use crate::abi::{hvm, memory, sched};
 
@@ -53,6 +53,17 @@ pub(crate) fn sched_shutdown(reason: Reason) -> Errno {
         call(Hypercall::Sched, [Arg::int(sched::SHUTDOWN), Arg::input(&shutdown), Arg::NONE, Arg::NONE, Arg::NONE])
     };
     check(result).err().unwrap_or(Errno::EINVAL)
+}
+
+/// Starts a watchdog, feeds it or stops it, and returns its number if it is a new one.
+pub(crate) fn sched_watchdog(id: u32, seconds: u32) -> Result<u32, Errno> {
+    let watchdog = Watchdog { id, timeout: seconds };
+    // SAFETY: Xen reads the structure, which is live for the call.
+    let result = unsafe {
+        call(Hypercall::Sched, [Arg::int(sched::WATCHDOG), Arg::input(&watchdog), Arg::NONE, Arg::NONE, Arg::NONE])
+    };
+    // Xen makes an error of it in 32 bits, of which the register has no sign.
+    check(i64::from(result as i32)).map(|id| id as u32)
 }
 
 /// Writes text on the hypervisor's console. Only a privileged domain, or any on a debug build of Xen, may.

@@ -19,6 +19,7 @@ use crate::abi::event_channel::{
 use crate::abi::hvm::CALLBACK_VECTOR;
 use crate::abi::xen::{DomainId, shared_info};
 use crate::arch;
+use crate::lifecycle::Reason;
 
 /// What a test does to the domain from outside, at a moment.
 pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>) + Send>;
@@ -253,17 +254,24 @@ impl Machine {
         self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
     }
 
-    /// When the next thing happens: an action of the test's, the timer, the console's backend, or xenstored.
+    /// When the next thing happens: an action of the test's, the timer, the console's backend, xenstored, or a watchdog.
     pub(super) fn next(&self) -> Option<u64> {
         let backend = self.reader.as_ref().and_then(|reader| reader.next_ns);
-        let others = self.events.timer_ns.into_iter().chain(backend).chain(self.store_next());
+        let watchdogs = self.watchdogs.into_iter().flatten();
+        let others = self.events.timer_ns.into_iter().chain(backend).chain(self.store_next()).chain(watchdogs);
         self.events.actions.iter().map(|(when, _)| *when).chain(others).min()
     }
 
     /// Lets everything happen that is due by now, in order.
     pub(crate) fn catch_up(&mut self) {
         while let Some(when) = self.next().filter(|when| *when <= self.clock_ns) {
-            if self.events.timer_ns == Some(when) {
+            if self.watchdogs.contains(&Some(when)) {
+                self.watchdogs = [None; 2];
+                // Not while it is being left.
+                if !std::thread::panicking() {
+                    super::end(super::End::Shutdown(Reason::Watchdog));
+                }
+            } else if self.events.timer_ns == Some(when) {
                 self.events.timer_ns = None;
                 let timer = self.events.ports.iter().find(|(_, end)| **end == End::Virq(virq::TIMER));
                 if let Some((&port, _)) = timer {

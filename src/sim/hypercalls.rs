@@ -44,6 +44,7 @@ pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
             (Hypercall::SetTimer, deadline) => set_timer(deadline),
             (Hypercall::Hvm, hvm::SET_PARAM) => set_param(&*args[1].as_ptr()),
             (Hypercall::Sched, sched::SHUTDOWN) => shutdown(&*args[1].as_ptr()),
+            (Hypercall::Sched, sched::WATCHDOG) => return watchdog(&*args[1].as_ptr()),
             (Hypercall::Sched, sched::POLL) => poll(&*args[1].as_ptr()),
             (Hypercall::Memory, memory::CURRENT_RESERVATION) => with(|machine| Ok(machine.reservation)),
             (Hypercall::Memory, memory::MAXIMUM_RESERVATION) => with(|machine| Ok(machine.maximum)),
@@ -149,9 +150,27 @@ fn set_param(param: &hvm::Param) -> Result<u64, Errno> {
 }
 
 fn shutdown(shutdown: &sched::Shutdown) -> Result<u64, Errno> {
-    let reasons = [Reason::Poweroff, Reason::Reboot, Reason::Crash];
+    let reasons = [Reason::Poweroff, Reason::Reboot, Reason::Crash, Reason::Watchdog];
     let reason = reasons.into_iter().find(|&reason| reason as u32 == shutdown.reason).ok_or(Errno::EINVAL)?;
     end(End::Shutdown(reason))
+}
+
+/// Starts, feeds or stops one of two watchdogs. An error has no sign in 64 bits, as Xen's has none.
+fn watchdog(watchdog: &sched::Watchdog) -> i64 {
+    let result = with(|machine| {
+        let deadline = machine.clock_ns + u64::from(watchdog.timeout) * 1_000_000_000;
+        let place = match watchdog.id {
+            0 => machine.watchdogs.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?,
+            id => id as usize - 1,
+        };
+        let slot = machine.watchdogs.get_mut(place).ok_or(Errno::EINVAL)?;
+        if watchdog.id != 0 && slot.is_none() {
+            return Err(Errno::EINVAL);
+        }
+        *slot = (watchdog.timeout > 0).then_some(deadline);
+        Ok(if watchdog.id == 0 { place as i32 + 1 } else { 0 })
+    });
+    i64::from(result.unwrap_or_else(|errno| -errno.0) as u32)
 }
 
 /// Returns soon if a port is pending; else the backend has a turn, and time passes up to an event or the deadline.

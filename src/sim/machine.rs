@@ -71,6 +71,8 @@ pub(crate) struct Machine {
     /// The wall clock at system time zero.
     wall_clock_ns: u64,
     pub(crate) events: Events,
+    /// When they end the domain, those that it has.
+    pub(crate) watchdogs: [Option<u64>; 2],
     pub(crate) grants: Grants,
     /// Its place among the domains of a host, if it is not alone.
     pub(crate) seat: Option<Seat>,
@@ -193,6 +195,7 @@ impl Machine {
             info: None,
             clock_ns: START_NS,
             wall_clock_ns: WALL_CLOCK_NS,
+            watchdogs: [None; 2],
             events: Events::new(guest.port_limit, guest.fifo, guest.offered, guest.actions),
             grants: Grants::new(guest.grant_frames, guest.initial_domain, guest.grant_fault),
             seat: None,

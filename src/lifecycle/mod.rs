@@ -5,12 +5,17 @@
 //! | main returns `Ok` | poweroff |
 //! | [`end`] is called with a reason | that reason |
 //! | main returns `Err` | crash, after the message went to the emergency output and the console |
+//! | a [`Watchdog`] is not fed | watchdog |
 //! | a panic, an exception of the CPU, a smashed stack | crash, after a report with registers and backtrace went there |
 //!
 //! Before each of them the console is flushed, with a bound: a dead backend delays an end by seconds, and does not
 //! prevent it. (Not after a crash inside of the console's own code; then the emergency output alone has the report.)
 
+mod watchdog;
+
 use core::fmt;
+
+pub use watchdog::{Watchdog, WatchdogError};
 
 pub use crate::abi::sched::Reason;
 use crate::console::{emergency, last};

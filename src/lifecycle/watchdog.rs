@@ -1,0 +1,107 @@
+//! Xen's watchdog: an end for a domain that has stopped to work.
+
+use core::fmt;
+use core::time::Duration;
+
+use crate::abi::errno::Errno;
+use crate::hypercall;
+use crate::state::{self, State};
+
+/// Ends the domain with the reason [`Watchdog`](super::Reason::Watchdog) unless it is fed in time: then `xl` acts by
+/// `on_watchdog`. A domain has two at most.
+///
+/// Feed it where the program shows that it works, and not in a task that does nothing else: that one would still run when the
+/// others wait for what never comes. Xen counts on while the domain waits, but not while it is paused. Dropping it stops it;
+/// the end of main does not, as nothing is dropped then.
+///
+/// ```no_run
+/// # use core::time::Duration;
+/// # async fn serve_one() -> domu::Result { Ok(()) }
+/// # async fn example() -> domu::Result {
+/// let watchdog = domu::lifecycle::Watchdog::start(Duration::from_secs(30))?;
+/// loop {
+///     serve_one().await?;
+///     watchdog.feed()?;
+/// }
+/// # }
+/// ```
+#[doc(alias = "SCHEDOP_watchdog")]
+#[must_use = "a watchdog is stopped when it is dropped"]
+pub struct Watchdog {
+    id: u32,
+    seconds: u32,
+    state: &'static State,
+}
+
+/// Why there is no watchdog, or it was not fed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum WatchdogError {
+    /// The domain has two already.
+    #[doc(alias = "ENOSPC")]
+    TooMany,
+    /// No time at all, or more than 2^32 - 1 seconds.
+    InvalidTime,
+    /// Another error of Xen's.
+    Refused(Errno),
+}
+
+impl fmt::Display for WatchdogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany => f.write_str("the domain has all the watchdogs that it may have"),
+            Self::InvalidTime => f.write_str("not a time for a watchdog"),
+            Self::Refused(errno) => write!(f, "Xen refused the watchdog: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for WatchdogError {}
+
+impl Watchdog {
+    /// Starts a watchdog that is to be fed each so many seconds; a part of one counts as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchdogError`].
+    pub fn start(time: Duration) -> Result<Self, WatchdogError> {
+        let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+        let seconds = u32::try_from(seconds).ok().filter(|&seconds| seconds > 0).ok_or(WatchdogError::InvalidTime)?;
+        // It is a domain that has one.
+        let state = state::get().ok_or(WatchdogError::Refused(Errno::ESRCH))?;
+        match hypercall::sched_watchdog(0, seconds) {
+            Ok(id) => Ok(Self { id, seconds, state }),
+            Err(Errno::ENOSPC) => Err(WatchdogError::TooMany),
+            Err(errno) => Err(WatchdogError::Refused(errno)),
+        }
+    }
+
+    /// Lets the time begin anew.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchdogError::Refused`].
+    pub fn feed(&self) -> Result<(), WatchdogError> {
+        self.set(self.seconds)
+    }
+
+    fn set(&self, seconds: u32) -> Result<(), WatchdogError> {
+        if !self.state.is_running() {
+            return Err(WatchdogError::Refused(Errno::ESRCH));
+        }
+        hypercall::sched_watchdog(self.id, seconds).map(|_| ()).map_err(WatchdogError::Refused)
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        // One that Xen will not stop has the domain end in time.
+        let _ = self.set(0);
+    }
+}
+
+impl fmt::Debug for Watchdog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watchdog").field("id", &self.id).field("seconds", &self.seconds).finish_non_exhaustive()
+    }
+}
