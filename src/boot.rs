@@ -186,6 +186,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         console,
         // SAFETY: as for the console; the frame is another.
         xenstore: unsafe { xenstore::Connection::new(xenstore) },
+        lifecycle: lifecycle::Lifecycle::default(),
         log: LogState::new(options.log_level),
         random: random::Memory::default(),
         executor: executor::Executor::default(),

@@ -83,8 +83,11 @@ macro_rules! main {
 /// What the macros of this crate call.
 #[doc(hidden)]
 pub mod __private {
-    /// Runs main and ends the domain as it says.
+    /// Runs main, with the toolstack obeyed beside it, and ends the domain as it says.
     pub fn run<O: crate::lifecycle::Outcome>(main: impl Future<Output = O>) -> ! {
+        if cfg!(feature = "shutdown") {
+            crate::lifecycle::obey();
+        }
         crate::boot::run(main)
     }
 }

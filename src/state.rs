@@ -19,7 +19,7 @@ use crate::executor::Executor;
 use crate::hypercall::XenVersion;
 use crate::memory::{Exhaustion, Stack, Tables, balloon, holes, pages};
 use crate::shared::SharedInfo;
-use crate::{eventchn, gnttab, random, time, xenstore};
+use crate::{eventchn, gnttab, lifecycle, random, time, xenstore};
 
 /// Modules that are kept; `xl` passes one, its `ramdisk`.
 pub(crate) const MAX_MODULES: usize = 16;
@@ -39,6 +39,7 @@ pub(crate) struct State {
     pub(crate) info: SharedInfo,
     pub(crate) console: Attachment,
     pub(crate) xenstore: xenstore::Connection,
+    pub(crate) lifecycle: lifecycle::Lifecycle,
     pub(crate) log: LogState,
     pub(crate) random: random::Memory,
     pub(crate) executor: Executor,
@@ -69,6 +70,7 @@ impl State {
             || self.delivery.is_locked()
             || self.console.is_locked()
             || self.xenstore.is_locked()
+            || self.lifecycle.is_locked()
             || self.tables.is_locked()
             || self.balloon.is_locked()
             || self.pages.is_locked()

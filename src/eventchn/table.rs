@@ -23,6 +23,8 @@ struct Entry {
 struct Waiter {
     id: u64,
     waker: Waker,
+    /// It is for nobody's sake.
+    background: bool,
 }
 
 /// All ports of a domain, by number.
@@ -35,7 +37,7 @@ pub(crate) struct Table(Mutex<Inner>);
 struct Inner {
     ports: Vec<Option<Entry>>,
     next_id: u64,
-    /// Futures that wait, for whichever port.
+    /// Futures that wait, for whichever port, but for those in the background.
     waiting: usize,
 }
 
@@ -49,9 +51,14 @@ impl Inner {
         let entry = self.entry(port)?;
         let index = entry.waiters.iter().position(|waiter| Some(waiter.id) == id)?;
         let waiter = entry.waiters.swap_remove(index);
-        self.waiting -= 1;
+        self.waiting -= usize::from(!waiter.background);
         Some(waiter)
     }
+}
+
+/// How many of them are not in the background.
+fn counted(waiters: &[Waiter]) -> usize {
+    waiters.iter().filter(|waiter| !waiter.background).count()
 }
 
 /// What a look at a port tells its waiter.
@@ -92,7 +99,7 @@ impl Table {
         state.delivery.clear_pending(&state.info, port);
         let mut inner = self.0.lock();
         let entry = inner.ports.get_mut(port as usize).and_then(Option::take);
-        inner.waiting -= entry.as_ref().map_or(0, |entry| entry.waiters.len());
+        inner.waiting -= entry.as_ref().map_or(0, |entry| counted(&entry.waiters));
         drop(inner);
         drop(entry);
     }
@@ -121,8 +128,9 @@ impl Table {
             let id = inner.next_id;
             inner.next_id += 1;
             if let Some(entry) = inner.entry(port) {
-                entry.waiters.push(Waiter { id, waker });
-                inner.waiting += 1;
+                let background = state.executor.is_in_background();
+                entry.waiters.push(Waiter { id, waker, background });
+                inner.waiting += usize::from(!background);
             }
             Seen::Waiting(id)
         };
@@ -137,7 +145,7 @@ impl Table {
         drop(waiter);
     }
 
-    /// Whether a future waits for any port.
+    /// Whether a future waits for any port, and somebody for that.
     pub(crate) fn anybody_waits(&self) -> bool {
         self.0.lock().waiting > 0
     }
@@ -162,7 +170,7 @@ impl Table {
         entry.count += 1;
         entry.masked = true;
         let mut woken = core::mem::take(&mut entry.waiters);
-        inner.waiting -= woken.len();
+        inner.waiting -= counted(&woken);
         drop(inner);
         woken.drain(..).for_each(|waiter| waiter.waker.wake());
         // The empty list goes back, so that who waits next needs no new one.

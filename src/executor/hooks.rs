@@ -64,18 +64,22 @@ impl Turns {
 
 /// Futures for the end of main, not yet begun.
 #[derive(Default)]
-pub(super) struct Exits(Mutex<Vec<(Runnable, Task<()>)>>);
+pub(super) struct Exits {
+    list: Mutex<Vec<(Runnable, Task<()>)>>,
+    /// Somebody runs them, and ends the domain then.
+    begun: AtomicBool,
+}
 
 impl Exits {
     /// Whether somebody has the list in hand.
     #[cfg(target_os = "none")]
     pub(super) fn is_locked(&self) -> bool {
-        self.0.is_locked()
+        self.list.is_locked()
     }
 
     /// Taken by itself: while it runs, more may be added.
     fn pop(&self) -> Option<(Runnable, Task<()>)> {
-        self.0.lock().pop()
+        self.list.lock().pop()
     }
 }
 
@@ -107,15 +111,16 @@ pub fn after_turn(hook: impl FnMut() + 'static) {
 /// Has a future run when main has returned, whatever it returned: those that were left last come first, one after the other.
 /// Tasks go on meanwhile. All together have ten seconds; what is not done then is dropped, and the log says so.
 ///
-/// A panic, a fault, [`lifecycle::end`](crate::lifecycle::end), and a main that nothing is left to wake end the domain
-/// without them.
+/// So it is when the toolstack asks the domain to end, and nobody but this crate listens, and after
+/// [`lifecycle::finish`](crate::lifecycle::finish). A panic, a fault, [`lifecycle::end`](crate::lifecycle::end), and a main
+/// that nothing is left to wake end the domain without them.
 ///
 /// # Panics
 ///
 /// Outside of a domain, where main has no end.
 pub fn at_exit(future: impl Future<Output = ()> + 'static) {
     let exit = task::create(future);
-    executor().exits.0.lock().push(exit);
+    executor().exits.list.lock().push(exit);
 }
 
 fn executor() -> &'static super::Executor {
@@ -128,6 +133,15 @@ fn executor() -> &'static super::Executor {
 /// Runs main, and then what was left to be done at its end.
 pub(crate) async fn with_exits<F: Future>(main: F) -> F::Output {
     let output = main.await;
+    run_exits().await;
+    output
+}
+
+/// Runs what was left to be done at exit. The caller then ends the domain: who comes second waits for that.
+pub(crate) async fn run_exits() {
+    if executor().exits.begun.swap(true, Ordering::Relaxed) {
+        return core::future::pending().await;
+    }
     let exits = async {
         while let Some((runnable, task)) = executor().exits.pop() {
             runnable.schedule();
@@ -140,5 +154,4 @@ pub(crate) async fn with_exits<F: Future>(main: F) -> F::Output {
         // The one that was running is dropped in this turn.
         super::yield_now().await;
     }
-    output
 }

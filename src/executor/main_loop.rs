@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use core::fmt;
-use core::future::Future;
+use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::task::{Context, Poll, Waker};
@@ -32,6 +32,8 @@ pub(crate) struct Executor {
     pub(super) exits: Exits,
     /// Pending events interrupt the virtual CPU while it halts.
     interrupts: AtomicBool,
+    /// What runs is for nobody's sake: see [`in_background`].
+    background: AtomicBool,
     /// Turns of the main loop, and halts.
     turns: AtomicU64,
     halts: AtomicU64,
@@ -57,6 +59,19 @@ impl Executor {
         let missing = tasks.saturating_sub(ready.len());
         ready.reserve(missing);
         Admitted(self)
+    }
+
+    /// Whether what runs now is for nobody's sake.
+    pub(crate) fn is_in_background(&self) -> bool {
+        self.background.load(Ordering::Relaxed)
+    }
+
+    /// Does something as if nobody waited for it.
+    pub(crate) fn background<T>(&self, act: impl FnOnce() -> T) -> T {
+        let before = self.background.swap(true, Ordering::Relaxed);
+        let result = act();
+        self.background.store(before, Ordering::Relaxed);
+        result
     }
 
     fn ready(&self) -> usize {
@@ -86,6 +101,13 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.tasks.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Runs a future that nobody waits for: the events that it waits for do not count as something that could wake main. Timers
+/// do.
+pub(crate) async fn in_background<F: Future>(state: &'static State, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| state.executor.background(|| future.as_mut().poll(context))).await
 }
 
 /// Set by the wakers of main.

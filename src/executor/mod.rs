@@ -28,8 +28,8 @@ mod hooks;
 mod main_loop;
 mod task;
 
-pub(crate) use hooks::with_exits;
 pub use hooks::{after_turn, at_exit, before_turn};
+pub(crate) use hooks::{run_exits, with_exits};
 pub use main_loop::{Activity, activity};
-pub(crate) use main_loop::{Deadlock, Executor, enable_interrupts, run};
+pub(crate) use main_loop::{Deadlock, Executor, enable_interrupts, in_background, run};
 pub use task::{Task, spawn, yield_now};

@@ -1,24 +1,60 @@
-//! The ends of a domain.
+//! The life of a domain: what its toolstack asks of it, and its ends.
 //!
 //! | what happens | reason that the toolstack sees |
 //! |---|---|
-//! | main returns `Ok` | poweroff |
-//! | [`end`] is called with a reason | that reason |
+//! | main returns `Ok` | poweroff, or the [`Reason`] that it returns |
+//! | `xl shutdown`, `xl reboot` | poweroff, reboot |
+//! | [`finish`] or [`end`] is called with a reason | that reason |
 //! | main returns `Err` | crash, after the message went to the emergency output and the console |
-//! | a [`Watchdog`] is not fed | watchdog |
 //! | a panic, an exception of the CPU, a smashed stack | crash, after a report with registers and backtrace went there |
+//! | a [`Watchdog`] is not fed | watchdog |
 //!
-//! Before each of them the console is flushed, with a bound: a dead backend delays an end by seconds, and does not
-//! prevent it. (Not after a crash inside of the console's own code; then the emergency output alone has the report.)
+//! Before each of them but the last the console is flushed, with a bound: a dead backend delays an end by seconds, and does
+//! not prevent it. (Not after a crash inside of the console's own code; then the emergency output alone has the report.)
+//!
+//! A toolstack asks by words in xenstore. [`main!`](crate::main!) starts tasks beside main that obey them, once main waits: they
+//! say that the domain can be shut down, do what was left for [`at_exit`](crate::executor::at_exit), and end the domain. They
+//! are woken by xenstore alone, keep no main from ending, and are nothing that could wake it: one that waits for nothing else
+//! is still told so. The feature `shutdown`, on by default, leaves them out when it is off. A program that holds a stream of [`ShutdownRequests`] decides for itself instead:
+//!
+//! ```no_run
+//! use domu::lifecycle::{self, Reason, ShutdownRequest};
+//!
+//! # async fn example(domain: domu::Domain) -> domu::Result {
+//! let mut requests = domain.shutdown_requests();
+//! loop {
+//!     match requests.next().await? {
+//!         ShutdownRequest::Reboot => lifecycle::finish(Reason::Reboot).await,
+//!         ShutdownRequest::Poweroff => break Ok(()),
+//!         other => log::info!("not now: {other:?}"),
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! `xl save` and `xl migrate` ask for a suspend, which is still to come: that request is logged, counted and not answered,
+//! as no answer means no. `xl` gives up after a minute, and the domain runs on.
 
+mod desk;
+mod mailbox;
+mod obey;
+mod requests;
+mod sysrq;
 mod watchdog;
 
 use core::fmt;
+use core::future::pending;
 
+pub(crate) use desk::Lifecycle;
+pub use desk::{Stat, stat};
+pub(crate) use obey::obey;
+pub use requests::{ShutdownRequest, ShutdownRequests};
+pub use sysrq::SysRq;
 pub use watchdog::{Watchdog, WatchdogError};
 
 pub use crate::abi::sched::Reason;
 use crate::console::{emergency, last};
+use crate::executor::{run_exits, spawn};
 use crate::{arch, hypercall, state};
 
 /// Ends the domain: the console is flushed, then the toolstack is told the reason and acts by its configuration
@@ -32,6 +68,26 @@ pub fn end(reason: Reason) -> ! {
         state.console.finish(&state.info);
     }
     shutdown(reason)
+}
+
+/// Ends the domain when what was left for the end of main is done, which has a bound: see
+/// [`at_exit`](crate::executor::at_exit). Main and the tasks go on meanwhile; what main returns then does not count any more.
+///
+/// # Panics
+///
+/// Outside of a domain, where there is nothing to be ended.
+///
+/// # Cancel safety
+///
+/// Once it has been polled the domain ends, also if the future is dropped.
+#[doc(alias = "SCHEDOP_shutdown")]
+pub async fn finish(reason: Reason) -> ! {
+    spawn(async move {
+        run_exits().await;
+        end(reason)
+    })
+    .detach();
+    pending().await
 }
 
 /// Ends the domain with the crash reason and a message.
@@ -68,6 +124,21 @@ impl<E: fmt::Display> Outcome for Result<(), E> {
             Ok(()) => end(Reason::Poweroff),
             Err(error) => fail(format_args!("domu: main failed: {error}")),
         }
+    }
+}
+
+impl<E: fmt::Display> Outcome for Result<Reason, E> {
+    fn end(self) -> ! {
+        match self {
+            Ok(reason) => end(reason),
+            Err(error) => fail(format_args!("domu: main failed: {error}")),
+        }
+    }
+}
+
+impl Outcome for Reason {
+    fn end(self) -> ! {
+        end(self)
     }
 }
 

@@ -16,7 +16,7 @@ use super::machine::{self, Machine};
 use super::{Guest, Never, Report, execute};
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
-use crate::lifecycle::Outcome;
+use crate::lifecycle::{self, Outcome};
 use crate::{Domain, boot};
 
 /// Boots a domain's main, and ends it.
@@ -75,7 +75,14 @@ impl<'a> Host<'a> {
         assert!(number < DomainId::SELF.0, "no number of a domain: {number}");
         assert!(self.domains.iter().all(|(other, ..)| *other != number), "two domains of number {number}");
         let guest = guest.domain(Some(number));
-        self.domains.push((number, guest, Box::new(move |domain| boot::run(main(domain)))));
+        let obedient = guest.obedient;
+        let program = move |domain| {
+            if obedient {
+                lifecycle::obey();
+            }
+            boot::run(main(domain))
+        };
+        self.domains.push((number, guest, Box::new(program)));
         self
     }
 

@@ -185,6 +185,7 @@ pub struct Guest {
     pub(crate) trusted: bool,
     pub(crate) xenstore: Option<Store>,
     pub(crate) xenstore_index: u32,
+    pub(crate) obedient: bool,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -265,6 +266,7 @@ impl Guest {
             trusted: false,
             xenstore: Some(Store::new()),
             xenstore_index: 0,
+            obedient: false,
         }
     }
 
@@ -480,6 +482,14 @@ impl Guest {
         self
     }
 
+    /// Obeys the toolstack beside main, as [`main!`](crate::main!) has a unikernel do: see [`lifecycle`]. Without, xenstore
+    /// and the domain's ports see what the test does, and nothing else.
+    #[must_use]
+    pub const fn obedient(mut self) -> Self {
+        self.obedient = true;
+        self
+    }
+
     /// Lets the indices of xenstore's rings start elsewhere than at zero.
     #[must_use]
     pub const fn xenstore_index(mut self, index: u32) -> Self {
@@ -528,7 +538,13 @@ impl Guest {
     ///
     /// If the thread is inside of a simulated domain already.
     pub fn run<O: Outcome, F: Future<Output = O>>(self, main: impl FnOnce(Domain) -> F) -> Report {
-        self.run_never(|domain| boot::run(main(domain)))
+        let obedient = self.obedient;
+        self.run_never(|domain| {
+            if obedient {
+                lifecycle::obey();
+            }
+            boot::run(main(domain))
+        })
     }
 
     /// Boots the domain, has main look at it, and tells what came of it, and what was seen if it came so far.

@@ -43,6 +43,7 @@ struct Request {
     transaction: u32,
     payload: Payload,
     owner: Owner,
+    background: bool,
 }
 
 /// A request that the server has, or a part of it.
@@ -53,6 +54,7 @@ struct Sent {
     ty: MessageType,
     transaction: u32,
     owner: Owner,
+    background: bool,
 }
 
 /// A transaction that nobody has ended.
@@ -61,6 +63,8 @@ struct Open {
     id: u32,
     /// A request within it was refused because of others' changes.
     conflict: bool,
+    /// It was begun in the background, as its end is.
+    background: bool,
 }
 
 /// What a reply means to others than who waits for it.
@@ -88,12 +92,19 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Takes a request in.
-    pub(super) fn submit(&mut self, ty: MessageType, transaction: u32, payload: Payload, owner: Owner) -> Ticket {
+    /// Takes a request in: of somebody, or one in the background.
+    pub(super) fn submit(
+        &mut self,
+        ty: MessageType,
+        transaction: u32,
+        payload: Payload,
+        owner: Owner,
+        background: bool,
+    ) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let queue = if ty == MessageType::TRANSACTION_START { &mut self.starting } else { &mut self.waiting };
-        queue.insert(ticket, Request { ty, transaction, payload, owner });
+        queue.insert(ticket, Request { ty, transaction, payload, owner, background });
         ticket
     }
 
@@ -146,10 +157,10 @@ impl Calls {
 
     /// Ends a transaction, without its changes, unless its end is on the way.
     pub(super) fn abort(&mut self, id: u32) {
-        if self.open.iter().any(|open| open.id == id)
+        if let Some(background) = self.open.iter().find(|open| open.id == id).map(|open| open.background)
             && let Ok(payload) = Payload::new().string("F")
         {
-            self.submit(MessageType::TRANSACTION_END, id, payload, Owner::Nobody);
+            self.submit(MessageType::TRANSACTION_END, id, payload, Owner::Nobody, background);
         }
     }
 
@@ -161,6 +172,12 @@ impl Calls {
     /// Whether the server owes an answer, or is to be sent something.
     pub(super) fn is_busy(&self) -> bool {
         self.is_waiting() || !self.sent.is_empty()
+    }
+
+    /// The same of what is not in the background, of which there is little.
+    pub(super) fn anybody_waits(&self) -> bool {
+        let mut waiting = self.waiting.values().chain(self.starting.values());
+        waiting.any(|request| !request.background) || self.sent.iter().any(|sent| !sent.background)
     }
 
     /// Whether there is something to be sent.
@@ -186,13 +203,13 @@ impl Calls {
             self.waiting.insert(ticket, request);
         }
         let Some((ticket, request)) = self.waiting.pop_first() else { return false };
-        let Request { ty, transaction, payload, owner } = request;
+        let Request { ty, transaction, payload, owner, background } = request;
         if ty == MessageType::TRANSACTION_END {
             self.open.retain(|open| open.id != transaction);
         }
         let id = self.unused_id();
         link.start(payload.header(ty, id, transaction), payload);
-        self.sent.push(Sent { id, ticket, ty, transaction, owner });
+        self.sent.push(Sent { id, ticket, ty, transaction, owner, background });
         true
     }
 
@@ -221,9 +238,11 @@ impl Calls {
     }
 
     fn conclude(&mut self, sent: Sent, answer: Answer, woken: &mut Vec<Waker>) -> Option<Effect> {
-        let Sent { ticket, ty, transaction, owner, .. } = sent;
+        let Sent { ticket, ty, transaction, owner, background, .. } = sent;
         let answer = match ty {
-            MessageType::TRANSACTION_START => answer.and_then(|payload| self.begun(&payload).map(|()| payload)),
+            MessageType::TRANSACTION_START => {
+                answer.and_then(|payload| self.begun(&payload, background).map(|()| payload))
+            }
             _ => answer,
         };
         match ty {
@@ -257,13 +276,13 @@ impl Calls {
     }
 
     /// A transaction has begun.
-    fn begun(&mut self, payload: &[u8]) -> Result<(), Error> {
+    fn begun(&mut self, payload: &[u8], background: bool) -> Result<(), Error> {
         let id = transaction_id(payload)?;
         // The server must not give the same to two.
         if self.open.iter().any(|open| open.id == id) {
             return Err(Error::Malformed);
         }
-        self.open.push(Open { id, conflict: false });
+        self.open.push(Open { id, conflict: false, background });
         Ok(())
     }
 
@@ -335,7 +354,7 @@ mod tests {
     }
 
     fn read(calls: &mut Calls) -> Ticket {
-        calls.submit(MessageType::READ, 0, Payload::new(), Owner::Future(None))
+        calls.submit(MessageType::READ, 0, Payload::new(), Owner::Future(None), false)
     }
 
     #[test]
@@ -359,8 +378,9 @@ mod tests {
     #[test]
     fn twenty_requests_and_ten_transactions_are_sent_and_more_wait_in_order() {
         let ((_memory, page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
-        let start =
-            |calls: &mut Calls| calls.submit(MessageType::TRANSACTION_START, 0, Payload::new(), Owner::Future(None));
+        let start = |calls: &mut Calls| {
+            calls.submit(MessageType::TRANSACTION_START, 0, Payload::new(), Owner::Future(None), false)
+        };
         let starts: Vec<_> = (0..12).map(|_| start(&mut calls)).collect();
         let reads: Vec<_> = (0..15).map(|_| read(&mut calls)).collect();
         assert_eq!(send(&mut calls, page, &mut link).len(), MOST_SENT);

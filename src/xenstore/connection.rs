@@ -92,6 +92,8 @@ enum Next {
     Again,
     /// Wait for the server, or somebody here.
     Server,
+    /// The same, while nobody waits for what comes.
+    Background,
     /// Wait for somebody here.
     Nobody,
 }
@@ -124,6 +126,11 @@ impl Connection {
         Self { port: location.map(|location| location.port), inner: Mutex::new(inner) }
     }
 
+    /// Whether the domain has a store.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Whether somebody has it in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
@@ -143,7 +150,7 @@ impl Connection {
                 return Err(Error::Broken);
             }
             let transaction = transaction.map_or(0, |transaction| transaction.id);
-            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None)))
+            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), state.executor.is_in_background()))
         })
     }
 
@@ -151,7 +158,7 @@ impl Connection {
     pub(super) fn watch(&self, state: &'static State, path: &Path) -> Result<WatcherId, Error> {
         self.ask(state, |inner| {
             let connected = matches!(inner.stage, Stage::Connected(_));
-            inner.watches.add(path, connected, &mut inner.calls)
+            inner.watches.add(path, connected, state.executor.is_in_background(), &mut inner.calls)
         })
     }
 
@@ -273,7 +280,13 @@ async fn serve(state: &'static State) {
         }
         let mut event = pin!(port.after(seen));
         poll_fn(|context| {
-            if next == Next::Server && event.as_mut().poll(context).is_ready() {
+            let mut look = || event.as_mut().poll(context).is_ready();
+            let has_come = match next {
+                Next::Server => look(),
+                Next::Background => state.executor.background(look),
+                Next::Nobody | Next::Again => false,
+            };
+            if has_come {
                 return Poll::Ready(());
             }
             let waker = context.waker().clone();
@@ -307,13 +320,14 @@ impl Inner {
             // A server that is gone owes its answers for ever.
             let _ = port.notify();
         }
-        let waits = !matches!(self.stage, Stage::Failed(_)) && (self.calls.is_busy() || self.watches.any());
         let next = if soon {
             Next::Again
-        } else if waits {
+        } else if matches!(self.stage, Stage::Failed(_)) || !(self.calls.is_busy() || self.watches.any()) {
+            Next::Nobody
+        } else if self.calls.anybody_waits() || self.watches.anybody_waits() {
             Next::Server
         } else {
-            Next::Nobody
+            Next::Background
         };
         (next, broken)
     }

@@ -63,6 +63,8 @@ impl Changes {
 struct Watcher {
     changes: Changes,
     waker: Option<Waker>,
+    /// It is for nobody's sake.
+    background: bool,
 }
 
 /// How far the server has come with a watch.
@@ -94,6 +96,11 @@ impl Watched {
         }
     }
 
+    /// Whether none of its watchers is there for anybody's sake.
+    fn is_background(&self) -> bool {
+        self.watchers.values().all(|watcher| watcher.background)
+    }
+
     fn wake(&mut self, woken: &mut Vec<Waker>) {
         woken.extend(self.watchers.values_mut().filter_map(|watcher| watcher.waker.take()));
     }
@@ -119,6 +126,11 @@ impl Watches {
         !self.by_token.is_empty()
     }
 
+    /// Whether there is any that is not in the background, where there are few.
+    pub(super) fn anybody_waits(&self) -> bool {
+        self.by_token.values().any(|watched| !watched.is_background())
+    }
+
     /// How many there are that anything is kept of.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
@@ -127,20 +139,27 @@ impl Watches {
 
     /// Adds a watcher of a path. The first has the server asked, unless that has no connection now; each begins with an
     /// event.
-    pub(super) fn add(&mut self, path: &Path, connected: bool, calls: &mut Calls) -> Result<WatcherId, Error> {
+    pub(super) fn add(
+        &mut self,
+        path: &Path,
+        connected: bool,
+        background: bool,
+        calls: &mut Calls,
+    ) -> Result<WatcherId, Error> {
         let number = self.next;
         self.next += 1;
         let token = match self.by_path.get(path) {
             Some(&token) => token,
             None => {
-                let stage = if connected { Stage::Asked(ask(path, number, calls)?) } else { Stage::Forgotten };
+                let stage =
+                    if connected { Stage::Asked(ask(path, number, background, calls)?) } else { Stage::Forgotten };
                 self.by_token.insert(number, Watched { path: path.clone(), stage, watchers: BTreeMap::new() });
                 self.by_path.insert(path.clone(), number);
                 number
             }
         };
         if let Some(watched) = self.by_token.get_mut(&token) {
-            let mut watcher = Watcher::default();
+            let mut watcher = Watcher { background, ..Watcher::default() };
             // The server's first event may have come and gone.
             watcher.changes.all = watched.stage == Stage::Registered;
             watched.watchers.insert(number, watcher);
@@ -259,7 +278,7 @@ impl Watches {
                 _ if !connected => Stage::Forgotten,
                 // Asked after the server forgot.
                 Stage::Asked(ticket) => Stage::Asked(ticket),
-                _ => ask(&watched.path, token, calls).map_or_else(Stage::Failed, Stage::Asked),
+                _ => ask(&watched.path, token, watched.is_background(), calls).map_or_else(Stage::Failed, Stage::Asked),
             };
         }
     }
@@ -276,14 +295,14 @@ impl Watches {
 }
 
 /// Has the server asked for a watch.
-fn ask(path: &Path, token: Token, calls: &mut Calls) -> Result<Ticket, Error> {
-    Ok(calls.submit(MessageType::WATCH, 0, payload(path, token)?, Owner::Watch(token)))
+fn ask(path: &Path, token: Token, background: bool, calls: &mut Calls) -> Result<Ticket, Error> {
+    Ok(calls.submit(MessageType::WATCH, 0, payload(path, token)?, Owner::Watch(token), background))
 }
 
 /// Has the server end a watch.
 fn end(path: &Path, token: Token, calls: &mut Calls) {
     // Without memory for the request the watch stays, and its events find nobody.
     if let Ok(payload) = payload(path, token) {
-        calls.submit(MessageType::UNWATCH, 0, payload, Owner::Nobody);
+        calls.submit(MessageType::UNWATCH, 0, payload, Owner::Nobody, false);
     }
 }

@@ -1,0 +1,142 @@
+//! Requests of the toolstack's to shut down.
+
+use core::fmt;
+
+use super::Reason;
+use super::desk::count;
+use super::mailbox::{Mailbox, word};
+use crate::domain::Domain;
+use crate::state::State;
+use crate::xenstore::{Error, Value};
+
+/// The node of the requests.
+const PATH: &str = "control/shutdown";
+
+/// What the toolstack asks for.
+#[doc(alias = "control/shutdown")]
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ShutdownRequest {
+    /// To end: `xl shutdown`.
+    Poweroff,
+    /// To end, and be started again: `xl reboot`.
+    Reboot,
+    /// To end, as some toolstacks say it.
+    Halt,
+    /// To be saved or moved: `xl save`, `xl migrate`. It was not answered: this crate cannot do it yet.
+    Suspend,
+    /// To crash, as some tests do.
+    Crash,
+    /// A word that this crate does not know. It was left where it is.
+    Unknown(Value),
+}
+
+impl ShutdownRequest {
+    fn new(value: &Value) -> Self {
+        match word(value).trim_ascii() {
+            b"poweroff" => Self::Poweroff,
+            b"reboot" => Self::Reboot,
+            b"halt" => Self::Halt,
+            b"suspend" => Self::Suspend,
+            b"crash" => Self::Crash,
+            _ => Self::Unknown(value.clone()),
+        }
+    }
+
+    /// The reason with which a domain ends that does as it is told; none for what is no end.
+    #[must_use]
+    pub const fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Poweroff | Self::Halt => Some(Reason::Poweroff),
+            Self::Reboot => Some(Reason::Reboot),
+            Self::Crash => Some(Reason::Crash),
+            Self::Suspend | Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// The toolstack's requests, for as long as the application decides about them: see
+/// [`Domain::shutdown_requests`].
+#[must_use = "without a stream that is held, requests are obeyed beside main"]
+pub struct ShutdownRequests {
+    state: &'static State,
+    mailbox: Mailbox,
+    /// There may be a request.
+    look: bool,
+}
+
+impl Domain {
+    /// Takes over what the toolstack asks for by `xl shutdown` and the like: from now on, until what is returned is dropped,
+    /// the domain does not end by itself then. A request goes to one stream, if there are several.
+    #[doc(alias("control/shutdown", "SHUTDOWN_poweroff"))]
+    pub fn shutdown_requests(&self) -> ShutdownRequests {
+        self.0.lifecycle.requests.take();
+        ShutdownRequests { state: self.0, mailbox: Mailbox::new(self.0, PATH), look: false }
+    }
+}
+
+impl ShutdownRequests {
+    /// Waits for the next request. Whoever has it is to do it: the toolstack is told that it was received. It is not told of
+    /// [`Suspend`](ShutdownRequest::Suspend) and [`Unknown`](ShutdownRequest::Unknown), which come once, however often the
+    /// toolstack says them, until it takes them back.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Watch::next`](crate::xenstore::Watch::next), [`Xenstore::watch`](crate::xenstore::Xenstore::watch) and
+    /// [`Nodes::read`](crate::xenstore::Nodes::read). That the store refuses to have a request acknowledged is none.
+    ///
+    /// # Cancel safety
+    ///
+    /// No request is lost by dropping the future.
+    pub async fn next(&mut self) -> Result<ShutdownRequest, Error> {
+        loop {
+            if !self.look {
+                self.mailbox.changed().await?;
+                self.look = true;
+            }
+            let request = receive(self.state, &mut self.mailbox).await?;
+            self.look = false;
+            if let Some(request) = request {
+                return Ok(request);
+            }
+        }
+    }
+}
+
+impl Drop for ShutdownRequests {
+    fn drop(&mut self) {
+        self.state.lifecycle.requests.give_back();
+    }
+}
+
+impl fmt::Debug for ShutdownRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShutdownRequests").finish_non_exhaustive()
+    }
+}
+
+/// The node, for this crate's own task.
+pub(super) const fn mailbox(state: &'static State) -> Mailbox {
+    Mailbox::new(state, PATH)
+}
+
+/// The request that is there, if it is a new one.
+pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
+    // What is no end cannot be done, and is not acknowledged.
+    let takes = |value: &_| ShutdownRequest::new(value).reason().is_some();
+    let Some(value) = mailbox.receive(takes).await? else { return Ok(None) };
+    let (request, counts) = (ShutdownRequest::new(&value), &state.lifecycle.counts);
+    count(&counts.requests);
+    match &request {
+        ShutdownRequest::Suspend => {
+            count(&counts.suspends);
+            log::warn!("the toolstack asks to suspend, which this domain cannot: there is no answer");
+        }
+        ShutdownRequest::Unknown(value) => {
+            count(&counts.unknown);
+            log::warn!("the toolstack asks for what nobody knows: {value}");
+        }
+        _ => {}
+    }
+    Ok(Some(request))
+}
