@@ -13,6 +13,7 @@ mod events;
 mod float;
 mod heap;
 mod host;
+mod lifecycle;
 mod protection;
 mod protector;
 mod report;
