@@ -4,13 +4,13 @@
 //! wait here, the oldest first, so that none fails. Each has a ticket, which counts up for ever; the number by which the
 //! server's reply finds it is another, and is not used again before that reply.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::task::Waker;
 
 use super::Error;
 use super::code::Code;
 use super::link::Link;
+use super::numbered::Numbered;
 use super::wire::{self, Message, Payload};
 use crate::abi::xs_wire::{Header, MessageType};
 
@@ -79,11 +79,11 @@ pub(super) enum Effect {
 /// All requests of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    waiting: BTreeMap<Ticket, Request>,
+    waiting: Numbered<Request>,
     /// Transactions that are to begin when there is room for one more.
-    starting: BTreeMap<Ticket, Request>,
+    starting: Numbered<Request>,
     sent: Vec<Sent>,
-    answered: BTreeMap<Ticket, (MessageType, Answer)>,
+    answered: Numbered<(MessageType, Answer)>,
     open: Vec<Open>,
     /// Transactions that the server has, or is asked for: at most [`MOST_TRANSACTIONS`].
     transactions: usize,
@@ -110,7 +110,7 @@ impl Calls {
 
     /// The answer to a request, or none yet: then its waker is kept, and the one before is given back.
     pub(super) fn poll(&mut self, ticket: Ticket, waker: Waker) -> (Option<Answer>, Option<Waker>) {
-        if let Some((_, answer)) = self.answered.remove(&ticket) {
+        if let Some((_, answer)) = self.answered.remove(ticket) {
             return (Some(answer), Some(waker));
         }
         match self.owner(ticket) {
@@ -122,11 +122,11 @@ impl Calls {
 
     /// Takes a request back that the server does not have yet; says whether that is so.
     pub(super) fn withdraw(&mut self, ticket: Ticket) -> bool {
-        self.waiting.remove(&ticket).is_some()
+        self.waiting.remove(ticket).is_some()
     }
 
     fn owner(&mut self, ticket: Ticket) -> Option<&mut Owner> {
-        if let Some(request) = self.waiting.get_mut(&ticket).or_else(|| self.starting.get_mut(&ticket)) {
+        if let Some(request) = self.waiting.get_mut(ticket).or_else(|| self.starting.get_mut(ticket)) {
             return Some(&mut request.owner);
         }
         self.sent.iter_mut().find(|sent| sent.ticket == ticket).map(|sent| &mut sent.owner)
@@ -135,16 +135,16 @@ impl Calls {
     /// Nobody waits for a request any more: one that the server does not have yet is withdrawn, the answer to any other is
     /// thrown away. Gives back what is to be dropped while nothing is locked.
     pub(super) fn abandon(&mut self, ticket: Ticket) -> Option<Owner> {
-        if let Some(request) = self.starting.remove(&ticket) {
+        if let Some(request) = self.starting.remove(ticket) {
             return Some(request.owner);
         }
-        if let Some(request) = self.waiting.remove(&ticket) {
+        if let Some(request) = self.waiting.remove(ticket) {
             if request.ty == MessageType::TRANSACTION_START {
                 self.transactions -= 1;
             }
             return Some(request.owner);
         }
-        if let Some((ty, answer)) = self.answered.remove(&ticket) {
+        if let Some((ty, answer)) = self.answered.remove(ticket) {
             if let (MessageType::TRANSACTION_START, Ok(payload)) = (ty, answer)
                 && let Ok(id) = transaction_id(&payload)
             {
@@ -288,13 +288,17 @@ impl Calls {
 
     /// Ends all requests with an error, as the server has forgotten them, and its transactions.
     pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
-        let waiting = core::mem::take(&mut self.waiting).into_iter().chain(core::mem::take(&mut self.starting));
-        let sent = core::mem::take(&mut self.sent).into_iter().map(|sent| (sent.ticket, sent.ty, sent.owner));
-        let all: Vec<_> = waiting.map(|(ticket, request)| (ticket, request.ty, request.owner)).chain(sent).collect();
-        for (ticket, ty, owner) in all {
+        let Self { waiting, starting, sent, answered, .. } = self;
+        let mut fail = |ticket, ty, owner| {
             if let Owner::Future(waker) = owner {
-                self.answered.insert(ticket, (ty, Err(error)));
+                answered.insert(ticket, (ty, Err(error)));
                 woken.extend(waker);
+            }
+        };
+        sent.drain(..).for_each(|sent| fail(sent.ticket, sent.ty, sent.owner));
+        for queue in [waiting, starting] {
+            while let Some((ticket, request)) = queue.pop_first() {
+                fail(ticket, request.ty, request.owner);
             }
         }
         // Nobody has learnt of these transactions yet, and nobody is to take them for some of the next connection.

@@ -31,6 +31,7 @@ mod domains;
 mod error;
 mod link;
 mod nodes;
+mod numbered;
 mod path;
 mod permissions;
 mod transaction;

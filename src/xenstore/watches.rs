@@ -5,12 +5,12 @@
 //! paths; how many are kept for a watcher that does not fetch them is limited, and beyond that all of them are one: an event
 //! of the watched path itself, which says that anything at it or below may have changed.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::task::Waker;
 
 use super::Error;
 use super::calls::{Calls, Owner, Ticket};
+use super::numbered::Numbered;
 use super::path::{self, Path};
 use super::wire::{self, Payload};
 use crate::abi::xs_wire::MessageType;
@@ -33,19 +33,20 @@ pub(super) struct WatcherId {
 struct Changes {
     /// At the watched path itself, or too much: it stands for all below.
     all: bool,
-    below: BTreeSet<Path>,
+    /// In the order in which they changed.
+    below: Vec<Path>,
 }
 
 impl Changes {
     /// Takes note of a change, at a path below the watched one or at that itself.
     fn add(&mut self, below: Option<&str>) {
-        if self.all || below.is_some_and(|path| self.below.contains(path)) {
+        if self.all || below.is_some_and(|path| self.below.iter().any(|known| known == path)) {
             return;
         }
         // What is no path stands for all.
         match below.and_then(|path| Path::new(path).ok()) {
             Some(path) if self.below.len() < MOST_PATHS => {
-                self.below.insert(path);
+                self.below.push(path);
             }
             _ => {
                 self.below.clear();
@@ -55,7 +56,10 @@ impl Changes {
     }
 
     fn take(&mut self, watched: &Path) -> Option<Path> {
-        if core::mem::take(&mut self.all) { Some(watched.clone()) } else { self.below.pop_first() }
+        if core::mem::take(&mut self.all) {
+            return Some(watched.clone());
+        }
+        if self.below.is_empty() { None } else { Some(self.below.remove(0)) }
     }
 }
 
@@ -84,7 +88,7 @@ enum Stage {
 struct Watched {
     path: Path,
     stage: Stage,
-    watchers: BTreeMap<u64, Watcher>,
+    watchers: Numbered<Watcher>,
 }
 
 impl Watched {
@@ -94,6 +98,12 @@ impl Watched {
             watcher.changes.add(below);
             woken.extend(watcher.waker.take());
         }
+    }
+
+    /// Whether a new watcher of a path may share it. One that is about to end, or that the server has refused, is not shared:
+    /// the watcher has one of its own.
+    fn can_be_joined(&self, path: &Path) -> bool {
+        !self.watchers.is_empty() && !matches!(self.stage, Stage::Failed(_)) && self.path == *path
     }
 
     /// Whether none of its watchers is there for anybody's sake.
@@ -109,9 +119,7 @@ impl Watched {
 /// All watches of a domain.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
-    by_token: BTreeMap<Token, Watched>,
-    /// Those that a new watcher can join.
-    by_path: BTreeMap<Path, Token>,
+    by_token: Numbered<Watched>,
     next: u64,
 }
 
@@ -134,7 +142,7 @@ impl Watches {
     /// How many there are that anything is kept of.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        self.by_token.len().max(self.by_path.len())
+        self.by_token.len()
     }
 
     /// Adds a watcher of a path. The first has the server asked, unless that has no connection now; each begins with an
@@ -148,17 +156,17 @@ impl Watches {
     ) -> Result<WatcherId, Error> {
         let number = self.next;
         self.next += 1;
-        let token = match self.by_path.get(path) {
-            Some(&token) => token,
+        let joined = self.by_token.iter_mut().find(|(_, watched)| watched.can_be_joined(path)).map(|(token, _)| token);
+        let token = match joined {
+            Some(token) => token,
             None => {
                 let stage =
                     if connected { Stage::Asked(ask(path, number, background, calls)?) } else { Stage::Forgotten };
-                self.by_token.insert(number, Watched { path: path.clone(), stage, watchers: BTreeMap::new() });
-                self.by_path.insert(path.clone(), number);
+                self.by_token.insert(number, Watched { path: path.clone(), stage, watchers: Numbered::default() });
                 number
             }
         };
-        if let Some(watched) = self.by_token.get_mut(&token) {
+        if let Some(watched) = self.by_token.get_mut(token) {
             let mut watcher = Watcher { background, ..Watcher::default() };
             // The server's first event may have come and gone.
             watcher.changes.all = watched.stage == Stage::Registered;
@@ -170,13 +178,9 @@ impl Watches {
     /// A watcher goes away, and with the last the server's watch. That the server has ended it is not waited for, and whether
     /// it wanted to is nobody's business. Gives back what is to be dropped while nothing is locked.
     pub(super) fn remove(&mut self, id: WatcherId, calls: &mut Calls) -> Option<Waker> {
-        let watched = self.by_token.get_mut(&id.token)?;
-        let watcher = watched.watchers.remove(&id.number)?;
+        let watched = self.by_token.get_mut(id.token)?;
+        let watcher = watched.watchers.remove(id.number)?;
         if watched.watchers.is_empty() {
-            // A new watcher of the path has a watch of its own.
-            if self.by_path.get(&watched.path) == Some(&id.token) {
-                self.by_path.remove(&watched.path);
-            }
             match watched.stage {
                 // The answer comes first: see `registered`.
                 Stage::Asked(ticket) if !calls.withdraw(ticket) => {}
@@ -184,7 +188,7 @@ impl Watches {
                     if stage == Stage::Registered {
                         end(&watched.path, id.token, calls);
                     }
-                    self.by_token.remove(&id.token);
+                    self.by_token.remove(id.token);
                 }
             }
         }
@@ -216,8 +220,8 @@ impl Watches {
     }
 
     fn find(&mut self, id: WatcherId) -> Option<(Stage, &Path, &mut Watcher)> {
-        let watched = self.by_token.get_mut(&id.token)?;
-        Some((watched.stage, &watched.path, watched.watchers.get_mut(&id.number)?))
+        let watched = self.by_token.get_mut(id.token)?;
+        Some((watched.stage, &watched.path, watched.watchers.get_mut(id.number)?))
     }
 
     /// The server has answered a request for a watch.
@@ -228,12 +232,12 @@ impl Watches {
         calls: &mut Calls,
         woken: &mut Vec<Waker>,
     ) {
-        let Some(watched) = self.by_token.get_mut(&token) else { return };
+        let Some(watched) = self.by_token.get_mut(token) else { return };
         if watched.watchers.is_empty() {
             if result.is_ok() {
                 end(&watched.path, token, calls);
             }
-            self.by_token.remove(&token);
+            self.by_token.remove(token);
             return;
         }
         match result {
@@ -243,12 +247,7 @@ impl Watches {
                 watched.stage = Stage::Registered;
                 watched.tell(None, woken);
             }
-            Err(error) => {
-                watched.stage = Stage::Failed(error);
-                if self.by_path.get(&watched.path) == Some(&token) {
-                    self.by_path.remove(&watched.path);
-                }
-            }
+            Err(error) => watched.stage = Stage::Failed(error),
         }
         watched.wake(woken);
     }
@@ -261,7 +260,7 @@ impl Watches {
             self.by_token.values_mut().for_each(|watched| watched.tell(None, woken));
             return;
         };
-        let Some(watched) = self.by_token.get_mut(&token) else { return };
+        let Some(watched) = self.by_token.get_mut(token) else { return };
         // A path that is not below the watched one, whatever the server means by it, stands for all.
         let below = core::str::from_utf8(path)
             .ok()
@@ -271,8 +270,8 @@ impl Watches {
 
     /// The server has forgotten all watches: it is asked for those that are wanted, now or on its next connection.
     pub(super) fn ask_again(&mut self, connected: bool, calls: &mut Calls) {
-        self.by_token.retain(|_, watched| !watched.watchers.is_empty());
-        for (&token, watched) in &mut self.by_token {
+        self.by_token.retain(|watched| !watched.watchers.is_empty());
+        for (token, watched) in self.by_token.iter_mut() {
             watched.stage = match watched.stage {
                 Stage::Failed(error) => Stage::Failed(error),
                 _ if !connected => Stage::Forgotten,
@@ -285,8 +284,7 @@ impl Watches {
 
     /// There will be no more events.
     pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
-        self.by_path.clear();
-        self.by_token.retain(|_, watched| !watched.watchers.is_empty());
+        self.by_token.retain(|watched| !watched.watchers.is_empty());
         for watched in self.by_token.values_mut() {
             watched.stage = Stage::Failed(error);
             watched.wake(woken);
