@@ -11,8 +11,8 @@ use crate::state::{self, State};
 /// `on_watchdog`. A domain has two at most.
 ///
 /// Feed it where the program shows that it works, and not in a task that does nothing else: that one would still run when the
-/// others wait for what never comes. Xen counts on while the domain waits, but not while it is paused. Dropping it stops it;
-/// the end of main does not, as nothing is dropped then.
+/// others wait for what never comes. Xen counts on while the domain waits, and also while `xl pause` has it paused: one that
+/// is paused for longer has come to its end. Dropping it stops it; the end of main does not, as nothing is dropped then.
 ///
 /// ```no_run
 /// # use core::time::Duration;

@@ -20,6 +20,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         Case::new(format!("lifecycle::{name}"), GUEST, |_| Ok(())).cmdline(cmdline).steps(steps)
     };
     cases.push(case("shutdown", "obey", shutdown).on(everywhere));
+    cases.push(case("shutdown_destroys", "obey", shutdown_destroys).line("on_poweroff = \"destroy\""));
     cases.push(case("reboot", "obey", reboot));
     cases.push(case("restart", "obey", restart).line("on_reboot = \"restart\""));
     cases.push(case("crash", "obey", crash));
@@ -35,22 +36,24 @@ pub fn cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(format!("lifecycle::{name}"), GUEST, judge).cmdline(name));
     }
     for name in ["starve", "spin"] {
-        let judge = |outcome: &Outcome| {
-            ended(outcome, Reason::Watchdog)?;
-            ensure!(!outcome.text().contains(FAREWELL), "a watchdog leaves no time for anything");
-            Ok(())
-        };
-        cases.push(Case::new(format!("lifecycle::watchdog_{name}"), GUEST, judge).cmdline(name));
+        cases.push(Case::new(format!("lifecycle::watchdog_{name}"), GUEST, ended_by_watchdog).cmdline(name));
     }
     cases.push(
         Case::new("lifecycle::watchdog_feed", GUEST, |outcome| all_ok(outcome, &["watchdog.third", "watchdog.fed"]))
             .cmdline("feed"),
     );
+    cases.push(case("watchdog_pause", "feed_on", watchdog_pause));
     cases.push(Case::new("lifecycle::stats", "stats", |_| Ok(())).steps(stats));
 }
 
 fn says(outcome: &Outcome, text: &str) -> Result<()> {
     ensure!(outcome.text().contains(text), "it does not say {text:?}");
+    Ok(())
+}
+
+fn ended_by_watchdog(outcome: &Outcome) -> Result<()> {
+    ended(outcome, Reason::Watchdog)?;
+    ensure!(!outcome.text().contains(FAREWELL), "a watchdog leaves no time for anything");
     Ok(())
 }
 
@@ -80,6 +83,17 @@ fn shutdown(stage: &mut Stage) -> Result<()> {
     )?;
     says(&outcome, FAREWELL)?;
     ended(&outcome, Reason::Poweroff)
+}
+
+/// As it is when nothing else is configured: the domain goes, and what it had left to say is in the log.
+fn shutdown_destroys(stage: &mut Stage) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let name = stage.domain.clone();
+        stage.dom0(&format!("until_said {name} ready && xl shutdown -w {name} && until_gone {name}"))?;
+        Ok(())
+    })?;
+    ensure!(outcome.reason.is_none(), "it is still there");
+    says(&outcome, FAREWELL)
 }
 
 fn reboot(stage: &mut Stage) -> Result<()> {
@@ -166,6 +180,12 @@ fn pause(stage: &mut Stage) -> Result<()> {
     )?;
     ensure!(outcome.took > Duration::from_secs(5), "it was not watched for long enough");
     ended(&outcome, Reason::Poweroff)
+}
+
+/// Xen's watchdog does not know that a domain is not to blame.
+fn watchdog_pause(stage: &mut Stage) -> Result<()> {
+    let outcome = when_ready(stage, "ready", "xl pause $name && sleep 4 && xl unpause $name")?;
+    ended_by_watchdog(&outcome)
 }
 
 /// The example: dom0 reads what it writes, and it takes it away when it is shut down.

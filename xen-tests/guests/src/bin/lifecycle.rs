@@ -5,7 +5,7 @@
 //! * `finish_poweroff`, `finish_reboot`, `return_reboot`: ends by itself, with something left to be done;
 //! * `ticks`: says `@tick` ten times a second;
 //! * `starve`: does not feed its watchdog; `spin`: neither, as it computes;
-//! * `feed`: cases `watchdog.third`, and `watchdog.fed` when it has outlived it.
+//! * `feed`: cases `watchdog.third`, and `watchdog.fed` when it has outlived it; `feed_on`: does so for ever.
 
 #![no_std]
 #![no_main]
@@ -56,6 +56,14 @@ async fn main(domain: Domain) -> domu::Result<Reason> {
             let start = time::now();
             while start.elapsed() < 60 * SECOND {}
             Ok(Reason::Poweroff)
+        }
+        b"feed_on" => {
+            let watchdog = Watchdog::start(2 * SECOND)?;
+            log::info!("ready");
+            loop {
+                time::sleep(SECOND / 2).await;
+                watchdog.feed()?;
+            }
         }
         b"feed" => feed(&domain).await,
         line => panic!("no such test: {}", line.escape_ascii()),

@@ -19,6 +19,16 @@ until_said() {
     done
 }
 
+# Waits for a domain to be no more, as long.
+until_gone() {
+    tries=0
+    while xl domid "$1" > /dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ $tries -le 100 ] || return 1
+        sleep 0.1
+    done
+}
+
 # The terminal of a domain's console, which xenconsoled makes some time after the domain.
 console_of() {
     node=/local/domain/$(xl domid "$1")/console/tty
