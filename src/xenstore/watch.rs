@@ -22,8 +22,8 @@ impl Watch {
     /// Waits for the next event, and says where: at a path below the one that is watched; or at that path itself, and then
     /// anything at it or below may have changed. It is relative if the watched one is.
     ///
-    /// For a watch that nobody asks up to 16 paths are kept; of more changes than that the event is one, at the watched path.
-    /// So it is when the connection was broken and there is a new one.
+    /// For a watch that nobody asks up to 16 paths are kept, in the order in which they changed first; of more changes than
+    /// that the event is one, at the watched path. So it is when the connection was broken and there is a new one.
     ///
     /// # Errors
     ///

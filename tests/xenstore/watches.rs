@@ -102,13 +102,9 @@ fn a_slow_watcher_keeps_a_bounded_number_of_paths_and_then_one_for_all() {
             }
         }
         time::sleep(MS).await;
-        let mut paths = Vec::new();
-        for _ in 0..16 {
-            paths.push(watch.next().await?);
+        for i in 0..16 {
+            assert_eq!(watch.next().await?, *format!("data/{i}"), "each path once, in the order of their changes");
         }
-        paths.sort();
-        paths.dedup();
-        assert_eq!(paths.len(), 16, "each path once");
         assert!(quiet(&mut watch).await);
         for i in 0..200 {
             server.write(&format!("{HOME}/data/{i}"), "1");
