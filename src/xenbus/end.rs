@@ -46,6 +46,11 @@ fn is_active(state: Option<State>) -> bool {
     })
 }
 
+/// Whether an end in this state is yet to be closed.
+pub(super) fn is_open(state: Option<State>) -> bool {
+    is_active(state) || state == Some(State::CLOSING)
+}
+
 /// Whether an end in this state has ended a connection, or is about to, or is gone.
 pub(super) fn is_closing(state: Option<State>) -> bool {
     matches!(state, None | Some(State::CLOSING | State::CLOSED))
@@ -195,7 +200,6 @@ impl End {
     ///
     /// An end whose closing was dropped is closing, or closed; it can be closed again.
     pub async fn close(&mut self) -> Result<(), Error> {
-        let is_open = |peer| is_active(peer) || peer == Some(State::CLOSING);
         if self.settle().await? != State::CLOSED {
             self.set(State::CLOSING, &[]).await?;
             // The front end is the first to be closed.

@@ -3,7 +3,7 @@
 use core::ops::{Deref, DerefMut};
 
 use super::device::Role;
-use super::end::{Details, End, is_closing};
+use super::end::{Details, End, is_closing, is_open};
 use super::{Error, State};
 use crate::xenstore::{Path, Xenstore};
 
@@ -41,6 +41,7 @@ impl Frontend {
     ///
     /// Nothing is lost by dropping the future; the connection can be begun again.
     pub async fn prepare(&mut self) -> Result<(), Error> {
+        let mut closed = false;
         loop {
             self.0.begin().await?;
             match self.0.set(State::INITIALISING, &[]).await {
@@ -50,12 +51,17 @@ impl Frontend {
             let ready = self.0.wait(|peer, asked| match peer {
                 _ if asked => Some(false),
                 Some(State::INIT_WAIT | State::INITIALISED) => Some(true),
+                // It has taken the last connection for this one, after it had begun again, or it wants none. Some then do not
+                // look at a front end that begins. Once is enough: one that flaps costs a look each time.
+                peer if is_open(peer) && !closed => Some(false),
                 // It is closed since the last connection, or not there yet.
                 _ => None,
             });
             if ready.await? {
                 return Ok(());
             }
+            self.0.close().await?;
+            closed = true;
         }
     }
 

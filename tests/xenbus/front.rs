@@ -283,6 +283,46 @@ fn a_connection_that_another_program_left_is_closed_first() {
     }
 }
 
+/// As Linux does when a driver leaves a back end and comes back: it says that it begins, and only then sees that its front end
+/// is connected, by when that has closed. What of such a back end's states may come at any moment may not be waited for.
+#[test]
+fn a_back_end_that_begins_again_may_take_the_last_connection_for_the_next() {
+    for late in ["4", "5"] {
+        let store = Store::new();
+        make(&store, 0);
+        let state = format!("{BACK_END}/state");
+        store.write(&state, "2");
+        let own = state.clone();
+        store.react(&format!("{FRONT_END}/state"), move |dom0, path| {
+            let next = match (dom0.read(path).as_deref(), dom0.read(&own).as_deref()) {
+                // It does not look at a front end that begins while it is connected itself.
+                (Some(b"1"), Some(b"6")) => "2",
+                (Some(b"3" | b"4"), Some(b"2")) => "4",
+                (Some(b"5"), Some(b"4")) => "5",
+                (Some(b"6"), Some(b"4" | b"5")) => "6",
+                _ => return,
+            };
+            dom0.write(&own, next);
+        });
+        run(&store, async |domain| {
+            let mut front = Frontend::open(&domain.xenstore(), &front_end()).await?;
+            for again in [true, false] {
+                timeout(100 * MS, front.prepare()).await.unwrap_or_else(|_| panic!("{late}: it waits for ever"))?;
+                front.connect(State::INITIALISED, &[("ring-ref", &8)]).await?;
+                if again {
+                    store.write(&state, "2");
+                    front.until_closing().await?;
+                }
+                front.close().await?;
+                if again {
+                    store.write(&state, late);
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
 #[test]
 fn devices_come_and_go_and_are_listed() {
     let store = Store::new();
