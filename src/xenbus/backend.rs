@@ -32,7 +32,7 @@ impl Backend {
 
     /// Begins a connection, the first or the next: tells the front end what is offered. After a connection that has ended it
     /// waits until the front end begins another. One that was left open is closed first; so it is when the toolstack asks this end
-    /// to close, before it removes the device.
+    /// to close, before it removes the device: this then waits for that.
     ///
     /// # Errors
     ///
@@ -45,10 +45,11 @@ impl Backend {
         loop {
             self.0.begin().await?;
             if self.0.state() == State::CLOSED {
-                // The toolstack removes the device when it finds it closed, unless the front end wants it again.
+                // The toolstack removes the device when it finds it closed, whatever the front end wants, if it has said so.
+                let kept = self.0.is_kept().await?;
                 let begun = self.0.wait(|peer, asked| match peer {
                     _ if asked => Some(false),
-                    Some(State::INITIALISING) => Some(true),
+                    Some(State::INITIALISING) if kept => Some(true),
                     _ => None,
                 });
                 if !begun.await? {

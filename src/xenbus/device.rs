@@ -113,7 +113,7 @@ fn gone(error: xenstore::Error) -> Error {
 
 /// A value, or that there is none. Of what was removed together with what is above the server says that it is denied: it
 /// looks for rights higher up, where a guest has none.
-async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, Error> {
+pub(super) async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, Error> {
     match nodes.read(path).await {
         Ok(value) => Ok(Some(value)),
         Err(xenstore::Error::NotFound | xenstore::Error::Denied) => Ok(None),

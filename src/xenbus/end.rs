@@ -228,6 +228,12 @@ impl End {
         Ok(())
     }
 
+    /// Whether the toolstack wants a back end to serve whoever comes next: it says `online` as long as it does.
+    pub(super) async fn is_kept(&self) -> Result<bool, Error> {
+        let online = device::read(&self.store, &self.device.path().join("online")?).await?;
+        Ok(online.is_none_or(|online| online != *"0"))
+    }
+
     /// Sets this end's state, and its details, all at once. Nothing is written for a device that is gone: that would make
     /// its directory anew, or be denied.
     pub(super) async fn set(&mut self, state: State, details: &Details<'_>) -> Result<(), Error> {

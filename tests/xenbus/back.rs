@@ -143,6 +143,40 @@ fn the_toolstack_detaches_the_device_at_any_moment() {
 }
 
 #[test]
+fn a_back_end_that_is_to_be_removed_stays_closed_although_the_front_end_begins_again() {
+    for moment in (0..40).map(|i| i * 3 * MS) {
+        let store = Store::new();
+        store.dom0(make_device);
+        connects(&store);
+        store.delay(MS);
+        let (asks, looks) = (store.clone(), store.clone());
+        let report = Guest::new()
+            .xenstore(&store)
+            .after(moment, move |_| {
+                asks.dom0(|dom0| {
+                    dom0.write(&format!("{BACK_END}/online"), "0");
+                    dom0.write(&format!("{BACK_END}/state"), "5");
+                });
+            })
+            // A toolstack that is told of states reads them when it has the time.
+            .after(moment + 200 * MS, move |_| {
+                looks.dom0(|dom0| {
+                    let state = dom0.read(&format!("{BACK_END}/state"));
+                    assert_eq!(state.as_deref(), Some(&b"6"[..]), "at {moment:?}");
+                    dom0.remove(FRONT_END);
+                    dom0.remove(BACK_END);
+                });
+            })
+            .run(async |domain| -> domu::Result {
+                assert_eq!(serve_device(domain).await, Error::Gone, "at {moment:?}");
+                check_nothing_left(&store, domain).await;
+                Ok(())
+            });
+        check(&report);
+    }
+}
+
+#[test]
 fn the_front_ends_domain_dies_at_any_moment_and_comes_back() {
     for moment in (0..80).map(|i| i * MS / 2) {
         let store = Store::new();
