@@ -13,9 +13,11 @@ use core::fmt::Display;
 use core::future::poll_fn;
 use core::pin::pin;
 use core::task::Poll;
+use core::time::Duration;
 
 use super::device::{self, Device, Role};
 use super::{Error, State};
+use crate::time;
 use crate::xenstore::{self, Path, Value, Watch, Xenstore};
 
 /// What one end tells the other beside its state: names of nodes and their values.
@@ -55,6 +57,14 @@ pub(super) fn is_open(state: Option<State>) -> bool {
 pub(super) fn is_closing(state: Option<State>) -> bool {
     matches!(state, None | Some(State::CLOSING | State::CLOSED))
 }
+
+/// Whether a back end in this state waits for a front end.
+fn has_begun(state: Option<State>) -> bool {
+    matches!(state, Some(State::INITIALISING | State::INIT_WAIT))
+}
+
+/// How long a back end that has begun again has for its answer to a front end that closes. Those of Linux and QEMU answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 impl End {
     pub(super) async fn open(store: &Xenstore, path: Path, role: Role) -> Result<Self, Error> {
@@ -200,10 +210,18 @@ impl End {
     ///
     /// An end whose closing was dropped is closing, or closed; it can be closed again.
     pub async fn close(&mut self) -> Result<(), Error> {
-        if self.settle().await? != State::CLOSED {
+        let state = self.settle().await?;
+        if state != State::CLOSED {
             self.set(State::CLOSING, &[]).await?;
             // The front end is the first to be closed.
             self.until_done(if self.role == Role::Front { is_active } else { is_open }).await?;
+            if self.role == Role::Front && state != State::INITIALISING {
+                // A back end that has begun again may have yet to see that this end was connected, and would take what that told
+                // it for the next connection.
+                if let Ok(answer) = time::timeout(ANSWER, self.until_done(has_begun)).await {
+                    answer?;
+                }
+            }
             self.set(State::CLOSED, &[]).await?;
         }
         self.until_done(is_open).await

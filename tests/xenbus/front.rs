@@ -1,7 +1,7 @@
 //! A front end against scripted back ends and toolstacks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use domu::eventchn;
 use domu::gnttab::{self, Granted, ReadWrite};
@@ -320,6 +320,48 @@ fn a_back_end_that_begins_again_may_take_the_last_connection_for_the_next() {
             }
             Ok(())
         });
+    }
+}
+
+#[test]
+fn a_back_end_that_begins_again_is_given_time_to_see_that_the_last_connection_is_over() {
+    for time in (1..40).step_by(3).map(|i| i * MS) {
+        let store = Store::new();
+        make(&store, 0);
+        let state = format!("{BACK_END}/state");
+        store.write(&state, "2");
+        let looks = Arc::new(AtomicBool::new(true));
+        let is_looking = Arc::clone(&looks);
+        store.react(&format!("{FRONT_END}/state"), move |dom0, _| {
+            if is_looking.load(Ordering::Relaxed) {
+                answer(dom0, 0);
+            }
+        });
+        let (rebound, late, looks_again) = (store.clone(), store.clone(), Arc::clone(&looks));
+        let (looks_away, own) = (Arc::clone(&looks), state.clone());
+        let guest = Guest::new().xenstore(&store).after(20 * MS, move |_| {
+            looks_away.store(false, Ordering::Relaxed);
+            rebound.write(&own, "2");
+        });
+        let guest = guest.after(20 * MS + time, move |_| {
+            looks_again.store(true, Ordering::Relaxed);
+            late.dom0(|dom0| {
+                dom0.write(&state, "4");
+                answer(dom0, 0);
+            });
+        });
+        let report = guest.run(async |domain| -> domu::Result {
+            let mut front = Frontend::open(&domain.xenstore(), &front_end()).await?;
+            front.prepare().await?;
+            front.connect(State::INITIALISED, &[("ring-ref", &8)]).await?;
+            front.until_closing().await?;
+            front.close().await?;
+            front.prepare().await?;
+            assert!(looks.load(Ordering::Relaxed), "{time:?}: it is connected to before it looks");
+            front.connect(State::INITIALISED, &[("ring-ref", &9)]).await?;
+            Ok(())
+        });
+        check(&report);
     }
 }
 
