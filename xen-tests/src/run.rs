@@ -12,7 +12,7 @@ use crate::cli::{Build, Run};
 use crate::lab::cpio::Archive;
 use crate::lab::dom0::{Lab, Session};
 use crate::lab::domain::{self, Config, Followed, Outcome, Watch};
-use crate::lab::pair::Plan;
+use crate::lab::pair;
 use crate::lab::smoke;
 use crate::paths;
 use crate::process;
@@ -26,7 +26,7 @@ const TOO_LONG: u8 = 103;
 /// The domain is gone and nobody knows why.
 const VANISHED: u8 = 104;
 
-/// The examples that are two domains, each of which is given the other.
+/// The examples that are two domains with a device between them.
 const PAIRS: [&str; 1] = ["ping"];
 
 /// `cargo xen build`.
@@ -87,21 +87,14 @@ pub fn run(wanted: &Run) -> Result<u8> {
     Ok(verdict(&outcome, &image, &logs, wanted.limit))
 }
 
-/// Runs two domains, each of which is given the other, until both have ended.
+/// Runs two domains with a device between them, of the class that is called as they are, until both have ended.
 fn pair(session: &mut Session, name: &str, wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
-    let plan = Plan::new(session, name, wanted.cmdline.as_deref().unwrap_or_default())?;
-    let [first, second] = plan.peers();
     let mark = session.serial().length();
     let start = Instant::now();
-    say!("xl create {}.xl: domain {}, which is told of domain {}", first.name, first.number, second.number);
-    let offer = plan.start_first(session)?;
-    say!(
-        "xl create {}.xl: domain {}, which is told of domain {} and of {offer}",
-        second.name,
-        second.number,
-        first.number
-    );
-    plan.start_second(session, &offer)?;
+    let [first, second] = pair::start_ends(session, name, name)?;
+    for (peer, end) in [(&first, "front"), (&second, "back")] {
+        say!("xl create {}.xl: domain {}, with the {end} end of a device of class {name}", peer.name, peer.number);
+    }
     let (mut ours, mut theirs) = (Lines::of(&first.name), Lines::of(&second.name));
     let (mut show_ours, mut show_theirs) = (|bytes: &[u8]| ours.show(bytes), |bytes: &[u8]| theirs.show(bytes));
     let watch = |on_console| Watch { limit: wanted.limit, most: usize::MAX, on_console };

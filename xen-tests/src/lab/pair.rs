@@ -1,8 +1,12 @@
-//! Two domains that are given each other: each finds `peer=NUMBER` on its command line.
+//! Two domains that know each other, in one of two ways.
 //!
-//! Xen numbers domains as they come, so that both numbers are known before either domain is there: one that is never let run
-//! tells which comes next. The first says what it offers, a line with `@offer WORDS`, and these words, such as a grant
-//! reference and a port, go onto the command line of the second, which is made then.
+//! A [`Plan`] gives each the other's number, `peer=NUMBER` on its command line. Xen numbers domains as they come, so that both
+//! numbers are known before either domain is there: one that is never let run tells which comes next. The first says what it
+//! offers, a line with `@offer WORDS`, and these words, such as a grant reference and a port, go onto the command line of the
+//! second, which is made then.
+//!
+//! [`start_ends`] makes a device between them, in xenstore, as a toolstack does: the first has the front end, the second the back
+//! end, and they find each other there.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -35,21 +39,12 @@ impl Plan {
     /// made meanwhile. Their command lines begin with these words.
     pub fn new(session: &mut Session, name: &str, words: &str) -> Result<Plan> {
         let names = names(name);
-        let made = |peer: &String| {
-            let own_name = quoted(peer);
-            format!(
-                "{{ cat {}; echo 'name = {own_name}'; }} > {}; rm -f {}",
-                config_of(name),
-                config_of(peer),
-                log_of(peer)
-            )
-        };
         let [first, second] = &names;
         let number = session.must(
             &format!(
                 "{}; {}; xl create -p {} && xl domid {first} && xl destroy {first} && rm -f {}",
-                made(first),
-                made(second),
+                made(name, first),
+                made(name, second),
                 config_of(first),
                 log_of(first)
             ),
@@ -105,6 +100,28 @@ impl Plan {
         ensure!(number == own.number, "{} is domain {number} instead of {}", own.name, own.number);
         Ok(())
     }
+}
+
+/// Starts two domains, both from the configuration in dom0 of this name, that are the ends of a device of this class.
+pub fn start_ends(session: &mut Session, name: &str, class: &str) -> Result<[Peer; 2]> {
+    let mut create = |peer: String| -> Result<Peer> {
+        let command = format!("{}; xl create -p {} && xl domid {peer}", made(name, &peer), config_of(&peer));
+        let number = number_in(&session.must(&command, COMMAND_LIMIT)?)?;
+        Ok(Peer { name: peer, number })
+    };
+    let [first, second] = names(name);
+    let peers = [create(first)?, create(second)?];
+    let [first, second] = &peers;
+    session.must(&format!("make_device {class} {} {}", first.number, second.number), COMMAND_LIMIT)?;
+    peers.iter().try_for_each(|peer| unpause(session, peer))?;
+    Ok(peers)
+}
+
+/// The command line by which one of two has a configuration of its own, and no past.
+fn made(name: &str, peer: &str) -> String {
+    let own_name = quoted(peer);
+    let (config, own, log) = (config_of(name), config_of(peer), log_of(peer));
+    format!("{{ cat {config}; echo 'name = {own_name}'; }} > {own}; rm -f {log}")
 }
 
 fn unpause(session: &mut Session, peer: &Peer) -> Result<()> {

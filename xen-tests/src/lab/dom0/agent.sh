@@ -49,6 +49,30 @@ feed() {
     { cat /run/fed > "$1"; rm /run/fed; } > /dev/null 2>&1 &
 }
 
+# Makes a device of a class between two domains, as libxl does: the front end for the one, the back end for the other. Each
+# end is a directory that is its domain's, and that the other may read.
+make_device() {
+    front=/local/domain/$2/device/$1/0
+    back=/local/domain/$3/backend/$1/$2/0
+    xenstore-write $front '' $back '' && xenstore-chmod $front n$2 r$3 && xenstore-chmod $back n$3 r$2 &&
+        xenstore-write $front/backend $back $front/backend-id $3 $front/state 1 \
+            $back/frontend $front $back/frontend-id $2 $back/online 1 $back/state 1
+}
+
+# Takes it away, when the back end has closed or had the time to.
+remove_device() {
+    front=/local/domain/$2/device/$1/0
+    back=/local/domain/$3/backend/$1/$2/0
+    xenstore-write $back/online 0 $back/state 5
+    tries=0
+    until [ "$(xenstore-read $back/state)" = 6 ]; do
+        tries=$((tries + 1))
+        [ $tries -le 100 ] || return 1
+        sleep 0.1
+    done
+    xenstore-rm $front && xenstore-rm $back
+}
+
 exec 3<> /dev/ttyS1
 stty -F /dev/ttyS1 115200 raw -echo
 cd /guests
