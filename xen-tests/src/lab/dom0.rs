@@ -194,6 +194,9 @@ impl Session {
 fn first_root(root: &setup::Root, mut more: Archive, logs: &Path) -> Result<PathBuf> {
     more.file("init", 0o755, include_bytes!("dom0/init.sh"));
     more.file("agent.sh", 0o644, include_bytes!("dom0/agent.sh"));
+    for name in ["block", "vif-bridge"] {
+        more.file(&format!("etc/xen/scripts/{name}"), 0o755, include_bytes!("dom0/hotplug.sh"));
+    }
     let base = root.base();
     let mut bytes = std::fs::read(&base).with_context(|| format!("reading {}", base.display()))?;
     bytes.extend_from_slice(&more.finish());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::build::Flavour;
 use crate::lab::dom0::{Session, Xenstored};
@@ -219,26 +219,47 @@ impl Stage<'_> {
         words: &str,
         meanwhile: impl FnOnce(&mut Stage, &[Peer; 2]) -> Result<()>,
     ) -> Result<[Outcome; 2]> {
-        let result = self.pair(words, meanwhile);
+        let start = |session: &mut Session, name: &str| {
+            let plan = Plan::new(session, name, words)?;
+            let offer = plan.start_first(session)?;
+            plan.start_second(session, &offer)?;
+            Ok(plan.peers().clone())
+        };
+        self.run_both(start, meanwhile)
+    }
+
+    /// The same with two domains that are the front end and the back end of a device of this class.
+    pub fn run_ends(
+        &mut self,
+        class: &str,
+        meanwhile: impl FnOnce(&mut Stage, &[Peer; 2]) -> Result<()>,
+    ) -> Result<[Outcome; 2]> {
+        self.run_both(|session, name| pair::start_ends(session, name, class), meanwhile)
+    }
+
+    fn run_both(
+        &mut self,
+        start: impl FnOnce(&mut Session, &str) -> Result<[Peer; 2]>,
+        meanwhile: impl FnOnce(&mut Stage, &[Peer; 2]) -> Result<()>,
+    ) -> Result<[Outcome; 2]> {
+        let result = self.follow_pair(start, meanwhile);
         let [first, second] = pair::names(&self.domain);
         // One may be gone, and what went wrong before is what is to be told.
         self.session.run(&format!("xl destroy {first}; xl destroy {second}"), COMMAND_LIMIT)?;
         result
     }
 
-    fn pair(
+    fn follow_pair(
         &mut self,
-        words: &str,
+        start_both: impl FnOnce(&mut Session, &str) -> Result<[Peer; 2]>,
         meanwhile: impl FnOnce(&mut Stage, &[Peer; 2]) -> Result<()>,
     ) -> Result<[Outcome; 2]> {
-        let plan = Plan::new(self.session, &self.domain, words)?;
         let mark = self.session.serial().length();
         let start = Instant::now();
-        let offer = plan.start_first(self.session)?;
-        plan.start_second(self.session, &offer)?;
-        let done = meanwhile(self, plan.peers());
+        let peers = start_both(self.session, &self.domain)?;
+        let done = meanwhile(self, &peers);
         let (mut ignore, mut ignore_too) = (|_: &[u8]| {}, |_: &[u8]| {});
-        let [first, second] = plan.peers();
+        let [first, second] = &peers;
         // Both are followed at once: what failed meanwhile is not to be waited for.
         let limit = if done.is_ok() { self.limit } else { Duration::ZERO };
         let watch = Watch { limit, most: FETCHED, on_console: &mut ignore };
@@ -285,6 +306,23 @@ impl Stage<'_> {
     /// Has dom0 run a command line, which must succeed.
     pub fn dom0(&mut self, command: &str) -> Result<String> {
         self.session.must(command, COMMAND_LIMIT)
+    }
+
+    /// Waits until a domain has said a word, for as long as it runs and may.
+    pub fn until_said(&mut self, domain: &str, word: &str) -> Result<()> {
+        let start = Instant::now();
+        // It waits for some seconds each time.
+        while self.session.run(&format!("until_said {domain} {word}"), COMMAND_LIMIT)?.status != 0 {
+            let list = self.session.run(&format!("xl list {domain}"), COMMAND_LIMIT)?.text();
+            let state = list.lines().nth(1).and_then(|line| line.split_whitespace().nth(4));
+            let runs = state.is_some_and(|state| !state.contains(['s', 'c']));
+            ensure!(
+                runs && start.elapsed() < self.limit,
+                "{domain} does not say {word}; its console ends with:\n{}",
+                self.dom0(&format!("tail -n 5 {}", domain::log_of(domain)))?
+            );
+        }
+        Ok(())
     }
 
     /// The file in dom0 that holds the domain's console.

@@ -23,6 +23,7 @@ mod table;
 mod time;
 mod tree;
 mod verdict;
+mod xenbus;
 mod xenstore;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::case::{Case, Stage, Where, ended};
 use super::verdict::all_ok;
-use crate::lab::domain::{COMMAND_LIMIT, Outcome, Reason, log_of};
+use crate::lab::domain::{COMMAND_LIMIT, Outcome, Reason};
 use crate::lab::pair::Peer;
 use crate::lab::smoke::Ended;
 
@@ -46,7 +46,7 @@ fn everything(stage: &mut Stage) -> Result<()> {
         cases.extend(["0x0", "0xfffffffb", "0x7ffffffb"].map(|start| format!("share.ring_{pages}_{start}")));
     }
     let [first, second] = stage.run_pair("do=all", |stage, [first, second]| {
-        wait_until_idle(stage, first)?;
+        stage.until_said(&first.name, "@idle")?;
         only_reserved(stage, [first, second])?;
         press_enter(stage, first)
     })?;
@@ -66,29 +66,12 @@ fn dies(stage: &mut Stage, how: &str) -> Result<()> {
             ensure!(own == 5, "domain {} has these grants in use: {used:?}", first.number);
             stage.dom0(&format!("xl destroy {}", second.name))?;
         }
-        wait_until_idle(stage, first)?;
+        stage.until_said(&first.name, "@idle")?;
         only_reserved(stage, [first])?;
         press_enter(stage, first)
     })?;
     all_ok(&first, &["share.dies", "share.counters"])?;
     ensure!(second.reason.is_none(), "the second domain is still there: it ended with {:?}", second.reason);
-    Ok(())
-}
-
-fn wait_until_idle(stage: &mut Stage, domain: &Peer) -> Result<()> {
-    let start = Instant::now();
-    // It waits for some seconds each time.
-    while stage.session.run(&format!("until_said {} @idle", domain.name), COMMAND_LIMIT)?.status != 0 {
-        let list = stage.session.run(&format!("xl list {}", domain.name), COMMAND_LIMIT)?.text();
-        let state = list.lines().nth(1).and_then(|line| line.split_whitespace().nth(4));
-        let runs = state.is_some_and(|state| !state.contains(['s', 'c']));
-        ensure!(
-            runs && start.elapsed() < stage.limit,
-            "{} does not come to its end:\n{}",
-            domain.name,
-            stage.dom0(&format!("tail -n 5 {}", log_of(&domain.name)))?
-        );
-    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Stage, Where, ended};
 use super::verdict::all_ok;
-use super::{console, crash, events, float, heap, lifecycle, protection, share, time, xenstore};
+use super::{console, crash, events, float, heap, lifecycle, protection, share, time, xenbus, xenstore};
 use crate::build::Flavour;
 use crate::lab::domain::{Outcome, Reason};
 use crate::pattern::{CONSOLE_SIZES, RAMDISK_SIZE, console_byte, console_byte_lf, ramdisk_byte};
@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
     share::cases(&mut cases);
     time::cases(&mut cases);
     xenstore::cases(&mut cases);
+    xenbus::cases(&mut cases);
     lifecycle::cases(&mut cases);
     cases.push(
         Case::new("modules::ramdisk", "modules", |outcome| all_ok(outcome, &["modules.ramdisk"]))

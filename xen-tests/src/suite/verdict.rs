@@ -24,7 +24,7 @@ pub fn all_ok(outcome: &Outcome, cases: &[&str]) -> Result<()> {
 
 /// The cases that passed, and those that failed with the reason. A line may begin with what a log
 /// puts before its messages.
-fn verdicts(console: &str) -> (Vec<String>, Vec<String>) {
+pub fn verdicts(console: &str) -> (Vec<String>, Vec<String>) {
     let mut passed = Vec::new();
     let mut failed = Vec::new();
     for line in console.lines() {
