@@ -60,6 +60,8 @@ struct Sent {
 /// A transaction that nobody has ended.
 #[derive(Debug)]
 struct Open {
+    /// The ticket of the request that began it, by which it is known here: a server may give its own number again.
+    ticket: Ticket,
     id: u32,
     /// A request within it was refused because of others' changes.
     conflict: bool,
@@ -145,28 +147,35 @@ impl Calls {
             return Some(request.owner);
         }
         if let Some((ty, answer)) = self.answered.remove(ticket) {
-            if let (MessageType::TRANSACTION_START, Ok(payload)) = (ty, answer)
-                && let Ok(id) = transaction_id(&payload)
-            {
-                self.abort(id);
+            if ty == MessageType::TRANSACTION_START && answer.is_ok() {
+                self.abort(ticket);
             }
             return None;
         }
         self.owner(ticket).map(|owner| core::mem::replace(owner, Owner::Nobody))
     }
 
-    /// Ends a transaction, without its changes, unless its end is on the way.
-    pub(super) fn abort(&mut self, id: u32) {
-        if let Some(background) = self.open.iter().find(|open| open.id == id).map(|open| open.background)
+    /// Ends the transaction that a request began, without its changes, unless its end is on the way.
+    pub(super) fn abort(&mut self, begun_by: Ticket) {
+        if let Some((id, background)) = self.open(begun_by).map(|open| (open.id, open.background))
             && let Ok(payload) = Payload::new().string("F")
         {
             self.submit(MessageType::TRANSACTION_END, id, payload, Owner::Nobody, background);
         }
     }
 
+    fn open(&self, begun_by: Ticket) -> Option<&Open> {
+        self.open.iter().find(|open| open.ticket == begun_by)
+    }
+
+    /// The server's number for the transaction that a request began, if nobody has ended it.
+    pub(super) fn transaction(&self, begun_by: Ticket) -> Option<u32> {
+        self.open(begun_by).map(|open| open.id)
+    }
+
     /// Whether a request within a transaction was refused because of others' changes.
-    pub(super) fn is_in_conflict(&self, id: u32) -> bool {
-        self.open.iter().any(|open| open.id == id && open.conflict)
+    pub(super) fn is_in_conflict(&self, begun_by: Ticket) -> bool {
+        self.open(begun_by).is_some_and(|open| open.conflict)
     }
 
     /// Whether the server owes an answer, or is to be sent something.
@@ -186,7 +195,7 @@ impl Calls {
     }
 
     /// Whether nothing is kept of any request.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_empty(&self) -> bool {
         !self.is_busy() && self.answered.is_empty() && self.open.is_empty() && self.transactions == 0
     }
@@ -241,7 +250,7 @@ impl Calls {
         let Sent { ticket, ty, transaction, owner, background, .. } = sent;
         let answer = match ty {
             MessageType::TRANSACTION_START => {
-                answer.and_then(|payload| self.begun(&payload, background).map(|()| payload))
+                answer.and_then(|payload| self.begun(ticket, &payload, background).map(|()| payload))
             }
             _ => answer,
         };
@@ -261,11 +270,7 @@ impl Calls {
             (Owner::Watch(token), MessageType::WATCH, answer) => {
                 effect = Some(Effect::Watch(token, answer.map(|_| ())))
             }
-            (Owner::Nobody, MessageType::TRANSACTION_START, Ok(payload)) => {
-                if let Ok(id) = transaction_id(&payload) {
-                    self.abort(id);
-                }
-            }
+            (Owner::Nobody, MessageType::TRANSACTION_START, Ok(_)) => self.abort(ticket),
             (Owner::Future(waker), _, answer) => {
                 self.answered.insert(ticket, (ty, answer));
                 woken.extend(waker);
@@ -276,13 +281,13 @@ impl Calls {
     }
 
     /// A transaction has begun.
-    fn begun(&mut self, payload: &[u8], background: bool) -> Result<(), Error> {
+    fn begun(&mut self, ticket: Ticket, payload: &[u8], background: bool) -> Result<(), Error> {
         let id = transaction_id(payload)?;
         // The server must not give the same to two.
         if self.open.iter().any(|open| open.id == id) {
             return Err(Error::Malformed);
         }
-        self.open.push(Open { id, conflict: false, background });
+        self.open.push(Open { ticket, id, conflict: false, background });
         Ok(())
     }
 
@@ -311,7 +316,7 @@ impl Calls {
 }
 
 /// The number of a transaction, from the reply that begins it. Zero stands for none.
-pub(super) fn transaction_id(payload: &[u8]) -> Result<u32, Error> {
+fn transaction_id(payload: &[u8]) -> Result<u32, Error> {
     let number = wire::number(wire::string(payload)?)?;
     u32::try_from(number).ok().filter(|&id| id != 0).ok_or(Error::Malformed)
 }

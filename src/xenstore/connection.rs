@@ -60,8 +60,6 @@ struct Inner {
     stage: Stage,
     calls: Calls,
     watches: Watches,
-    /// Counts connections: a transaction belongs to one.
-    epoch: u32,
     /// The server is to be notified.
     owes: bool,
     task: Task,
@@ -98,13 +96,6 @@ enum Next {
     Nobody,
 }
 
-/// A transaction, and the connection on which it began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct TransactionId {
-    pub(super) id: u32,
-    pub(super) epoch: u32,
-}
-
 impl Connection {
     /// Takes the page of xenstore over, if there is one. Nothing in it is looked at before the first request.
     ///
@@ -119,7 +110,6 @@ impl Connection {
             stage: page.map_or(Stage::Failed(Error::Absent), Stage::Waiting),
             calls: Calls::default(),
             watches: Watches::default(),
-            epoch: 0,
             owes: false,
             task: Task::None,
         };
@@ -137,19 +127,25 @@ impl Connection {
         self.inner.is_locked()
     }
 
-    /// Asks the server something.
+    /// Whether nothing is kept of what was asked for.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_clean(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.watches.count() == 0 && inner.calls.is_empty()
+    }
+
+    /// Asks the server something, within the transaction that a request began.
     pub(super) fn submit(
         &self,
         state: &'static State,
         ty: MessageType,
-        transaction: Option<TransactionId>,
+        transaction: Option<Ticket>,
         payload: Payload,
     ) -> Result<Ticket, Error> {
         self.ask(state, |inner| {
-            if transaction.is_some_and(|transaction| transaction.epoch != inner.epoch) {
-                return Err(Error::Broken);
-            }
-            let transaction = transaction.map_or(0, |transaction| transaction.id);
+            // One that nobody has ended is gone only with its connection.
+            let number = |begun_by| inner.calls.transaction(begun_by).ok_or(Error::Broken);
+            let transaction = transaction.map_or(Ok(0), number)?;
             Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), state.executor.is_in_background()))
         })
     }
@@ -202,12 +198,8 @@ impl Connection {
     }
 
     /// A transaction is dropped.
-    pub(super) fn abort(&self, transaction: TransactionId) {
-        self.tell(|inner| {
-            if inner.epoch == transaction.epoch {
-                inner.calls.abort(transaction.id);
-            }
-        });
+    pub(super) fn abort(&self, transaction: Ticket) {
+        self.tell(|inner| inner.calls.abort(transaction));
     }
 
     /// A watcher goes away.
@@ -216,14 +208,8 @@ impl Connection {
     }
 
     /// Whether a request within a transaction was refused because of others' changes.
-    pub(super) fn is_in_conflict(&self, transaction: TransactionId) -> bool {
-        let inner = self.inner.lock();
-        inner.epoch == transaction.epoch && inner.calls.is_in_conflict(transaction.id)
-    }
-
-    /// The connection that there is now.
-    pub(super) fn epoch(&self) -> u32 {
-        self.inner.lock().epoch
+    pub(super) fn is_in_conflict(&self, transaction: Ticket) -> bool {
+        self.inner.lock().calls.is_in_conflict(transaction)
     }
 
     /// The answer to a request.
@@ -383,7 +369,6 @@ impl Inner {
             return;
         }
         self.owes = true;
-        self.epoch = self.epoch.wrapping_add(1);
         self.calls.fail_all(Error::Broken, woken);
         self.watches.ask_again(false, &mut self.calls);
         self.stage = Stage::Waiting(page);
@@ -392,7 +377,6 @@ impl Inner {
     /// Ends the connection for good.
     fn fail(&mut self, error: Error, woken: &mut Vec<Waker>) {
         self.stage = Stage::Failed(error);
-        self.epoch = self.epoch.wrapping_add(1);
         self.calls.fail_all(error, woken);
         self.watches.fail_all(error, woken);
     }
@@ -430,9 +414,7 @@ mod tests {
                     }
                 }
                 store.read("name").await?;
-                let inner = domain.0.xenstore.inner.lock();
-                assert!(inner.watches.count() == 0 && inner.calls.is_empty());
-                drop(inner);
+                assert!(domain.0.xenstore.is_clean());
                 assert_eq!(server.watches(7), []);
                 Ok(())
             })

@@ -11,7 +11,6 @@ use core::task::{Context, Poll};
 use super::Error;
 use super::calls::{Answer, Ticket};
 use super::code::Code;
-use super::connection::TransactionId;
 use super::path;
 use super::permissions::Permission;
 use super::value::Value;
@@ -38,12 +37,13 @@ const MOST_LISTINGS: usize = 16;
 /// that does not answer is none: the task waits, and [`time::timeout`](crate::time::timeout) bounds that.
 pub struct Nodes {
     pub(super) state: &'static State,
-    pub(super) transaction: Option<TransactionId>,
+    /// The request that began the transaction.
+    pub(super) transaction: Option<Ticket>,
 }
 
 impl fmt::Debug for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nodes").field("transaction", &self.transaction.map(|transaction| transaction.id)).finish()
+        f.debug_struct("Nodes").field("in_transaction", &self.transaction.is_some()).finish()
     }
 }
 
@@ -171,8 +171,13 @@ impl Nodes {
 
     /// Asks the server something.
     pub(super) async fn ask(&self, ty: MessageType, payload: Payload) -> Answer {
+        self.call(ty, payload)?.await
+    }
+
+    /// The same, with the request's ticket.
+    pub(super) fn call(&self, ty: MessageType, payload: Payload) -> Result<Call, Error> {
         let ticket = self.state.xenstore.submit(self.state, ty, self.transaction, payload)?;
-        Call { state: self.state, ticket, answered: false }.await
+        Ok(Call { state: self.state, ticket, answered: false })
     }
 }
 
@@ -183,9 +188,9 @@ fn names(listing: &[u8]) -> Result<Vec<String>, Error> {
 }
 
 /// The answer to a request.
-struct Call {
+pub(super) struct Call {
     state: &'static State,
-    ticket: Ticket,
+    pub(super) ticket: Ticket,
     answered: bool,
 }
 

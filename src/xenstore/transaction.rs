@@ -4,8 +4,7 @@ use core::fmt;
 use core::ops::{AsyncFnMut, Deref};
 use core::time::Duration;
 
-use super::calls::transaction_id;
-use super::connection::TransactionId;
+use super::calls::Ticket;
 use super::nodes::Nodes;
 use super::wire::Payload;
 use super::{Error, Xenstore};
@@ -26,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 /// for ever if he holds all ten.
 pub struct Transaction {
     nodes: Nodes,
-    id: TransactionId,
+    begun_by: Ticket,
 }
 
 impl Transaction {
@@ -65,7 +64,7 @@ impl Transaction {
 
     /// Whether the server has refused something of it because of others' changes.
     fn is_in_conflict(&self) -> bool {
-        self.nodes.state.xenstore.is_in_conflict(self.id)
+        self.nodes.state.xenstore.is_in_conflict(self.begun_by)
     }
 }
 
@@ -80,13 +79,13 @@ impl Deref for Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         // Nothing is done if its end is on the way.
-        self.nodes.state.xenstore.abort(self.id);
+        self.nodes.state.xenstore.abort(self.begun_by);
     }
 }
 
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Transaction").field(&self.id.id).finish()
+        f.debug_struct("Transaction").finish_non_exhaustive()
     }
 }
 
@@ -103,9 +102,10 @@ impl Xenstore {
     #[doc(alias("XS_TRANSACTION_START", "xs_transaction_start"))]
     pub async fn begin(&self) -> Result<Transaction, Error> {
         let state = self.state;
-        let answer = self.ask(MessageType::TRANSACTION_START, Payload::new().string("")?).await?;
-        let id = TransactionId { id: transaction_id(&answer)?, epoch: state.xenstore.epoch() };
-        Ok(Transaction { nodes: Nodes { state, transaction: Some(id) }, id })
+        let call = self.call(MessageType::TRANSACTION_START, Payload::new().string("")?)?;
+        let begun_by = call.ticket;
+        call.await?;
+        Ok(Transaction { nodes: Nodes { state, transaction: Some(begun_by) }, begun_by })
     }
 
     /// Runs a closure in a transaction, and makes its changes if it succeeds. After a conflict with others' changes all of it

@@ -140,7 +140,7 @@ impl Watches {
     }
 
     /// How many there are that anything is kept of.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn count(&self) -> usize {
         self.by_token.len()
     }

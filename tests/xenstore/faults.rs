@@ -6,7 +6,7 @@ use domu::sim::{Message, Store};
 use domu::time;
 use domu::xenstore::{Code, Error};
 
-use super::{ME, MS, run};
+use super::{ME, MS, count, run};
 
 /// Shows an index that cannot be.
 pub fn break_connection(server: &Store) {
@@ -117,6 +117,30 @@ fn two_transactions_of_one_number_are_not_two() {
         let one = store.begin().await?;
         assert_eq!(store.begin().await.map(drop), Err(Error::Malformed));
         drop(one);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_transactions_number_that_is_given_again_ends_no_other() {
+    let server = Store::new();
+    run(&server, async |domain| {
+        let store = domain.xenstore();
+        server.tamper(|_, message| {
+            let begins = message.header.ty == MessageType::TRANSACTION_START;
+            vec![if begins { Message::new(message.header.ty, message.header.req_id, 0, "5\0") } else { message }]
+        });
+        // The end of the first and the beginning of the second are answered in one turn.
+        let one = store.begin().await?;
+        let end = spawn(one.commit());
+        let other = store.clone();
+        let two = spawn(async move { other.begin().await });
+        assert_eq!(end.await, Err(Error::NotFound));
+        // Its end is asked for once, and was not by the first.
+        assert_eq!(count(&server, MessageType::TRANSACTION_END), 1);
+        assert_eq!(two.await?.abort().await, Err(Error::NotFound));
+        time::sleep(MS).await;
+        assert_eq!(count(&server, MessageType::TRANSACTION_END), 2);
         Ok(())
     });
 }
