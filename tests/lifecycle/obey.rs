@@ -53,6 +53,19 @@ fn what_can_be_asked_for_is_advertised_where_the_store_lets_it() {
     assert_eq!(store.watches(7), [], "the domain is gone");
 }
 
+/// A host that balances memory takes a domain for one to be balanced if it writes below `memory`.
+#[test]
+fn of_its_home_a_domain_writes_control_alone() {
+    let store = Store::new();
+    ended(&asked(&store, "poweroff").run(waits), Reason::Poweroff, true);
+    let changing = [MessageType::WRITE, MessageType::MKDIR, MessageType::RM, MessageType::SET_PERMS];
+    let log = store.log();
+    let changed: Vec<_> = log.iter().filter(|(_, ty, _)| changing.contains(ty)).map(|(_, _, path)| path).collect();
+    assert!(changed.len() >= 3, "features, and the answer to a request");
+    assert!(changed.iter().all(|path| path.starts_with(b"control/")), "{changed:?}");
+    assert!(!store.list("/local/domain/7/memory").iter().any(|name| name == "meminfo"));
+}
+
 #[test]
 fn a_store_that_refuses_to_be_written_to_keeps_no_domain_alive() {
     for store in [Store::new(), Store::oxenstored()] {
