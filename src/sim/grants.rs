@@ -5,7 +5,7 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::machine::Machine;
@@ -35,10 +35,8 @@ pub(crate) struct Grants {
     pinned: BTreeMap<u64, u32>,
     /// The entry that the domain accessed last.
     touched: Option<u32>,
-    /// Frames that are granted to somebody, by reference, and the other way round: what the entries said when the domain
-    /// had accessed them.
-    granted: BTreeMap<u32, u64>,
-    by_frame: BTreeSet<(u64, u32)>,
+    /// Frames that are granted, by reference: what the entries said when the domain had accessed them.
+    granted: Vec<Option<u64>>,
     pub(super) mappings: Mappings,
     /// Domains whose part the test plays.
     pub(super) peers: BTreeMap<u16, Peer>,
@@ -78,8 +76,7 @@ impl Grants {
             pins: BTreeMap::new(),
             pinned: BTreeMap::new(),
             touched: None,
-            granted: BTreeMap::new(),
-            by_frame: BTreeSet::new(),
+            granted: std::vec![None; ENTRIES_PER_FRAME as usize],
             mappings: Mappings::default(),
             peers: BTreeMap::new(),
             fault,
@@ -126,15 +123,9 @@ impl Grants {
 
     /// Notes what an entry says.
     fn note(&mut self, reference: u32) {
-        let Some(entry) = self.entry(reference) else { return };
-        let is_granted = !entry.flags.is_empty();
-        let before =
-            if is_granted { self.granted.insert(reference, entry.frame) } else { self.granted.remove(&reference) };
-        if let Some(frame) = before {
-            self.by_frame.remove(&(frame, reference));
-        }
-        if is_granted {
-            self.by_frame.insert((entry.frame, reference));
+        let entry = self.entry(reference).filter(|entry| !entry.flags.is_empty());
+        if let Some(granted) = self.granted.get_mut(reference as usize) {
+            *granted = entry.map(|entry| entry.frame);
         }
     }
 
@@ -149,7 +140,8 @@ impl Grants {
     /// References that are granted to somebody, without those of the toolstack's.
     pub(super) fn granted(&mut self) -> Vec<u32> {
         self.check_touched();
-        self.granted.range(2..).map(|(reference, _)| *reference).collect()
+        let granted = (0..).zip(&self.granted).skip(2).filter(|(_, frame)| frame.is_some());
+        granted.map(|(reference, _)| reference).collect()
     }
 
     /// The domain uses frames anew, or gives them to Xen.
@@ -165,8 +157,8 @@ impl Grants {
         self.check_touched();
         let pinned = self.pinned.range(frames.clone()).next();
         assert!(pinned.is_none(), "freed while a peer uses it: frame {pinned:x?}");
-        let granted = self.by_frame.range((frames.start, 0)..(frames.end, 0)).next();
-        assert!(granted.is_none(), "freed while it is granted: frame and reference {granted:x?}");
+        let granted = self.granted.iter().flatten().find(|frame| frames.contains(frame));
+        assert!(granted.is_none(), "freed while it is granted: frame {granted:x?}");
     }
 }
 
@@ -187,6 +179,7 @@ impl Machine {
         let index = u32::try_from(index).ok().filter(|index| *index < self.grants.limit).ok_or(Errno::EINVAL)?;
         while self.grants.frames.len() <= index as usize {
             self.grants.frames.push(memory::page());
+            self.grants.granted.extend([None; ENTRIES_PER_FRAME as usize]);
         }
         // What is placed twice moves.
         if let Some(before) = self.grants.placed.remove(&index) {
