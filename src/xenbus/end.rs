@@ -194,8 +194,8 @@ impl End {
     }
 
     /// Closes this end, and waits until the other uses nothing of it any more: it has closed too, has begun again, or has
-    /// disappeared. A front end ends its grants after this; a back end unmaps what it has mapped before, as front ends take a
-    /// back end that is closed at its word.
+    /// disappeared. One that has begun again is given five seconds to answer, as it may have yet to look. A front end ends its
+    /// grants after this; a back end unmaps what it has mapped before, as front ends take a back end that is closed at its word.
     ///
     /// An end that is closed already, or was never connected, may be closed as well. A peer that does not close keeps this
     /// waiting: [`time::timeout`](crate::time::timeout) bounds that, and grants that it still uses are kept back until it is
