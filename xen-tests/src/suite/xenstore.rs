@@ -34,7 +34,7 @@ pub fn judge_absent(ended: &Ended) -> Result<()> {
 pub fn cases(cases: &mut Vec<Case>) {
     let everywhere = Where { xenstoreds: true, ..Where::VERSIONS };
     for (name, cmdline, seconds, place) in
-        [("client", "1000", 300, everywhere), ("busy", "10000 dom0", 900, Where::NOWHERE)]
+        [("client", "1000", 300, everywhere), ("busy", "10000 dom0 cycles=1000", 900, Where::NOWHERE)]
     {
         let case =
             Case::new(format!("xenstore::{name}"), "xenstore_client", |_| Ok(())).cmdline(cmdline).seconds(seconds);
