@@ -24,7 +24,7 @@ pub fn events(bytes: &[u8]) {
             !time.contains(&at)
         }
         Kind::Control | Kind::Words => true,
-        Kind::Console | Kind::Other => false,
+        Kind::Console | Kind::Xenstore | Kind::Other => false,
     });
     guest(setup, async |_| {
         let mut ports: Vec<(Rc<Port>, u64)> = Vec::new();

@@ -73,6 +73,6 @@ fn let_go(kind: Kind, access: &Access) {
             free(shared_info::VCPU_TIME + vcpu_time_info::VERSION, 1);
         }
         Kind::Words => free(access.offset(), BUSY),
-        Kind::Control | Kind::Console | Kind::Other => {}
+        Kind::Control | Kind::Console | Kind::Xenstore | Kind::Other => {}
     }
 }

@@ -18,6 +18,9 @@ mod input;
 mod liar;
 mod options;
 mod rings;
+mod xenstore_client;
+mod xenstore_wire;
+mod xenstored;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -33,12 +36,14 @@ pub use grants::grants;
 pub use hypercalls::hypercalls;
 pub use options::options;
 pub use rings::{back_ring, front_ring};
+pub use xenstore_client::xenstore_client;
+pub use xenstore_wire::xenstore_wire;
 
 /// A name, as in `corpus`, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("back_ring", back_ring),
     ("boot", boot),
     ("clock", clock),
@@ -48,6 +53,8 @@ pub const TARGETS: [Target; 9] = [
     ("grants", grants),
     ("hypercalls", hypercalls),
     ("options", options),
+    ("xenstore_client", xenstore_client),
+    ("xenstore_wire", xenstore_wire),
 ];
 
 /// Finds a target by its name.

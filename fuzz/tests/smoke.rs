@@ -82,6 +82,16 @@ fn options() {
 }
 
 #[test]
+fn xenstore_client() {
+    smoke("xenstore_client");
+}
+
+#[test]
+fn xenstore_wire() {
+    smoke("xenstore_wire");
+}
+
+#[test]
 fn each_target_has_a_test_and_a_corpus() {
     let tests = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/smoke.rs")).unwrap();
     let mut folders: Vec<String> =

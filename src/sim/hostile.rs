@@ -9,7 +9,8 @@ use core::sync::atomic::Ordering;
 use std::boxed::Box;
 use std::cell::RefCell;
 
-use super::machine;
+use super::machine::{self, Machine, STORE_PORT};
+use super::memory::STORE_FRAME;
 use crate::abi::event_channel::fifo::WORDS;
 use crate::shared::SharedPage;
 
@@ -24,6 +25,8 @@ pub enum Kind {
     Control,
     /// Words of FIFO events.
     Words,
+    /// The page that is shared with xenstored.
+    Xenstore,
     /// Another page, or memory of no domain.
     Other,
 }
@@ -53,6 +56,7 @@ impl Access {
                 () if machine.reader.as_ref().is_some_and(|reader| is(reader.page())) => Kind::Console,
                 () if events.is_some_and(|fifo| is(fifo.control())) => Kind::Control,
                 () if events.is_some_and(|fifo| fifo.words().iter().copied().any(is)) => Kind::Words,
+                () if store_page(machine) == Some(self.start) => Kind::Xenstore,
                 () => Kind::Other,
             }
         })
@@ -93,6 +97,25 @@ pub fn is_booted() -> bool {
 pub fn console() -> Option<Access> {
     let page = machine::at_work(|machine| machine.reader.as_ref().map(super::backend::Reader::page)).flatten();
     page.map(|page| Access { start: page.start(), offset: 0 })
+}
+
+/// Where the page that a domain shares with xenstored is.
+fn store_page(machine: &Machine) -> Option<NonNull<u8>> {
+    machine.memory.ram(STORE_FRAME << 12).filter(|_| machine.store.is_some())
+}
+
+/// The page that the domain that this thread runs shares with xenstored, and the port by which it is told of replies: for a
+/// target that is the server itself, while the store is [stopped](super::Store::stop).
+#[must_use]
+pub fn xenstore() -> Option<(Access, u32)> {
+    let start = machine::at_work(|machine| store_page(machine)).flatten()?;
+    Some((Access { start, offset: 0 }, STORE_PORT))
+}
+
+/// Whether the client of xenstore keeps nothing: no request, no answer, no transaction, no watch.
+#[must_use]
+pub fn xenstore_is_clean() -> bool {
+    crate::state::get().is_some_and(|state| state.xenstore.is_clean())
 }
 
 type Peer = Box<dyn FnMut(&Access)>;
