@@ -141,6 +141,10 @@ impl Link {
 pub(super) mod tests {
     use std::boxed::Box;
     use std::ptr::NonNull;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::Config;
 
     use super::*;
     use crate::abi::xs_wire::{CONNECTED, MessageType};
@@ -219,5 +223,103 @@ pub(super) mod tests {
         assert_eq!(next.check(), Err(Impossible));
         page.u32(REQ_CONS).store(7, Ordering::Relaxed);
         assert!(Page::new(page).join().is_err());
+    }
+
+    /// The server's end of the page's rings, which stand anywhere.
+    struct Server {
+        page: SharedPage,
+        read: u32,
+        written: u32,
+    }
+
+    impl Server {
+        fn new(page: SharedPage, start: u32) -> Self {
+            for offset in [REQ_PROD, REQ_CONS, RSP_PROD, RSP_CONS] {
+                page.u32(offset).store(start, Ordering::Relaxed);
+            }
+            Self { page, read: start, written: start }
+        }
+
+        /// Writes what there is room for, and says how much that is.
+        fn write(&mut self, bytes: &[u8]) -> usize {
+            let room = RING_SIZE - self.written.wrapping_sub(word(self.page, RSP_CONS));
+            let bytes = &bytes[..bytes.len().min(room as usize)];
+            let place = (self.written % RING_SIZE) as usize;
+            let (head, tail) = bytes.split_at(bytes.len().min(RING_SIZE as usize - place));
+            self.page.write(RSP + place, head);
+            self.page.write(RSP, tail);
+            self.written = self.written.wrapping_add(bytes.len() as u32);
+            self.page.u32(RSP_PROD).store(self.written, Ordering::Relaxed);
+            bytes.len()
+        }
+
+        /// Reads at most so many bytes.
+        fn read(&mut self, most: usize) -> Vec<u8> {
+            let there = word(self.page, REQ_PROD).wrapping_sub(self.read) as usize;
+            let mut bytes = std::vec![0; there.min(most)];
+            let place = (self.read % RING_SIZE) as usize;
+            let first = bytes.len().min(RING_SIZE as usize - place);
+            let (head, tail) = bytes.split_at_mut(first);
+            self.page.read(REQ + place, head);
+            self.page.read(REQ, tail);
+            self.read = self.read.wrapping_add(bytes.len() as u32);
+            self.page.u32(REQ_CONS).store(self.read, Ordering::Relaxed);
+            bytes
+        }
+    }
+
+    /// A short message, an empty one, and one that no ring holds at once.
+    fn messages() -> [(Header, Payload); 3] {
+        let values = [&b"a\0b"[..], b"", &[7; RING_SIZE as usize + 100]];
+        let mut number = 0;
+        values.map(|value| {
+            number += 1;
+            let payload = Payload::new().value(value).unwrap();
+            (payload.header(MessageType::READ, number, 0), payload)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(Config { cases: if cfg!(miri) { 1 } else { 2 }, ..crate::sim::proptest_config() })]
+
+        #[test]
+        fn messages_pass_the_ring_cut_at_every_byte(start in prop_oneof![any::<u32>(), Just(u32::MAX - 600)]) {
+            let (_memory, page) = Shared::new();
+            let stream: Vec<u8> =
+                messages().iter().flat_map(|(header, payload)| [&header.encode(), payload.as_bytes()].concat()).collect();
+            for cut in if cfg!(miri) { 17..18 } else { 1..stream.len() } {
+                let mut server = Server::new(page, start);
+                let mut link = Page::new(page).join().unwrap().unwrap();
+                let (mut got, mut read) = (Vec::new(), Vec::new());
+                for mut piece in [&stream[..cut], &stream[cut..]] {
+                    while !piece.is_empty() {
+                        piece = &piece[server.write(piece)..];
+                        loop {
+                            let (count, message) = link.receive().unwrap();
+                            got.extend(message.map(|message| (message.header, message.payload.to_vec())));
+                            if count == 0 {
+                                break;
+                            }
+                        }
+                    }
+                }
+                let expected = messages().map(|(header, payload)| (header, payload.as_bytes().to_vec()));
+                prop_assert_eq!(&got[..], &expected[..], "cut at {}", cut);
+                // The other way: the server reads up to the cut first.
+                for (header, payload) in messages() {
+                    link.start(header, payload);
+                    loop {
+                        link.send().unwrap();
+                        if link.is_free() {
+                            break;
+                        }
+                        let most = cut.checked_sub(read.len()).filter(|&most| most > 0).unwrap_or(usize::MAX);
+                        read.extend(server.read(most));
+                    }
+                }
+                read.extend(server.read(usize::MAX));
+                prop_assert!(read == stream, "cut at {}", cut);
+            }
+        }
     }
 }
