@@ -9,7 +9,7 @@
 extern crate alloc;
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
@@ -115,6 +115,17 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
         "map_1" => mappings(domain, 1, times).await?,
         "map_32" => mappings(domain, GRANTED, times).await?,
         "ring" => round_trips(domain, times).await?,
+        "store_read" => reads(domain, 1, times).await?,
+        "store_sequence" => reads(domain, READS, times).await?,
+        "store_overlap" => overlapping_reads(domain, times).await?,
+        "store_transaction" => transactions(domain, times).await?,
+        "store_write" => {
+            let store = domain.xenstore();
+            for number in 0..times {
+                store.write("data/n", number.to_string()).await?;
+            }
+        }
+        "store_event" => changes(domain, times).await?,
         _ => log::error!("no such thing: {thing}"),
     }
     Ok(())
@@ -248,6 +259,62 @@ async fn round_trips(domain: Domain, times: u64) -> domu::Result {
             port.notify()?;
         }
         port.until(|| ring.poll_response().transpose()).await?;
+    }
+    Ok(())
+}
+
+/// Reads that belong together.
+const READS: usize = 32;
+
+/// So many reads, each after the one before.
+async fn reads(domain: Domain, count: usize, times: u64) -> domu::Result {
+    let store = domain.xenstore();
+    for _ in 0..times {
+        for _ in 0..count {
+            core::hint::black_box(store.read("name").await?);
+        }
+    }
+    Ok(())
+}
+
+/// As many, by a task each.
+async fn overlapping_reads(domain: Domain, times: u64) -> domu::Result {
+    for _ in 0..times {
+        let read = || {
+            let store = domain.xenstore();
+            spawn(async move { store.read("name").await })
+        };
+        let tasks: Vec<_> = (0..READS).map(|_| read()).collect();
+        for task in tasks {
+            core::hint::black_box(task.await?);
+        }
+    }
+    Ok(())
+}
+
+/// Transactions of ten writes, one after the other, that nobody interferes with.
+async fn transactions(domain: Domain, times: u64) -> domu::Result {
+    let store = domain.xenstore();
+    for _ in 0..times {
+        let change = async |nodes: &domu::xenstore::Nodes| {
+            for number in 0..10 {
+                nodes.write(format!("data/{number}"), "value").await?;
+            }
+            Ok::<_, domu::xenstore::Error>(())
+        };
+        store.transaction(change).await?;
+    }
+    Ok(())
+}
+
+/// Writes, each of which is seen by a watch of the node before there is another.
+async fn changes(domain: Domain, times: u64) -> domu::Result {
+    let store = domain.xenstore();
+    let mut watch = store.watch("data/n").await?;
+    watch.next().await?;
+    for number in 0..times {
+        store.write("data/n", number.to_string()).await?;
+        watch.next().await?;
     }
     Ok(())
 }
