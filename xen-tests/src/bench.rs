@@ -109,7 +109,7 @@ static OPERATIONS: [Operation; 33] = [
     operation("32 reads at once", "store_overlap", 20),
     operation("a transaction of 10 writes", "store_transaction", 20),
     operation("a write to xenstore", "store_write", 200),
-    operation("a write, and its watch's event", "store_event", 200),
+    operation("a write, its watch's event", "store_event", 200),
     operation("a page granted, access ended", "grant", 1_000),
     operation("a packet copied from a grant", "copy_1", 1_000),
     operation("32 packets copied", "copy_32", 200),
