@@ -195,7 +195,7 @@ pub fn xenstore_client(bytes: &[u8]) {
     let store = Store::new();
     store.stop();
     let setup = Guest::new().trusted().command_line("domu.log=off").xenstore(&store).xenstore_index(input.u32());
-    let lies = input.u8() % 4 == 0;
+    let lies = input.u8().is_multiple_of(4);
     let gives_up = input.flag();
     if lies {
         liar::begin(&input, |kind, _| kind == Kind::Xenstore);
@@ -220,7 +220,7 @@ async fn talk(domain: Domain, input: Input, lies: bool, gives_up: bool) {
             6 if !tasks.is_empty() => drop(tasks.swap_remove(chosen).1.abort().await),
             7 => time::sleep(Duration::from_micros(input.u8().into())).await,
             8 | 9 => yield_now().await,
-            10 if input.u8() % 4 == 0 => {
+            10 if input.u8().is_multiple_of(4) => {
                 liar.lost = true;
                 let word = input.number() as u32;
                 match input.u8() % 8 {
