@@ -73,7 +73,7 @@ impl<T> Numbered<T> {
         self.0.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
