@@ -58,7 +58,7 @@ async fn ask(mut front: Frontend) -> domu::Result {
         }
         let answer = port.until(|| ring.poll_response().transpose());
         match time::timeout(Duration::from_secs(10), answer).await {
-            Ok(answer) => log::info!("domain {peer} answers: {}", text(&answer?)),
+            Ok(answer) => log::info!("domain {peer} answers: {}", text(&answer??)),
             Err(time::Elapsed) => log::warn!("domain {peer} does not answer"),
         }
         time::sleep(Duration::from_secs(1)).await;
@@ -91,7 +91,7 @@ async fn answer(mut back: Backend) -> domu::Result {
 
 async fn serve(mut ring: BackRing<Message, Message, Mapping<ReadWrite>>, port: Port) -> domu::Result {
     for count in 1.. {
-        let question = port.until(|| ring.poll_request().transpose()).await?;
+        let question = port.until(|| ring.poll_request().transpose()).await??;
         log::info!("the other says: {}", text(&question));
         ring.push(&message(&format!("pong {count}")))?;
         if ring.publish() {

@@ -9,6 +9,7 @@ mod loader;
 
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
 
 use loader::{Loaded, Physical};
 use pvh::start_info::reader::StartInfoReader;
@@ -16,7 +17,6 @@ use spin::Mutex;
 
 use crate::abi::errno::Errno;
 use crate::abi::start_info::Sif;
-use crate::abi::xen::DomainId;
 use crate::console::Attachment;
 use crate::console::log::{self, LogState};
 use crate::domain::{Domain, MAX_COMMAND_LINE};
@@ -146,7 +146,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     unsafe { hypercall::memory_map_shared_info(map.window.start) }.map_err(Failure::SharedInfo)?;
     let page = NonNull::new(arch::phys(map.window.start << 12)).ok_or(Failure::NoMemory)?;
     // SAFETY: the frame was just given to shared_info, is mapped read-write by step 6, and nothing else uses it.
-    let info = SharedInfo::new(unsafe { SharedPage::new(page, 1) });
+    let info = SharedInfo::new(unsafe { SharedPage::new(page, 1) }, map.window.start);
 
     // 8. The console.
     let console = match console {
@@ -172,8 +172,8 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     let command_line = loaded.command_line.bytes;
     let options = Options::parse(command_line, |_| {});
     let state = state::install(State {
-        domain: xen.domain.unwrap_or(DomainId::SELF),
-        xen: xen.version,
+        generation: AtomicU64::new(0),
+        xen: Mutex::new(xen),
         command_line,
         modules: loaded.modules,
         exhaustion: memory::Exhaustion::default(),
@@ -195,7 +195,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         events: eventchn::Table::default(),
         grants: gnttab::Grants::default(),
         mapped: gnttab::Mapped::default(),
-        last_instant: time::Last::default(),
+        clock: time::Clock::default(),
     });
     log::install(options.log_level);
 
@@ -228,7 +228,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     ::log::debug!(
         "Xen {}, domain {}, {} KiB of RAM, {} KiB free at start",
         xen.version,
-        state.domain,
+        state.domain(),
         map.ram.count() * 4,
         free.count() * 4
     );

@@ -60,16 +60,16 @@ impl fmt::Debug for Domain {
 }
 
 impl Domain {
-    /// The domain's number, or [`DomainId::SELF`] under a Xen that does not tell.
+    /// The domain's number, or [`DomainId::SELF`] under a Xen that does not tell. It is another after a resume.
     #[must_use]
-    pub const fn id(&self) -> DomainId {
-        self.0.domain
+    pub fn id(&self) -> DomainId {
+        self.0.domain()
     }
 
     /// The version of Xen below.
     #[must_use]
-    pub const fn xen_version(&self) -> XenVersion {
-        self.0.xen
+    pub fn xen_version(&self) -> XenVersion {
+        self.0.xen.lock().version
     }
 
     /// The command line, byte for byte as the toolstack gave it, up to [`MAX_COMMAND_LINE`] bytes.

@@ -24,6 +24,8 @@ pub enum Error {
     Xenstore(xenstore::Error),
     /// A device's handshake with its other end failed.
     Device(xenbus::Error),
+    /// The domain was not suspended.
+    Suspend(lifecycle::SuspendError),
     /// An operation on a watchdog failed.
     Watchdog(lifecycle::WatchdogError),
     /// There are no random numbers.
@@ -44,6 +46,7 @@ impl fmt::Display for Error {
             Self::Shared(error) => error.fmt(f),
             Self::Xenstore(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
+            Self::Suspend(error) => error.fmt(f),
             Self::Watchdog(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
         }
@@ -91,6 +94,12 @@ impl From<xenstore::Error> for Error {
 impl From<xenbus::Error> for Error {
     fn from(error: xenbus::Error) -> Self {
         Self::Device(error)
+    }
+}
+
+impl From<lifecycle::SuspendError> for Error {
+    fn from(error: lifecycle::SuspendError) -> Self {
+        Self::Suspend(error)
     }
 }
 

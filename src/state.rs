@@ -8,6 +8,7 @@
 
 #[cfg(target_os = "none")]
 use core::mem::ManuallyDrop;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -16,7 +17,7 @@ use crate::console::Attachment;
 use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::executor::Executor;
-use crate::hypercall::XenVersion;
+use crate::hypercall::Xen;
 use crate::memory::{Exhaustion, Stack, Tables, balloon, holes, pages};
 use crate::shared::SharedInfo;
 use crate::{eventchn, gnttab, lifecycle, random, time, xenstore};
@@ -26,8 +27,9 @@ pub(crate) const MAX_MODULES: usize = 16;
 
 /// Everything that a domain is.
 pub(crate) struct State {
-    pub(crate) domain: DomainId,
-    pub(crate) xen: XenVersion,
+    /// How often the domain was resumed elsewhere: what of Xen's was made under another number is gone.
+    pub(crate) generation: AtomicU64,
+    pub(crate) xen: Mutex<Xen>,
     pub(crate) command_line: &'static [u8],
     pub(crate) modules: heapless::Vec<Module, MAX_MODULES>,
     pub(crate) exhaustion: Exhaustion,
@@ -48,10 +50,21 @@ pub(crate) struct State {
     pub(crate) events: eventchn::Table,
     pub(crate) grants: gnttab::Grants,
     pub(crate) mapped: gnttab::Mapped,
-    pub(crate) last_instant: time::Last,
+    pub(crate) clock: time::Clock,
 }
 
 impl State {
+    /// The number of the domain, or [`DomainId::SELF`] under a Xen that does not tell.
+    pub(crate) fn domain(&self) -> DomainId {
+        self.xen.lock().domain.unwrap_or(DomainId::SELF)
+    }
+
+    /// How often the domain was resumed elsewhere.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// Whether this is the domain that runs here. A test on the host may keep something of one that has ended.
     pub(crate) fn is_running(&'static self) -> bool {
         cfg!(target_os = "none") || get().is_some_and(|state| core::ptr::eq(state, self))

@@ -390,7 +390,7 @@ fn no_schedule_of_two_domains_loses_a_wake_up() {
             .domain(1, Guest::new(), async move |_| -> domu::Result {
                 let port = eventchn::alloc_unbound(DomainId(2))?;
                 // The peer is there, so that what is sent is not swallowed.
-                port.after(0).await;
+                port.after(0).await.unwrap();
                 let (mut sent, mut answered) = (0, 0);
                 while answered < TOTAL {
                     while sent < TOTAL && sent - answered < 1 + sent % 4 {
@@ -400,7 +400,7 @@ fn no_schedule_of_two_domains_loses_a_wake_up() {
                     if front.publish() {
                         port.notify()?;
                     }
-                    assert_eq!(port.until(|| front.poll_response().transpose()).await?, !answered);
+                    assert_eq!(port.until(|| front.poll_response().transpose()).await??, !answered);
                     answered += 1;
                 }
                 Ok(())
@@ -409,7 +409,7 @@ fn no_schedule_of_two_domains_loses_a_wake_up() {
                 let port = connect().await?;
                 let mut served = 0;
                 while served < TOTAL {
-                    let mut next = Some(port.until(|| back.poll_request().transpose()).await?);
+                    let mut next = Some(port.until(|| back.poll_request().transpose()).await??);
                     while let Some([number, square]) = next {
                         assert_eq!((number, square), (served, served * served));
                         back.push(&!number)?;
@@ -452,7 +452,7 @@ fn a_storm_of_events_is_counted_and_slows_down_who_makes_it() {
         run(Host::new()
             .domain(1, Guest::new(), async move |_| -> domu::Result {
                 let port = eventchn::alloc_unbound(DomainId(2))?;
-                port.after(0).await;
+                port.after(0).await.unwrap();
                 for event in 0..EVENTS {
                     if storm == Storm::WithRequests && event % 32 == 31 {
                         front.push(&1)?;
@@ -471,7 +471,7 @@ fn a_storm_of_events_is_counted_and_slows_down_who_makes_it() {
                 let mut found = 0;
                 loop {
                     match time::timeout(patience, port.until(|| back.poll_request().transpose())).await {
-                        Ok(request) if request? == 7 => break,
+                        Ok(request) if request?? == 7 => break,
                         Ok(_) => found += 1,
                         Err(time::Elapsed) => {}
                     }
@@ -495,7 +495,7 @@ fn a_few_events_that_bring_nothing_delay_nobody() {
     run(Host::new()
         .domain(1, Guest::new(), async move |_| -> domu::Result {
             let port = eventchn::alloc_unbound(DomainId(2))?;
-            port.after(0).await;
+            port.after(0).await.unwrap();
             for _ in 0..MANY {
                 port.notify()?;
                 time::sleep(2 * MS).await;
@@ -513,7 +513,7 @@ fn a_few_events_that_bring_nothing_delay_nobody() {
         .domain(2, Guest::new(), async move |_| -> domu::Result {
             let port = connect().await?;
             for number in 0..MANY {
-                let sent = port.until(|| back.poll_request().transpose()).await?;
+                let sent = port.until(|| back.poll_request().transpose()).await??;
                 let late = Duration::from_nanos(time::now().as_nanos() - sent);
                 assert!(late < MS / 2, "request {number} came after {late:?}");
             }
@@ -554,7 +554,7 @@ fn a_peer_that_always_has_a_request_starves_nobody() {
                     turns
                 });
                 for _ in 0..REQUESTS {
-                    let _ = port.until(|| back.poll_request().transpose()).await?;
+                    let _ = port.until(|| back.poll_request().transpose()).await??;
                     back.push(&0)?;
                     let _ = back.publish();
                     served.set(served.get() + 1);

@@ -13,6 +13,10 @@ pub const POLL: u64 = 3;
 #[doc(alias = "SCHEDOP_watchdog")]
 pub const WATCHDOG: u64 = 6;
 
+/// The reason of a [`SHUTDOWN`] that is no end: the domain is to be saved or moved.
+#[doc(alias = "SHUTDOWN_suspend")]
+pub const SUSPEND: u32 = 2;
+
 /// Why a domain ends, as its toolstack is told (`SHUTDOWN_*`).
 #[doc(alias = "SHUTDOWN_")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +52,7 @@ impl fmt::Display for Reason {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Shutdown {
-    /// A [`Reason`].
+    /// A [`Reason`], or [`SUSPEND`].
     pub reason: u32,
 }
 

@@ -1,9 +1,10 @@
 //! What the console is attached to, its port, and what of its business is due at the end of a turn.
 
+use alloc::sync::Arc;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::{Mutex, Once};
+use spin::Mutex;
 
 use super::Error;
 use super::ring::{Progress, Ring};
@@ -26,7 +27,7 @@ pub(super) enum Device {
 pub(crate) struct Attachment {
     device: Mutex<Device>,
     /// The port, from when a task first waits for the backend; until then nobody cares for its events.
-    port: Once<Port>,
+    port: Mutex<Option<Arc<Port>>>,
     /// The ring has something to settle at the end of the turn.
     unsettled: AtomicBool,
 }
@@ -35,11 +36,11 @@ impl Attachment {
     /// Whether somebody has the device in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
-        self.device.is_locked()
+        self.device.is_locked() || self.port.is_locked()
     }
 
     const fn new(device: Device) -> Self {
-        Self { device: Mutex::new(device), port: Once::new(), unsettled: AtomicBool::new(false) }
+        Self { device: Mutex::new(device), port: Mutex::new(None), unsettled: AtomicBool::new(false) }
     }
 
     /// No console.
@@ -73,13 +74,17 @@ impl Attachment {
     /// Does something with the device, and sees to it that what this leaves to be done is done at the end of the turn.
     pub(super) fn with<T>(&self, action: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
         let result = self.act(&mut self.device.lock(), action);
-        if result.as_ref().is_err_and(|error| *error == Error::Corrupt)
-            && let Some(port) = self.port.get()
-        {
+        if result.as_ref().is_err_and(|error| *error == Error::Corrupt) {
             // Whoever waits for the backend learns it too. That is the application's code: the device is free again.
-            port.wake();
+            self.wake();
         }
         result
+    }
+
+    /// Has all who wait for the backend look again.
+    fn wake(&self) {
+        let port = self.port.lock().clone();
+        port.inspect(|port| port.wake());
     }
 
     /// As [`with`](Self::with) at an end of the domain, when nobody is woken any more, and when the device may be in use by
@@ -96,11 +101,17 @@ impl Attachment {
     }
 
     /// The port, for tasks to wait on.
-    pub(super) fn port(&self, state: &'static State) -> Result<&Port, Error> {
-        self.port.try_call_once(|| match &*self.device.lock() {
-            Device::Ring(ring) => Port::adopt(ring.port, state).map_err(Error::Port),
-            _ => Err(Error::Absent),
-        })
+    pub(super) fn port(&self, state: &'static State) -> Result<Arc<Port>, Error> {
+        if let Some(port) = &*self.port.lock() {
+            return Ok(Arc::clone(port));
+        }
+        let port = match &*self.device.lock() {
+            Device::Ring(ring) => Port::adopt(ring.port, state).map_err(Error::Port)?,
+            _ => return Err(Error::Absent),
+        };
+        let port = Arc::new(port);
+        *self.port.lock() = Some(Arc::clone(&port));
+        Ok(port)
     }
 
     /// Ends a turn of the main loop: lines that wait move up, and the backend is told of what the turn has put into the ring.
@@ -130,6 +141,39 @@ impl Attachment {
         let _ = self.try_with(|device| match device {
             Device::Ring(ring) => ring.flush_waiting(info),
             _ => Ok(()),
+        });
+    }
+}
+
+/// Suspend and resume.
+impl Attachment {
+    /// Before a suspend, waits until the backend has read the ring, with a bound: a restore clears it. Says how many bytes are
+    /// left there; lines of the log that are behind them in memory are not lost.
+    pub(crate) fn quiesce(&self, info: &SharedInfo) -> u64 {
+        let left = self.with(|device| match device {
+            Device::Ring(ring) => ring.quiesce(info),
+            _ => Ok(0),
+        });
+        left.unwrap_or(0).into()
+    }
+
+    /// After a suspend that was cancelled: an event may have been taken while the ring was waited for.
+    pub(crate) fn go_on(&self) {
+        self.wake();
+    }
+
+    /// Joins the ring of the new domain. Who waits for the old port is woken by its table.
+    pub(crate) fn resume(&self, location: Option<Location>) {
+        drop(self.port.lock().take());
+        // What it leaves is for the end of the turn.
+        let _ = self.with(|device| {
+            if let Device::Ring(ring) = device
+                && !location.is_some_and(|location| ring.resume(location))
+            {
+                super::say_corrupt();
+                *device = Device::Absent;
+            }
+            Ok(())
         });
     }
 }

@@ -216,14 +216,18 @@ impl Console {
         if let Some(done) = state.console.with(&mut attempt)? {
             return Ok(done);
         }
-        let port = state.console.port(state)?;
         loop {
+            let port = state.console.port(state)?;
             // Counted before the attempt: an event that comes after it ends the wait.
             let seen = port.count();
             if let Some(done) = state.console.with(&mut attempt)? {
                 return Ok(done);
             }
-            port.after(seen).await;
+            match port.after(seen).await {
+                // In the new domain the console has another port.
+                Ok(_) | Err(eventchn::Error::BeforeResume) => {}
+                Err(error) => return Err(Error::Port(error)),
+            }
         }
     }
 }

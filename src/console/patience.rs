@@ -61,6 +61,18 @@ impl Ring {
         self.wait_for(info, 0)
     }
 
+    /// Waits until the backend has read what is in the ring, and says how many bytes are left of that. What waits behind it
+    /// stays where it is.
+    pub(super) fn quiesce(&mut self, info: &SharedInfo) -> Result<u32, Error> {
+        if self.is_unsettled() {
+            self.notify();
+        }
+        match self.wait_until_read(info, 0) {
+            Err(Error::Stalled) => self.look(),
+            result => result.map(|()| 0),
+        }
+    }
+
     /// Puts all that waits into the ring.
     fn drain(&mut self, info: &SharedInfo) -> Result<(), Error> {
         while !self.pump()? {
@@ -81,9 +93,14 @@ impl Ring {
         self.patience.stalled_at = Some(self.output.consumed());
     }
 
-    /// Waits until at most so many bytes are pending, or the credit of the backend ends.
+    /// Puts what waits into the ring as far as there is room, and waits until at most so many bytes are pending.
     fn wait_for(&mut self, info: &SharedInfo, most: u32) -> Result<(), Error> {
         self.settle()?;
+        self.wait_until_read(info, most)
+    }
+
+    /// Waits until at most so many bytes are pending, or the credit of the backend ends.
+    fn wait_until_read(&mut self, info: &SharedInfo, most: u32) -> Result<(), Error> {
         self.wake();
         if self.look()? <= most {
             return Ok(());

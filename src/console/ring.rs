@@ -35,6 +35,7 @@ pub(super) struct Progress {
 #[derive(Debug)]
 pub(crate) struct Ring {
     page: SharedPage,
+    frame: u64,
     pub(super) output: Producer,
     input: Consumer,
     pub(super) port: PolledPort,
@@ -53,6 +54,7 @@ impl Ring {
         let output = Producer::attach(page, OUTPUT)?;
         Ok(Self {
             page,
+            frame: location.frame,
             patience: Patience::new(&output),
             output,
             input: Consumer::attach(page, INPUT)?,
@@ -61,6 +63,16 @@ impl Ring {
             owes_notification: false,
             corrupt: false,
         })
+    }
+
+    /// Joins the ring again, which a resume has cleared; what waits behind it stays. False if that cannot be: the page is
+    /// another, which nothing is mapped to, or its indices are impossible.
+    pub(super) fn resume(&mut self, location: Location) -> bool {
+        let Ok(ring) = Self::attach(self.page, location) else { return false };
+        let backlog = core::mem::take(&mut self.backlog);
+        let is_same = self.frame == location.frame;
+        *self = Self { backlog, ..ring };
+        is_same
     }
 
     /// Whether a backend serves the ring, as far as it says.

@@ -4,6 +4,7 @@ use spin::Once;
 
 use super::fifo::Fifo;
 use super::{Error, Priority, two_level};
+use crate::abi::errno::Errno;
 use crate::abi::event_channel::{TWO_LEVEL_PORTS, fifo};
 use crate::shared::SharedInfo;
 use crate::state;
@@ -68,6 +69,15 @@ impl Delivery {
         // Ports that the toolstack made have their words from here on. Not part of the call above: the domain may end in
         // between, and polls its console by what has been chosen. A refusal is told to who binds a port.
         let _ = self.fifo().map(|fifo| fifo.add_pages(0));
+    }
+
+    /// Chooses the same interface again, after a resume with the other in force and all ports masked.
+    ///
+    /// # Errors
+    ///
+    /// As Xen refuses it: there is no way back then.
+    pub(crate) fn resume(&self) -> Result<(), Errno> {
+        self.fifo().map_or(Ok(()), Fifo::resume)
     }
 
     /// Makes room for a port that was bound, and is masked.

@@ -53,14 +53,14 @@ const PAGES: usize = PORTS as usize / WORDS;
 /// The interface of a domain that uses it.
 #[derive(Debug)]
 pub(super) struct Fifo {
-    control: SharedPage,
+    control: Page,
     /// Event words. A page is there when a port with a word in it was bound.
-    pages: Vec<Once<SharedPage>>,
+    pages: Vec<Once<Page>>,
     queues: Mutex<Queues>,
 }
 
 /// A page of the domain's own.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Page {
     frame: u64,
     page: SharedPage,
@@ -73,15 +73,20 @@ impl Page {
         let page = NonNull::new(arch::phys(frame << 12))?;
         // SAFETY: a frame of the heap is aligned, and mapped read-write for good; this page is nobody else's from here on.
         let page = unsafe { SharedPage::new(page, 1) };
+        let filled = Self { frame, page };
+        filled.fill(word);
+        Some(filled)
+    }
+
+    fn fill(self, word: u32) {
         for index in 0..WORDS {
-            page.u32(4 * index).store(word, Ordering::Relaxed);
+            self.page.u32(4 * index).store(word, Ordering::Relaxed);
         }
-        Some(Self { frame, page })
     }
 
     /// Gives the page to Xen for good, or back to the heap if Xen refuses it.
-    fn give(self, hypercall: impl FnOnce(u64) -> Result<(), Errno>) -> Result<SharedPage, Errno> {
-        hypercall(self.frame).map(|()| self.page).inspect_err(|_| {
+    fn give(self, hypercall: impl FnOnce(u64) -> Result<(), Errno>) -> Result<Self, Errno> {
+        hypercall(self.frame).map(|()| self).inspect_err(|_| {
             // SAFETY: `filled` took this frame alone, Xen has not kept it, and the only pointer to it ends here.
             unsafe { memory::put_back(self.frame) };
         })
@@ -134,6 +139,19 @@ impl Fifo {
         Some(Self { control, pages, queues: Mutex::default() })
     }
 
+    /// Switches to this interface again, with the same pages, after a resume: no port has a word that means anything.
+    pub(super) fn resume(&self) -> Result<(), Errno> {
+        *self.queues.lock() = Queues::default();
+        self.control.fill(0);
+        // SAFETY: as when it was given first.
+        unsafe { hypercall::event_init_control(self.control.frame) }?;
+        self.pages.iter().map_while(Once::get).try_for_each(|page| {
+            page.fill(MASKED);
+            // SAFETY: as when it was given first.
+            unsafe { hypercall::event_expand_array(page.frame) }
+        })
+    }
+
     /// Makes room for a port that was bound, which has the default priority: its word, and a place in the lists.
     pub(super) fn reserve(&self, port: u32) -> Result<(), Error> {
         self.add_pages(port)?;
@@ -157,7 +175,7 @@ impl Fifo {
 
     /// A port's word, if its page is there. Looked up for each access, since the simulated Xen may act before each look-up.
     fn word(&self, port: u32) -> Option<&AtomicU32> {
-        let page = self.pages.get(port as usize / WORDS)?.get()?;
+        let page = self.pages.get(port as usize / WORDS)?.get()?.page;
         Some(page.u32(4 * (port as usize % WORDS)))
     }
 
@@ -224,7 +242,7 @@ impl Fifo {
     /// Looks at the next port, and says whether it has fired. None if there is none to look at.
     fn next(&self) -> Option<(u32, bool)> {
         let mut queues = self.queues.lock();
-        let ready = || self.control.u32(READY);
+        let ready = || self.control.page.u32(READY);
         // Read first: a swap is dear.
         if ready().load(Ordering::SeqCst) != 0 {
             queues.ready |= ready().swap(0, Ordering::SeqCst);
@@ -239,7 +257,7 @@ impl Fifo {
             let word = self.update(port, |word| Some(looked_at(word)));
             return Some((port, word.is_some_and(fires)));
         }
-        let port = if *head == 0 { self.control.u32(HEAD + 4 * priority).load(Ordering::SeqCst) } else { *head };
+        let port = if *head == 0 { self.control.page.u32(HEAD + 4 * priority).load(Ordering::SeqCst) } else { *head };
         // A link to a port without a word, which Xen makes none to, ends its queue.
         let word = self.update(port, |word| Some(looked_at(word) & !(LINKED | LINK)));
         *head = word.map_or(0, |word| word & LINK);

@@ -10,7 +10,7 @@
 //! let port = domu::eventchn::bind_interdomain(peer, peers_port)?;
 //! let mut seen = 0;
 //! loop {
-//!     seen = port.after(seen).await;
+//!     seen = port.after(seen).await?;
 //!     // Look at what is shared with the peer, then tell it.
 //!     port.notify()?;
 //! }
@@ -68,6 +68,9 @@ pub enum Error {
     OutOfMemory,
     /// The interface in force has no priorities: Xen does not have the one that does, or `domu.fifo=off` keeps from it.
     NoPriorities,
+    /// The port is from before the domain was [resumed](crate::lifecycle#suspend-and-resume): it is closed, and is to be made
+    /// anew with its peer.
+    BeforeResume,
     /// Another error of Xen's.
     Refused(Errno),
 }
@@ -95,6 +98,7 @@ impl fmt::Display for Error {
             Self::NoInterrupt => f.write_str("the virtual interrupt is bound already, or not for this domain"),
             Self::OutOfMemory => f.write_str("no memory for an event channel port"),
             Self::NoPriorities => f.write_str("event channels have no priorities here"),
+            Self::BeforeResume => f.write_str("the event channel port is from before the domain was resumed"),
             Self::Refused(errno) => write!(f, "Xen refused an operation on event channels: {errno}"),
         }
     }

@@ -21,6 +21,8 @@ use crate::state::{self, State};
 pub struct Port {
     number: u32,
     state: &'static State,
+    /// That of the domain in which it was bound.
+    generation: u64,
     pace: Pace,
 }
 
@@ -111,13 +113,20 @@ impl Port {
         state.delivery.reserve(number)?;
         state.events.reserve(number)?;
         state.events.add(number, state);
-        Ok(Self { number, state, pace: Pace::default() })
+        Ok(Self { number, state, generation: state.generation(), pace: Pace::default() })
     }
 
     /// Wakes whoever waits, as an event does.
     pub(crate) fn wake(&self) {
-        self.state.events.fire(self.number);
-        let _ = self.count();
+        if self.is_current() {
+            self.state.events.fire(self.number);
+            let _ = self.count();
+        }
+    }
+
+    /// Whether the domain has not been resumed elsewhere since the port was bound. Else its number may be another's.
+    pub(crate) fn is_current(&self) -> bool {
+        self.generation == self.state.generation()
     }
 
     /// The number, by which a peer binds to it.
@@ -130,28 +139,32 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`].
+    /// [`Error::BeforeResume`], [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_send")]
     pub fn notify(&self) -> Result<(), Error> {
         self.ask(hypercall::event_send)
     }
 
-    /// Asks Xen something about the port, unless its domain has ended: then the number is another's.
+    /// Asks Xen something about the port, unless the number is another's by now.
     fn ask<T>(&self, hypercall: impl FnOnce(u32) -> Result<T, Errno>) -> Result<T, Error> {
-        self.running()?;
+        self.current()?;
         hypercall(self.number).map_err(Error::Refused)
     }
 
-    /// The state of the port's domain, unless that has ended.
-    fn running(&self) -> Result<&'static State, Error> {
-        if self.state.is_running() { Ok(self.state) } else { Err(Error::Refused(Errno::ESRCH)) }
+    /// The state of the port's domain, unless that has ended, or was resumed elsewhere since.
+    fn current(&self) -> Result<&'static State, Error> {
+        match (self.state.is_running(), self.is_current()) {
+            (true, true) => Ok(self.state),
+            (true, false) => Err(Error::BeforeResume),
+            (false, _) => Err(Error::Refused(Errno::ESRCH)),
+        }
     }
 
     /// What the port is bound to now.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`].
+    /// [`Error::BeforeResume`], [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_status")]
     pub fn binding(&self) -> Result<Binding, Error> {
         let found = self.ask(hypercall::event_status)?;
@@ -169,20 +182,25 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`Error::NoPriorities`] if the interface in force has none: see [`abi`](super::abi). [`Error::Refused`].
+    /// [`Error::NoPriorities`] if the interface in force has none: see [`abi`](super::abi). [`Error::BeforeResume`],
+    /// [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_set_priority")]
     pub fn set_priority(&self, priority: Priority) -> Result<(), Error> {
-        self.running()?.delivery.set_priority(self.number, priority)
+        self.current()?.delivery.set_priority(self.number, priority)
     }
 
     /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in
-    /// [`after`](Self::after), are delivered as one.
+    /// [`after`](Self::after), are delivered as one. None of a port from before a resume, which has no more.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.state.events.count(self.state, self.number)
+        if self.is_current() { self.state.events.count(self.state, self.number) } else { 0 }
     }
 
     /// Waits until more than `seen` events were delivered, and returns how many there are. Several may wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BeforeResume`]: there will be no more.
     ///
     /// # Cancel safety
     ///
@@ -201,23 +219,30 @@ impl Port {
     /// A peer that has something there whenever `look` is asked keeps nobody else from running: after 64 finds without a wait
     /// other tasks and timers have their turn, before the next look.
     ///
+    /// # Errors
+    ///
+    /// [`Error::BeforeResume`], also if there is something: whoever put it there is gone.
+    ///
     /// # Cancel safety
     ///
     /// What is found is returned at once, so a future that is dropped takes nothing along.
-    pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+    pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
         self.pace.share().await;
         let mut woken = false;
         loop {
+            if !self.is_current() {
+                return Err(Error::BeforeResume);
+            }
             // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
             let seen = self.count();
             if let Some(found) = look() {
                 self.pace.found();
-                return found;
+                return Ok(found);
             }
             if woken {
                 self.pace.empty(self.state).await;
             }
-            self.after(seen).await;
+            self.after(seen).await?;
             self.pace.waited();
             woken = true;
         }
@@ -239,6 +264,9 @@ impl fmt::Debug for Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
+        if !self.is_current() {
+            return;
+        }
         self.state.events.remove(self.number, self.state);
         if !self.state.is_running() {
             return;
@@ -258,14 +286,17 @@ pub struct After<'a> {
 }
 
 impl Future for After<'_> {
-    type Output = u64;
+    type Output = Result<u64, Error>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u64> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.port.is_current() {
+            return Poll::Ready(Err(Error::BeforeResume));
+        }
         let state = self.port.state;
         match state.events.look(state, self.port.number, self.seen, self.id, context.waker()) {
             Seen::Events(count) => {
                 self.id = None;
-                Poll::Ready(count)
+                Poll::Ready(Ok(count))
             }
             Seen::Waiting(id) => {
                 self.id = Some(id);

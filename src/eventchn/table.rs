@@ -145,6 +145,15 @@ impl Table {
         drop(waiter);
     }
 
+    /// Forgets all ports, as Xen has closed them: who waits is woken, and finds that his is from before the resume.
+    pub(crate) fn resume(&self) {
+        let mut inner = self.0.lock();
+        let ports = core::mem::take(&mut inner.ports);
+        inner.waiting = 0;
+        drop(inner);
+        ports.into_iter().flatten().flat_map(|entry| entry.waiters).for_each(|waiter| waiter.waker.wake());
+    }
+
     /// Whether a future waits for any port, and somebody for that.
     pub(crate) fn anybody_waits(&self) -> bool {
         self.0.lock().waiting > 0

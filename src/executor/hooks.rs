@@ -108,6 +108,16 @@ pub fn after_turn(hook: impl FnMut() + 'static) {
     executor().after.add(Box::new(hook));
 }
 
+/// Has a function called after each suspend, before any task runs, also if the domain goes on where it was: of what is in
+/// memory there may be a copy by then, which goes on too. A generator of random numbers is to be seeded anew.
+///
+/// # Panics
+///
+/// Outside of a domain, which nobody suspends.
+pub fn after_suspend(hook: impl FnMut() + 'static) {
+    executor().suspended.add(Box::new(hook));
+}
+
 /// Has a future run when main has returned, whatever it returned: those that were left last come first, one after the other.
 /// Tasks go on meanwhile. All together have ten seconds; what is not done then is dropped, and the log says so.
 ///

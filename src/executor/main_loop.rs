@@ -29,6 +29,7 @@ pub(crate) struct Executor {
     tasks: AtomicUsize,
     pub(super) before: Turns,
     pub(super) after: Turns,
+    pub(super) suspended: Turns,
     pub(super) exits: Exits,
     /// Pending events interrupt the virtual CPU while it halts.
     interrupts: AtomicBool,
@@ -49,7 +50,11 @@ impl Executor {
     /// Whether somebody has one of its lists in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
-        self.ready.is_locked() || self.before.is_locked() || self.after.is_locked() || self.exits.is_locked()
+        self.ready.is_locked()
+            || self.before.is_locked()
+            || self.after.is_locked()
+            || self.suspended.is_locked()
+            || self.exits.is_locked()
     }
 
     /// Makes room for one more task in the queue, so that waking it takes no memory.
@@ -64,6 +69,17 @@ impl Executor {
     /// Whether what runs now is for nobody's sake.
     pub(crate) fn is_in_background(&self) -> bool {
         self.background.load(Ordering::Relaxed)
+    }
+
+    /// Has what the application does after a suspend done.
+    pub(crate) fn suspended(&self) {
+        self.suspended.run();
+    }
+
+    /// Has events end a halt again, after a resume, which has forgotten that.
+    pub(crate) fn resume(&self, state: &State) {
+        self.interrupts.store(false, Ordering::Relaxed);
+        enable_interrupts(state);
     }
 
     /// Does something as if nobody waited for it.

@@ -28,7 +28,7 @@ mod hooks;
 mod main_loop;
 mod task;
 
-pub use hooks::{after_turn, at_exit, before_turn};
+pub use hooks::{after_suspend, after_turn, at_exit, before_turn};
 pub(crate) use hooks::{run_exits, with_exits};
 pub use main_loop::{Activity, activity};
 pub(crate) use main_loop::{Deadlock, Executor, enable_interrupts, in_background, run};

@@ -15,6 +15,7 @@ use super::{Error, Grant, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, Status};
 use crate::abi::xen::DomainId;
+use crate::state::{self, State};
 use crate::{arch, hypercall};
 
 /// Bytes in a page.
@@ -136,11 +137,16 @@ impl<'a> Batch<'a> {
     /// then the others are, and all have results.
     pub async fn submit(&mut self) -> Results {
         let mut retry = Retry::new();
+        let generation = || state::get().map(State::generation);
+        let began = generation();
         loop {
-            let refused = self.attempt();
+            let refused = self.attempt().map_err(Error::Refused);
             let complete = self.segments.iter().all(|segment| segment.status != Status::AGAIN);
-            if complete || refused.is_err() || !retry.wait().await {
-                let results = self.results(refused.err());
+            let is_over = complete || refused.is_err() || !retry.wait().await;
+            // By a reference from before a resume another page might be found.
+            let is_old = generation() != began;
+            if is_over || is_old {
+                let results = self.results(refused.err().or(is_old.then_some(Error::BeforeResume)));
                 self.segments.clear();
                 self.parts.clear();
                 return results;
@@ -163,11 +169,11 @@ impl<'a> Batch<'a> {
     }
 
     /// What came of each copy; `refused` is why there was no status.
-    fn results(&self, refused: Option<Errno>) -> Results {
+    fn results(&self, refused: Option<Error>) -> Results {
         let mut segments = self.segments.iter();
         let result = |parts: &u8| {
             let of_parts = segments.by_ref().take(usize::from(*parts)).map(|segment| match (segment.status, refused) {
-                (Status::AGAIN, Some(errno)) => Err(Error::Refused(errno)),
+                (Status::AGAIN, Some(error)) => Err(error),
                 (status, _) => Error::check(status),
             });
             of_parts.fold(Ok(()), Result::and)
@@ -185,7 +191,8 @@ impl fmt::Debug for Batch<'_> {
 /// What came of each copy of a [`Batch`], in their order: a slice of results.
 ///
 /// The errors are [`Error::NoDomain`], [`Error::NoReference`], [`Error::NotGranted`] and the like, as Xen refuses one;
-/// [`Error::Unavailable`] if the page was not there all the time; and [`Error::Refused`] if Xen refuses the hypercall.
+/// [`Error::Unavailable`] if the page was not there all the time; [`Error::BeforeResume`] if the domain was resumed elsewhere
+/// while it was not; and [`Error::Refused`] if Xen refuses the hypercall.
 #[derive(Debug)]
 #[must_use = "some of the copies may have failed"]
 pub struct Results(heapless::Vec<Result<(), Error>, SEGMENTS>);

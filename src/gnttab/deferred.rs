@@ -110,6 +110,11 @@ impl Deferred {
         self.entries.push(entry);
     }
 
+    /// Takes any entry out, whenever it is due.
+    pub(super) fn pop(&mut self) -> Option<Entry> {
+        self.entries.pop()
+    }
+
     /// Takes the first entry out that is to be looked at.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Entry> {
         self.entries.peek().filter(|entry| entry.due <= now)?;

@@ -12,6 +12,7 @@ use super::list::{Chain, Lists};
 use super::table::{Permit, Table};
 use super::waiters::Waiters;
 use super::{Error, Stat};
+use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
 use crate::memory::Pages;
 use crate::time::Instant;
@@ -238,6 +239,27 @@ impl Grants {
             waker.into_iter().for_each(Waker::wake);
         }
         self.set_next_look(&self.inner.lock());
+    }
+
+    /// Places the table again, after a resume, in which nothing is granted: what was deferred is free. References stay with
+    /// whoever holds a grant from before.
+    pub(crate) fn resume(&self) -> Result<(), Errno> {
+        self.inner.lock().table.resume()?;
+        loop {
+            let mut inner = self.inner.lock();
+            let Some(entry) = inner.deferred.pop() else { break };
+            let count = entry.references.len();
+            inner.in_use -= count;
+            inner.reclaimed += u64::from(count);
+            inner.deferred.drop_place();
+            inner.lists.give(entry.references);
+            let waker = inner.next_waiter();
+            drop(inner);
+            drop(entry.pages);
+            waker.into_iter().for_each(Waker::wake);
+        }
+        self.set_next_look(&self.inner.lock());
+        Ok(())
     }
 
     /// Whether a deferred grant may yet wake somebody who waits for references.

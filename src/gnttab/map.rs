@@ -35,6 +35,13 @@ pub(crate) struct Mapped {
     pub(super) lost: AtomicU32,
 }
 
+impl Mapped {
+    /// Takes note that nothing is mapped after a resume. Who holds a mapping gives its space back.
+    pub(crate) fn resume(&self) {
+        self.pages.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Pages of one or several peers, in one piece: [`ReadOnly`], or [`ReadWrite`].
 ///
 /// The peer may write to them at any time, and end its grant only when they are unmapped: by [`unmap`](Self::unmap), or when
@@ -110,7 +117,7 @@ impl<A: Access> Mapping<A> {
 
     async fn map(count: usize, grant: impl Fn(usize) -> Grant) -> Result<Self, Error> {
         let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
-        if (0..count).any(|index| [state.domain, DomainId::SELF].contains(&grant(index).domain)) {
+        if (0..count).any(|index| [state.domain(), DomainId::SELF].contains(&grant(index).domain)) {
             return Err(Error::OwnDomain);
         }
         let mut placed = Placed::new(state, count)?;
@@ -134,11 +141,20 @@ impl<A: Access> Mapping<A> {
         self.placed.handles.len()
     }
 
+    /// Whether the pages are there. After a resume they are not: what is read then is ones, and what is written goes nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BeforeResume`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.placed.check()
+    }
+
     /// Unmaps the pages. Dropping does the same, and tells nobody if it fails.
     ///
     /// # Errors
     ///
-    /// As Xen refuses it, which it has no cause to. The space that the pages lie in is then never used again, and counted:
+    /// [`Error::BeforeResume`], when there is nothing to be unmapped. As Xen refuses it, which it has no cause to. The space that the pages lie in is then never used again, and counted:
     /// [`Stat::lost`](super::Stat::lost).
     #[doc(alias = "gnttab_unmap_refs")]
     pub fn unmap(mut self) -> Result<(), Error> {
@@ -194,6 +210,8 @@ impl<A: Access> fmt::Debug for Mapping<A> {
 /// A hole, and what is mapped in it: taken away at the end.
 struct Placed {
     state: &'static State,
+    /// That of the domain that mapped them.
+    generation: u64,
     /// None once it is lost.
     hole: Option<Hole>,
     /// For each page its handle, if it is there.
@@ -209,7 +227,7 @@ impl Placed {
         handles.try_reserve_exact(count).map_err(|_| memory::Error::OutOfMemory)?;
         handles.resize(count, None);
         let first = hole.frames().start;
-        Ok(Self { state, hole: Some(hole), handles, first })
+        Ok(Self { state, generation: state.generation(), hole: Some(hole), handles, first })
     }
 
     /// Where a page is placed.
@@ -217,8 +235,14 @@ impl Placed {
         (self.first + index as u64) << 12
     }
 
+    /// Whether the domain has not been resumed elsewhere since.
+    fn check(&self) -> Result<(), Error> {
+        if self.generation == self.state.generation() { Ok(()) } else { Err(Error::BeforeResume) }
+    }
+
     /// Maps what is not there yet. False if something is to be tried again.
     fn map(&mut self, read_only: bool, grant: impl Fn(usize) -> Grant) -> Result<bool, Error> {
+        self.check()?;
         let flags = if read_only { MAP_HOST | MAP_READ_ONLY } else { MAP_HOST };
         let (mut next, mut complete) = (0, true);
         loop {
@@ -267,6 +291,7 @@ impl Placed {
 
     /// Takes away what is there. If Xen does not do that, the hole is lost: what is placed there next would not be.
     fn unmap(&mut self) -> Result<(), Error> {
+        self.check()?;
         let mut result = Ok(());
         let mut next = 0;
         while next < self.handles.len() {

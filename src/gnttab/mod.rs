@@ -136,6 +136,9 @@ pub enum Error {
     FrameTooHigh,
     /// The peer still has pages in use. They are kept back until it is done with them: see [`stat`].
     InUse,
+    /// The grant or mapping is from before the domain was [resumed](crate::lifecycle#suspend-and-resume): it is gone, and is to
+    /// be made anew with the peer.
+    BeforeResume,
     /// A status that this crate does not know.
     Status(Status),
     /// Xen refused the whole operation.
@@ -187,6 +190,7 @@ impl fmt::Display for Error {
             Self::TooMany => f.write_str("there are never so many grant references"),
             Self::FrameTooHigh => f.write_str("a page above 16 TiB cannot be granted"),
             Self::InUse => f.write_str("the peer still has granted pages in use"),
+            Self::BeforeResume => f.write_str("the grant is from before the domain was resumed"),
             Self::Status(status) => write!(f, "an operation on a grant failed with status {}", status.0),
             Self::Refused(errno) => write!(f, "Xen refused an operation on grants: {errno}"),
             Self::Memory(error) => error.fmt(f),

@@ -49,6 +49,8 @@ pub struct Granted<A: Access> {
     /// Given out for as long as the value is borrowed.
     memory: SharedMemory<'static>,
     state: &'static State,
+    /// That of the domain in which they were granted.
+    generation: u64,
     access: PhantomData<A>,
 }
 
@@ -77,7 +79,7 @@ impl<A: Access> Granted<A> {
     ///
     /// Dropping the future gives up the place among those that wait. Nothing is granted.
     pub async fn new(peer: DomainId, pages: usize) -> Result<Self, Error> {
-        let (state, count) = Self::check(pages)?;
+        let (state, count) = Self::prepare(pages)?;
         let references = state.grants.take(count).await?;
         Self::share(state, peer, references, Pages::new(pages))
     }
@@ -92,7 +94,7 @@ impl<A: Access> Granted<A> {
     /// [`Error::NoReferences`] if so many are not free, besides those for which somebody who waited has just been woken; and as
     /// [`new`](Self::new).
     pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
-        let (state, count) = Self::check(pages)?;
+        let (state, count) = Self::prepare(pages)?;
         let references = state.grants.try_take(count)?;
         Self::share(state, peer, references, Pages::new(pages))
     }
@@ -108,7 +110,7 @@ impl<A: Access> Granted<A> {
     ///
     /// As [`new`](Self::new). The pages are free then.
     pub async fn from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
-        let (state, count) = Self::check(pages.count())?;
+        let (state, count) = Self::prepare(pages.count())?;
         let references = state.grants.take(count).await?;
         Self::share(state, peer, references, Ok(pages))
     }
@@ -119,12 +121,12 @@ impl<A: Access> Granted<A> {
     ///
     /// As [`try_new`](Self::try_new). The pages are free then.
     pub fn try_from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
-        let (state, count) = Self::check(pages.count())?;
+        let (state, count) = Self::prepare(pages.count())?;
         let references = state.grants.try_take(count)?;
         Self::share(state, peer, references, Ok(pages))
     }
 
-    fn check(pages: usize) -> Result<(&'static State, u32), Error> {
+    fn prepare(pages: usize) -> Result<(&'static State, u32), Error> {
         let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
         match u32::try_from(pages) {
             Ok(0) => Err(memory::Error::NotPages.into()),
@@ -158,7 +160,8 @@ impl<A: Access> Granted<A> {
         // to who borrows the value, so nobody has it when the grant is at its end. Until then `pages` is not used, which alone
         // gives references to that memory.
         let memory = unsafe { SharedMemory::new(pages.start(), pages.count()) };
-        Ok(Self { held: Some(Held { pages, references }), peer, memory, state, access: PhantomData })
+        let generation = state.generation();
+        Ok(Self { held: Some(Held { pages, references }), peer, memory, state, generation, access: PhantomData })
     }
 
     /// Who may access the pages.
@@ -173,14 +176,24 @@ impl<A: Access> Granted<A> {
         self.held.as_ref().map_or(0, |held| held.pages.count())
     }
 
-    /// The reference of each page, in their order: what the peer is told.
+    /// Whether the peer has its access. After a resume it has not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BeforeResume`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.generation == self.state.generation() { Ok(()) } else { Err(Error::BeforeResume) }
+    }
+
+    /// The reference of each page, in their order: what the peer is told. There are none from before a resume.
     pub fn references(&self) -> References<'_> {
-        let chain = self.held.as_ref().map_or(&Chain::EMPTY, |held| &held.references);
+        let held = self.held.as_ref().filter(|_| self.check().is_ok());
+        let chain = held.map_or(&Chain::EMPTY, |held| &held.references);
         References { state: self.state, next: chain.first(), left: chain.len(), owner: PhantomData }
     }
 
     /// Ends the grant, and returns at once: with the pages, which are this domain's alone again, if the peer has none of them
-    /// in use. What it wrote is still there.
+    /// in use. What it wrote is still there. One from before a resume has ended with that, whatever the peer does.
     ///
     /// # Errors
     ///

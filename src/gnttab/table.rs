@@ -18,6 +18,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use super::Error;
+use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_FLAGS, ENTRY_FRAME, ENTRY_SIZE, Flags, RESERVED_ENTRIES};
 use crate::abi::xen::DomainId;
 use crate::memory::holes::Hole;
@@ -37,6 +38,8 @@ pub(super) struct Permit {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) pages: Vec<SharedPage>,
+    /// Where each page is placed.
+    frames: Vec<u64>,
     most: Option<u32>,
 }
 
@@ -66,6 +69,7 @@ impl Table {
     /// Places one more page: the lowest that is not placed, so that nothing is left half done if Xen refuses another one.
     pub(super) fn grow(&mut self) -> Result<(), Error> {
         self.pages.try_reserve(1).map_err(|_| memory::Error::OutOfMemory)?;
+        self.frames.try_reserve(1).map_err(|_| memory::Error::OutOfMemory)?;
         let hole = Hole::new(1)?;
         let frame = hole.frames().start;
         // SAFETY: the frame is a hole, which nothing else uses: nothing lies there.
@@ -75,7 +79,17 @@ impl Table {
         let page = NonNull::new(arch::phys(frame << 12)).ok_or(Error::BadAddress)?;
         // SAFETY: the page was just placed, in a hole that is mapped read-write and given up for it; nothing else accesses it.
         self.pages.push(unsafe { SharedPage::new(page, 1) });
+        self.frames.push(frame);
         Ok(())
+    }
+
+    /// Places all pages again, after a resume: the last first, so that Xen's table grows once. No entry permits anything.
+    pub(super) fn resume(&mut self) -> Result<(), Errno> {
+        self.most = None;
+        (0..self.pages()).zip(&self.frames).rev().try_for_each(|(index, &frame)| {
+            // SAFETY: the frame was given up for this page, and nothing lies there now.
+            unsafe { hypercall::grant_table_map(index, frame) }
+        })
     }
 
     /// The page of an entry, and the entry's offset in it.
@@ -137,7 +151,6 @@ mod tests {
     use std::vec;
 
     use super::*;
-    use crate::abi::errno::Errno;
     use crate::abi::memory::ADD_TO_PHYSMAP;
     use crate::abi::xen::Hypercall;
     use crate::gnttab::{Granted, ReadOnly, ReadWrite, stat};

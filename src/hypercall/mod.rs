@@ -9,7 +9,7 @@ mod grants;
 mod raw;
 
 pub use detect::XenVersion;
-pub(crate) use detect::{detect, present};
+pub(crate) use detect::{Xen, detect, present};
 pub(crate) use events::*;
 pub(crate) use grants::*;
 pub(crate) use raw::{Arg, call, count};
@@ -53,6 +53,22 @@ pub(crate) fn sched_shutdown(reason: Reason) -> Errno {
         call(Hypercall::Sched, [Arg::int(sched::SHUTDOWN), Arg::input(&shutdown), Arg::NONE, Arg::NONE, Arg::NONE])
     };
     check(result).err().unwrap_or(Errno::EINVAL)
+}
+
+/// Suspends the domain, and returns in what goes on: true in this one, as nothing came of it or a copy was all that was
+/// wanted, and false in another, where nothing that Xen had of this one is left but memory and the virtual CPU.
+///
+/// # Safety
+///
+/// In another domain the page of shared information, the grant table and what was mapped are gone: what is behind them is not
+/// accessed before it is made anew, but by types whose accesses find ones then.
+pub(crate) unsafe fn sched_suspend() -> Result<bool, Errno> {
+    let shutdown = Shutdown { reason: sched::SUSPEND };
+    // SAFETY: Xen reads the structure, which is live for the call; what is taken away is the caller's promise.
+    let result = unsafe {
+        call(Hypercall::Sched, [Arg::int(sched::SHUTDOWN), Arg::input(&shutdown), Arg::NONE, Arg::NONE, Arg::NONE])
+    };
+    check(result).map(|result| result != 0)
 }
 
 /// Starts a watchdog, feeds it or stops it, and returns its number if it is a new one.

@@ -6,6 +6,7 @@ use core::task::{Poll, Waker};
 
 use spin::Mutex;
 
+use super::suspend::Suspends;
 use crate::state::{self, State};
 
 /// What a domain keeps of its toolstack's wishes.
@@ -13,6 +14,7 @@ use crate::state::{self, State};
 pub(crate) struct Lifecycle {
     pub(super) requests: Desk,
     pub(super) sysrq: Desk,
+    pub(super) suspends: Suspends,
     pub(super) counts: Counts,
 }
 
@@ -20,7 +22,7 @@ impl Lifecycle {
     /// Whether somebody has it in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
-        self.requests.waits.is_locked() || self.sysrq.waits.is_locked()
+        self.requests.waits.is_locked() || self.sysrq.waits.is_locked() || self.suspends.is_locked()
     }
 }
 
@@ -31,11 +33,18 @@ pub(super) struct Counts {
     pub(super) suspends: AtomicU64,
     pub(super) unknown: AtomicU64,
     pub(super) sysrq: AtomicU64,
+    pub(super) interrupted: AtomicU64,
+    pub(super) console_bytes_lost: AtomicU64,
 }
 
 /// Counts one more.
 pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    count_many(counter, 1);
+}
+
+/// Counts so many more.
+pub(super) fn count_many(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
 }
 
 /// Where words of one kind are received: by the application, as long as it holds a stream of them, and else by this crate.
@@ -82,24 +91,30 @@ impl Desk {
 pub struct Stat {
     /// Requests to shut down that were received, of all kinds.
     pub requests: u64,
-    /// Those among them to suspend, none of which was answered.
+    /// Those among them to suspend.
     pub suspends: u64,
     /// Those among them that this crate does not know.
     pub unknown: u64,
     /// Keys of `xl sysrq`.
     pub sysrq: u64,
+    /// Requests to xenstore that ended in an error as they were open when the domain was resumed elsewhere.
+    pub interrupted: u64,
+    /// Bytes of the console that its backend had not read by then. It may have read some later.
+    pub console_bytes_lost: u64,
 }
 
 /// What the toolstack has asked of the domain so far; nothing outside of a domain.
 #[must_use]
 pub fn stat() -> Stat {
     state::get().map_or_else(Stat::default, |state: &State| {
-        let Counts { requests, suspends, unknown, sysrq } = &state.lifecycle.counts;
+        let Counts { requests, suspends, unknown, sysrq, interrupted, console_bytes_lost } = &state.lifecycle.counts;
         Stat {
             requests: requests.load(Ordering::Relaxed),
             suspends: suspends.load(Ordering::Relaxed),
             unknown: unknown.load(Ordering::Relaxed),
             sysrq: sysrq.load(Ordering::Relaxed),
+            interrupted: interrupted.load(Ordering::Relaxed),
+            console_bytes_lost: console_bytes_lost.load(Ordering::Relaxed),
         }
     })
 }

@@ -32,13 +32,36 @@
 //! # }
 //! ```
 //!
-//! `xl save` and `xl migrate` ask for a suspend, which is still to come: that request is logged, counted and not answered,
-//! as no answer means no. `xl` gives up after a minute, and the domain runs on.
+//! # Suspend and resume
+//!
+//! By `xl save`, `xl restore` and `xl migrate` a domain goes on in another domain, here or on another host, as if nothing had
+//! happened, but for what it had from Xen and its peers. It is [suspended](suspend()) by the same tasks, or by the program, and
+//! learns what came of it from [`Domain::resumes`](crate::Domain::resumes). If the suspend was cancelled, or was for a copy,
+//! nothing has changed. Else:
+//!
+//! | of before | in the new domain |
+//! |---|---|
+//! | ports | closed: their use, and waits for their events, fail with [`eventchn::Error::BeforeResume`](crate::eventchn::Error::BeforeResume) |
+//! | grants | ended: their pages are the domain's own, [`Granted::end`](crate::gnttab::Granted::end) returns them, [`Granted::check`](crate::gnttab::Granted::check) tells; those that were kept back are free |
+//! | mappings, copies that wait for a page | gone: [`Mapping::check`](crate::gnttab::Mapping::check) and copies fail with [`gnttab::Error::BeforeResume`](crate::gnttab::Error::BeforeResume) |
+//! | transactions of xenstore | gone: [`xenstore::Error::BeforeResume`](crate::xenstore::Error::BeforeResume) |
+//! | a request that xenstore has not answered in time | [`xenstore::Error::Interrupted`](crate::xenstore::Error::Interrupted); those that it did not have yet are sent to the new one |
+//! | watches | go on, each with an event |
+//! | the console | goes on; what its backend has not read in time is lost, and counted |
+//! | sleeps, timeouts, intervals | go on: the [monotonic clock](crate::time) has stood still |
+//! | the wall clock | is right |
+//! | a [`Watchdog`] | begins anew when it is fed |
+//! | [`Domain::id`](crate::Domain::id), the version of Xen | those of the new place |
+//!
+//! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
+//! of random numbers, has a function called [after each suspend](crate::executor::after_suspend).
 
 mod desk;
 mod mailbox;
 mod obey;
 mod requests;
+mod resume;
+mod suspend;
 mod sysrq;
 mod watchdog;
 
@@ -49,6 +72,7 @@ pub(crate) use desk::Lifecycle;
 pub use desk::{Stat, stat};
 pub(crate) use obey::obey;
 pub use requests::{ShutdownRequest, ShutdownRequests};
+pub use suspend::{Resumes, Resumption, SuspendError, suspend};
 pub use sysrq::SysRq;
 pub use watchdog::{Watchdog, WatchdogError};
 

@@ -9,7 +9,8 @@ use core::pin::Pin;
 use core::time::Duration;
 
 use super::mailbox::Mailbox;
-use super::{Reason, fail, finish, requests, sysrq};
+use super::requests::ShutdownRequest;
+use super::{Reason, Resumes, Resumption, fail, finish, requests, suspend, sysrq};
 use crate::executor::{in_background, spawn};
 use crate::state::{self, State};
 use crate::time;
@@ -23,9 +24,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn obey() {
     let Some(state) = state::get().filter(|state| state.xenstore.is_there()) else { return };
     // Of one type, as each type of task has code of its own, which is in every image.
-    let tasks: [Pin<Box<dyn Future<Output = ()>>>; 4] = [
+    let tasks: [Pin<Box<dyn Future<Output = ()>>>; 5] = [
         Box::pin(advertise(state, "control/feature-poweroff")),
         Box::pin(advertise(state, "control/feature-reboot")),
+        Box::pin(advertise(state, "control/feature-suspend")),
         Box::pin(listen(state, Node::Requests)),
         Box::pin(listen(state, Node::Keys)),
     ];
@@ -34,10 +36,15 @@ pub(crate) fn obey() {
     }
 }
 
-/// Says that the toolstack may ask for something. Whether it hears that, or wants to, is its own business.
+/// Says that the toolstack may ask for something, in each domain that this one comes to be. Whether it hears that, or wants
+/// to, is its own business.
 async fn advertise(state: &'static State, feature: &str) {
-    if let Err(error) = Xenstore::new(state).write(feature, "1").await {
-        log::debug!("{feature} is not advertised: {error}");
+    let mut resumes = Resumes::new(state);
+    loop {
+        if let Err(error) = Xenstore::new(state).write(feature, "1").await {
+            log::debug!("{feature} is not advertised: {error}");
+        }
+        while resumes.next().await != Resumption::Restored {}
     }
 }
 
@@ -80,14 +87,22 @@ impl Node {
     /// Receives the word that is there, and does what it is for.
     async fn act(self, state: &State, mailbox: &mut Mailbox) -> Result<(), Error> {
         match self {
-            Self::Requests => match requests::receive(state, mailbox).await?.and_then(|request| request.reason()) {
-                Some(Reason::Crash) => fail(format_args!("domu: the toolstack asked for a crash")),
-                Some(reason) => {
-                    log::info!("the toolstack asks for {reason}");
-                    finish(reason).await;
+            Self::Requests => {
+                let Some(request) = requests::receive(state, mailbox).await? else { return Ok(()) };
+                if request == ShutdownRequest::Suspend
+                    && let Err(error) = suspend().await
+                {
+                    log::warn!("{error}");
                 }
-                None => {}
-            },
+                match request.reason() {
+                    Some(Reason::Crash) => fail(format_args!("domu: the toolstack asked for a crash")),
+                    Some(reason) => {
+                        log::info!("the toolstack asks for {reason}");
+                        finish(reason).await;
+                    }
+                    None => {}
+                }
+            }
             Self::Keys => {
                 if let Some(key) = sysrq::receive(state, mailbox).await? {
                     log::warn!("sysrq: '{}'", key.escape_ascii());

@@ -23,7 +23,8 @@ pub enum ShutdownRequest {
     Reboot,
     /// To end, as some toolstacks say it.
     Halt,
-    /// To be saved or moved: `xl save`, `xl migrate`. It was not answered: this crate cannot do it yet.
+    /// To be saved or moved, by `xl save` and `xl migrate`: [`suspend`](super::suspend()) does that. The toolstack waits a
+    /// minute for it.
     Suspend,
     /// To crash, as some tests do.
     Crash,
@@ -77,8 +78,8 @@ impl Domain {
 
 impl ShutdownRequests {
     /// Waits for the next request. Whoever has it is to do it: the toolstack is told that it was received. It is not told of
-    /// [`Suspend`](ShutdownRequest::Suspend) and [`Unknown`](ShutdownRequest::Unknown), which come once, however often the
-    /// toolstack says them, until it takes them back.
+    /// [`Unknown`](ShutdownRequest::Unknown) ones, which come once, however often the toolstack says them, until it takes them
+    /// back.
     ///
     /// # Errors
     ///
@@ -122,16 +123,13 @@ pub(super) const fn mailbox(state: &'static State) -> Mailbox {
 
 /// The request that is there, if it is a new one.
 pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
-    // What is no end cannot be done, and is not acknowledged.
-    let takes = |value: &_| ShutdownRequest::new(value).reason().is_some();
+    // What is not known cannot be done, and is not acknowledged.
+    let takes = |value: &_| !matches!(ShutdownRequest::new(value), ShutdownRequest::Unknown(_));
     let Some(value) = mailbox.receive(takes).await? else { return Ok(None) };
     let (request, counts) = (ShutdownRequest::new(&value), &state.lifecycle.counts);
     count(&counts.requests);
     match &request {
-        ShutdownRequest::Suspend => {
-            count(&counts.suspends);
-            log::warn!("the toolstack asks to suspend, which this domain cannot: there is no answer");
-        }
+        ShutdownRequest::Suspend => count(&counts.suspends),
         ShutdownRequest::Unknown(value) => {
             count(&counts.unknown);
             log::warn!("the toolstack asks for what nobody knows: {value}");

@@ -1,6 +1,7 @@
 //! Xen's watchdog: an end for a domain that has stopped to work.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use crate::abi::errno::Errno;
@@ -28,7 +29,9 @@ use crate::state::{self, State};
 #[doc(alias = "SCHEDOP_watchdog")]
 #[must_use = "a watchdog is stopped when it is dropped"]
 pub struct Watchdog {
-    id: u32,
+    id: AtomicU32,
+    /// That of the domain that it was started in.
+    generation: AtomicU64,
     seconds: u32,
     state: &'static State,
 }
@@ -70,33 +73,48 @@ impl Watchdog {
         // It is a domain that has one.
         let state = state::get().ok_or(WatchdogError::Refused(Errno::ESRCH))?;
         match hypercall::sched_watchdog(0, seconds) {
-            Ok(id) => Ok(Self { id, seconds, state }),
+            Ok(id) => {
+                Ok(Self { id: AtomicU32::new(id), generation: AtomicU64::new(state.generation()), seconds, state })
+            }
             Err(Errno::ENOSPC) => Err(WatchdogError::TooMany),
             Err(errno) => Err(WatchdogError::Refused(errno)),
         }
     }
 
-    /// Lets the time begin anew.
+    /// Lets the time begin anew. After a resume it begins with this: nobody is watched before.
     ///
     /// # Errors
     ///
     /// [`WatchdogError::Refused`].
     pub fn feed(&self) -> Result<(), WatchdogError> {
+        if self.state.is_running() && !self.is_current() {
+            let id = hypercall::sched_watchdog(0, self.seconds).map_err(WatchdogError::Refused)?;
+            self.id.store(id, Ordering::Relaxed);
+            self.generation.store(self.state.generation(), Ordering::Relaxed);
+            return Ok(());
+        }
         self.set(self.seconds)
+    }
+
+    /// Whether Xen has it: not if the domain was resumed elsewhere since.
+    fn is_current(&self) -> bool {
+        self.generation.load(Ordering::Relaxed) == self.state.generation()
     }
 
     fn set(&self, seconds: u32) -> Result<(), WatchdogError> {
         if !self.state.is_running() {
             return Err(WatchdogError::Refused(Errno::ESRCH));
         }
-        hypercall::sched_watchdog(self.id, seconds).map(|_| ()).map_err(WatchdogError::Refused)
+        hypercall::sched_watchdog(self.id.load(Ordering::Relaxed), seconds).map(|_| ()).map_err(WatchdogError::Refused)
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
         // One that Xen will not stop has the domain end in time.
-        let _ = self.set(0);
+        if self.is_current() {
+            let _ = self.set(0);
+        }
     }
 }
 

@@ -3,11 +3,16 @@
 use core::sync::atomic::{Ordering, fence};
 
 use super::SharedPage;
+use crate::abi::errno::Errno;
 use crate::abi::xen::{shared_info as offset, vcpu_time_info as time};
+use crate::hypercall;
 
 /// The shared information page, once Xen has placed it.
 #[derive(Debug)]
-pub(crate) struct SharedInfo(SharedPage);
+pub(crate) struct SharedInfo {
+    page: SharedPage,
+    frame: u64,
+}
 
 /// A consistent copy of the vCPU's time record.
 #[derive(Clone, Copy, Debug)]
@@ -19,41 +24,56 @@ pub(crate) struct TimeRecord {
 }
 
 impl SharedInfo {
-    /// Takes the page over and masks all ports: they start unmasked, and nothing here waits for an interrupt.
-    pub(crate) fn new(page: SharedPage) -> Self {
+    /// Takes over the page that Xen has placed at a frame.
+    pub(crate) fn new(page: SharedPage, frame: u64) -> Self {
+        let info = Self { page, frame };
+        info.mask_all();
+        info
+    }
+
+    /// Masks all ports: they start unmasked, and nothing here waits for an interrupt.
+    fn mask_all(&self) {
         for word in 0..offset::WORDS {
-            page.u64(offset::MASK + 8 * word).store(u64::MAX, Ordering::Relaxed);
+            self.page.u64(offset::MASK + 8 * word).store(u64::MAX, Ordering::Relaxed);
         }
-        Self(page)
+    }
+
+    /// Has Xen place its page at the same frame again, after a resume. Until then the memory there reads as ones: a version
+    /// lock would never be free.
+    pub(crate) fn resume(&self) -> Result<(), Errno> {
+        // SAFETY: the frame is this page's, and nothing else's; nothing lies there now.
+        unsafe { hypercall::memory_map_shared_info(self.frame) }?;
+        self.mask_all();
+        Ok(())
     }
 
     /// The page itself, for the event channels' part of it.
     pub(crate) const fn page(&self) -> &SharedPage {
-        &self.0
+        &self.page
     }
 
     /// Whether an event was raised since the last [`take_upcall`](Self::take_upcall).
     pub(crate) fn upcall_pending(&self) -> bool {
-        self.0.u8(offset::UPCALL_PENDING).load(Ordering::SeqCst) != 0
+        self.page.u8(offset::UPCALL_PENDING).load(Ordering::SeqCst) != 0
     }
 
     /// Takes note of an upcall. What was raised before it is to be looked for now: what is raised from here on sets it anew.
     pub(crate) fn take_upcall(&self) {
-        self.0.u8(offset::UPCALL_PENDING).swap(0, Ordering::SeqCst);
+        self.page.u8(offset::UPCALL_PENDING).swap(0, Ordering::SeqCst);
     }
 
     /// Has the next turn look for events, as Xen does when it raises one.
     pub(crate) fn set_upcall(&self) {
-        self.0.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
+        self.page.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
     }
 
     /// Reads the wall clock under its version lock: seconds and nanoseconds since 1970 at system time zero.
     pub(crate) fn read_wall_clock(&self) -> (u64, u32) {
-        let version = self.0.u32(offset::WALL_CLOCK_VERSION);
+        let version = self.page.u32(offset::WALL_CLOCK_VERSION);
         loop {
             // Xen makes the version odd while dom0 sets the time, which takes it moments.
             let before = version.load(Ordering::Acquire);
-            let field = |at| self.0.u32(at).load(Ordering::Relaxed);
+            let field = |at| self.page.u32(at).load(Ordering::Relaxed);
             let seconds =
                 u64::from(field(offset::WALL_CLOCK_SECONDS_HIGH)) << 32 | u64::from(field(offset::WALL_CLOCK_SECONDS));
             let nanoseconds = field(offset::WALL_CLOCK_NANOSECONDS);
@@ -66,16 +86,16 @@ impl SharedInfo {
 
     /// Reads the time record under its version lock, with the time stamp counter of the same moment.
     pub(crate) fn read_time(&self, read_tsc: impl Fn() -> u64) -> (TimeRecord, u64) {
-        let version = self.0.u32(offset::VCPU_TIME + time::VERSION);
+        let version = self.page.u32(offset::VCPU_TIME + time::VERSION);
         loop {
             // Xen makes the version odd while it writes, on this CPU's behalf: the loop ends with its update.
             let before = version.load(Ordering::Acquire);
-            let field = |at| self.0.u64(offset::VCPU_TIME + at).load(Ordering::Relaxed);
+            let field = |at| self.page.u64(offset::VCPU_TIME + at).load(Ordering::Relaxed);
             let record = TimeRecord {
                 tsc_timestamp: field(time::TSC_TIMESTAMP),
                 system_time_ns: field(time::SYSTEM_TIME),
-                tsc_to_system_mul: self.0.u32(offset::VCPU_TIME + time::TSC_TO_SYSTEM_MUL).load(Ordering::Relaxed),
-                tsc_shift: self.0.u8(offset::VCPU_TIME + time::TSC_SHIFT).load(Ordering::Relaxed).cast_signed(),
+                tsc_to_system_mul: self.page.u32(offset::VCPU_TIME + time::TSC_TO_SYSTEM_MUL).load(Ordering::Relaxed),
+                tsc_shift: self.page.u8(offset::VCPU_TIME + time::TSC_SHIFT).load(Ordering::Relaxed).cast_signed(),
             };
             let tsc = read_tsc();
             fence(Ordering::Acquire);

@@ -69,6 +69,12 @@ impl Reader {
         }
     }
 
+    /// Serves a new domain, whose rings are empty. What was typed goes there.
+    pub(super) fn restart(&mut self) {
+        self.page.write(0, &[0; 4096]);
+        (self.consumed, self.produced, self.next_ns) = (0, 0, None);
+    }
+
     /// The page of its rings.
     #[cfg(fuzzing)]
     pub(super) const fn page(&self) -> SharedPage {

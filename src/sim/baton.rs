@@ -160,6 +160,11 @@ fn pass(wait: &Wait) {
 }
 
 impl Seat {
+    /// Gives the domain another number.
+    pub(super) fn renumber(&self, number: u16) {
+        self.baton.lock().places[self.index].number = number;
+    }
+
     /// Does something to another domain, unless there is none of that number, or no more.
     pub(super) fn peer<T>(&self, number: u16, act: impl FnOnce(&mut Machine) -> T) -> Option<T> {
         let mut inner = self.baton.lock();

@@ -40,6 +40,9 @@ pub(super) enum End {
 /// What Xen knows of the domain's ports and timer.
 pub(crate) struct Events {
     pub(super) ports: BTreeMap<u32, End>,
+    /// Those of the rings that the toolstack has made.
+    pub(super) store_port: u32,
+    pub(super) console_port: u32,
     /// All ports below are taken.
     lowest_free: u32,
     /// The FIFO interface is to be had.
@@ -66,6 +69,8 @@ impl Events {
     pub(crate) fn new(limit: u32, offers_fifo: bool, offered: Vec<(u16, u32)>, actions: Vec<(u64, Action)>) -> Self {
         Self {
             ports: BTreeMap::new(),
+            store_port: STORE_PORT,
+            console_port: CONSOLE_PORT,
             lowest_free: 0,
             offers_fifo,
             fifo: None,
@@ -92,6 +97,12 @@ impl Events {
         // One that was passed over comes first when its queue has been read.
         self.lowest_free = lowest.filter(|&lowest| lowest < port).unwrap_or(port + 1);
         Ok(port)
+    }
+
+    /// The domain is gone, and with it what Xen had of its events.
+    pub(super) fn leave_domain(&mut self) {
+        assert!(self.ports.is_empty(), "they were closed");
+        (self.lowest_free, self.fifo, self.timer_ns, self.callback) = (0, None, None, None);
     }
 
     pub(super) fn is_bound(&self, port: u32) -> bool {
@@ -123,7 +134,7 @@ impl Outside<'_> {
         if let Some(reader) = &self.0.reader {
             reader.lie_about_input(index);
         }
-        self.0.raise(CONSOLE_PORT);
+        self.0.raise(self.0.events.console_port);
     }
 
     /// What was sent to ports of peers so far: domain and port.
@@ -196,8 +207,8 @@ impl Machine {
 
     pub(crate) fn send_event(&mut self, port: u32) -> Result<u64, Errno> {
         match self.events.ports.get(&port) {
-            _ if port == CONSOLE_PORT => self.backend_turn(),
-            _ if port == STORE_PORT => self.store_notified(),
+            _ if port == self.events.console_port => self.backend_turn(),
+            _ if port == self.events.store_port => self.store_notified(),
             Some(End::Unbound(_)) => {}
             Some(&End::Own(other)) => self.raise(other),
             Some(End::Ipi) => self.raise(port),

@@ -90,6 +90,17 @@ impl Grants {
         grants
     }
 
+    /// Those of a domain that goes on from this one, with the same limit and the same tests around it.
+    pub(super) fn next(&mut self) -> Self {
+        let next = Self::new(self.limit, false, self.fault.take());
+        Self { peers: core::mem::take(&mut self.peers), ..next }
+    }
+
+    /// Where the table is placed.
+    pub(super) fn placed_frames(&self) -> Vec<u64> {
+        self.placed.values().copied().collect()
+    }
+
     /// The page and offset of an entry, if the table is large enough.
     fn place(&self, reference: u32) -> Option<(SharedPage, usize)> {
         let page = *self.frames.get((reference / ENTRIES_PER_FRAME) as usize)?;

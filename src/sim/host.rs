@@ -35,7 +35,7 @@ type Program<'a> = Box<dyn FnOnce(Domain) -> Never + Send + 'a>;
 ///     .domain(1, Guest::new(), async |_| -> domu::Result {
 ///         // The first port that a domain makes is number 4.
 ///         let port = eventchn::alloc_unbound(DomainId(2))?;
-///         port.after(0).await;
+///         port.after(0).await?;
 ///         Ok(())
 ///     })
 ///     .domain(2, Guest::new(), async |_| -> domu::Result {
@@ -172,8 +172,8 @@ impl Machine {
         let _ = self.at_peer(domain, port, from, |peer| peer.events.ports.insert(port, to));
     }
 
-    /// What becomes of a domain's ports when it has ended.
-    fn close_ports(&mut self) {
+    /// What becomes of a domain's ports when it has ended, or goes on elsewhere.
+    pub(super) fn close_ports(&mut self) {
         let ports: Vec<u32> = self.events.ports.keys().copied().collect();
         for port in ports {
             // It is there.

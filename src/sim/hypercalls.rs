@@ -5,8 +5,9 @@ use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
 use super::baton::{self, Wait};
-use super::machine::{CONSOLE_PORT, Machine, START_NS, STORE_PORT, with};
+use super::machine::{Machine, START_NS, with};
 use super::memory::STORE_FRAME;
+use super::suspend::suspend;
 use super::{End, end};
 use crate::abi::errno::Errno;
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall, shared_info, vcpu_time_info};
@@ -128,11 +129,12 @@ unsafe fn grant_table_op(operation: u64, argument: Arg, count: u64) -> Result<u6
 /// Sets the timer, as Xen does: deadlines too far ahead come after 100 ms.
 fn set_timer(deadline_ns: u64) -> Result<u64, Errno> {
     with(|machine| {
-        let ahead = deadline_ns.saturating_sub(machine.clock_ns);
+        let deadline = machine.clock_at(deadline_ns);
+        let ahead = deadline.saturating_sub(machine.clock_ns);
         machine.events.timer_ns = match deadline_ns {
             0 => None,
             _ if ahead > 1 << 50 => Some(machine.clock_ns + 100_000_000),
-            _ => Some(deadline_ns),
+            _ => Some(deadline),
         };
         Ok(0)
     })
@@ -150,6 +152,9 @@ fn set_param(param: &hvm::Param) -> Result<u64, Errno> {
 }
 
 fn shutdown(shutdown: &sched::Shutdown) -> Result<u64, Errno> {
+    if shutdown.reason == sched::SUSPEND {
+        return suspend();
+    }
     let reasons = [Reason::Poweroff, Reason::Reboot, Reason::Crash, Reason::Watchdog];
     let reason = reasons.into_iter().find(|&reason| reason as u32 == shutdown.reason).ok_or(Errno::EINVAL)?;
     end(End::Shutdown(reason))
@@ -193,7 +198,8 @@ unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
         pending
     });
     if !pending {
-        baton::wait(&Wait::Poll { ports, deadline_ns: Some(poll.timeout).filter(|&deadline| deadline != 0) });
+        let deadline_ns = (poll.timeout != 0).then(|| with(|machine| machine.clock_at(poll.timeout)));
+        baton::wait(&Wait::Poll { ports, deadline_ns });
     }
     Ok(0)
 }
@@ -226,18 +232,32 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
         let address = request.gpfn << 12;
         let over = machine.shown_at(request.gpfn);
         assert!(over.is_none(), "shared_info is mapped over {over:x?}: that page is lost");
-        let page = machine.memory.back(address, 4096);
+        let before = machine.memory.ram(address);
+        let page = before.unwrap_or_else(|| machine.memory.back(address, 4096));
         // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.
         let page = unsafe { SharedPage::new(page, 1) };
-        // The record is older than the domain's counter, as on a real host: its time stamp has wrapped.
+        if before.is_some() {
+            page.write(0, &[0; 4096]);
+        }
+        // The record is older than the domain's counter, as on a real host: its time stamp has wrapped. On a host that it has
+        // come to it is not.
         let age = START_NS / 2;
-        page.u64(shared_info::VCPU_TIME + vcpu_time_info::TSC_TIMESTAMP).store(age.wrapping_neg(), Ordering::Relaxed);
-        page.u64(shared_info::VCPU_TIME + vcpu_time_info::SYSTEM_TIME).store(START_NS - age, Ordering::Relaxed);
+        let ticks = if machine.resumes == 0 { 0 } else { machine.clock_ns - START_NS };
+        let system_time = (START_NS + ticks).saturating_add_signed(machine.ahead_ns);
+        let age = age.min(system_time);
+        let stamp = ticks.wrapping_sub(age);
+        page.u64(shared_info::VCPU_TIME + vcpu_time_info::TSC_TIMESTAMP).store(stamp, Ordering::Relaxed);
+        page.u64(shared_info::VCPU_TIME + vcpu_time_info::SYSTEM_TIME).store(system_time - age, Ordering::Relaxed);
         // One tick is one nanosecond: a 32-bit fraction of one half, shifted by one.
         page.u32(shared_info::VCPU_TIME + vcpu_time_info::TSC_TO_SYSTEM_MUL).store(1 << 31, Ordering::Relaxed);
         page.u8(shared_info::VCPU_TIME + vcpu_time_info::TSC_SHIFT).store(1, Ordering::Relaxed);
         page.u32(shared_info::VCPU_TIME + vcpu_time_info::VERSION).store(2, Ordering::Release);
         machine.info = Some(page);
+        if machine.resumes > 0 {
+            // By those who serve the rings of the new domain, before it looks.
+            machine.raise(machine.events.store_port);
+            machine.raise(machine.events.console_port);
+        }
         Ok(0)
     })
 }
@@ -330,9 +350,9 @@ impl Machine {
     pub(super) fn get_param(&self, param: &mut hvm::Param) -> Result<u64, Errno> {
         param.value = match param.index {
             hvm::CONSOLE_PFN => self.console_frame,
-            hvm::CONSOLE_EVTCHN if self.reader.is_some() => u64::from(CONSOLE_PORT),
+            hvm::CONSOLE_EVTCHN if self.reader.is_some() => u64::from(self.events.console_port),
             hvm::STORE_PFN if self.store.is_some() => STORE_FRAME,
-            hvm::STORE_EVTCHN if self.store.is_some() => u64::from(STORE_PORT),
+            hvm::STORE_EVTCHN if self.store.is_some() => u64::from(self.events.store_port),
             hvm::CONSOLE_EVTCHN | hvm::STORE_PFN | hvm::STORE_EVTCHN => 0,
             _ => return Err(Errno::EINVAL),
         };

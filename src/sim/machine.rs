@@ -65,6 +65,14 @@ pub(crate) struct Machine {
     pub(crate) reader: Option<Reader>,
     /// The store, and the number by which it knows the domain.
     pub(crate) store: Option<(Store, u16)>,
+    /// The page of its rings, and what the toolstack says of the domain's memory.
+    pub(super) store_page: Option<SharedPage>,
+    pub(super) store_memory: xenstored::Memory,
+    /// What becomes of the domain when it suspends itself, and how often it went on in another.
+    pub(super) save: Option<super::suspend::Save>,
+    pub(super) resumes: u32,
+    /// How far the system time of the host is ahead of the clock here.
+    pub(super) ahead_ns: i64,
     pub(crate) fault: Option<Fault>,
     pub(crate) info: Option<SharedPage>,
     pub(crate) clock_ns: u64,
@@ -167,15 +175,14 @@ impl Machine {
         let ring = unsafe { SharedPage::new(page, 1) };
         let reader =
             (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
+        let target = reservation.saturating_sub(XL_EXTRA_PAGES).min(ram);
+        let store_memory = xenstored::Memory { most_kib: ram.saturating_mul(4), target_kib: target.saturating_mul(4) };
         let store = guest.xenstore.clone().filter(|_| !guest.initial_domain);
-        let store = store.map(|store| {
-            let page = memory.back(STORE_FRAME << 12, 4096);
-            // SAFETY: as above.
-            let page = unsafe { SharedPage::new(page, 1) };
+        // SAFETY: as above.
+        let store_page = store.is_some().then(|| unsafe { SharedPage::new(memory.back(STORE_FRAME << 12, 4096), 1) });
+        let store = store.zip(store_page).map(|(store, page)| {
             let domain = guest.domain.unwrap_or(DEFAULT_DOMAIN);
-            let target = reservation.saturating_sub(XL_EXTRA_PAGES).min(ram);
-            let memory = xenstored::Memory { most_kib: ram.saturating_mul(4), target_kib: target.saturating_mul(4) };
-            store.introduce(domain, page, guest.xenstore_index, memory, START_NS);
+            store.introduce(domain, page, guest.xenstore_index, store_memory, START_NS);
             (store, domain)
         });
         let cpu = guest.cpu();
@@ -191,6 +198,11 @@ impl Machine {
             initial_domain: guest.initial_domain,
             reader,
             store,
+            store_page,
+            store_memory,
+            save: guest.save,
+            resumes: 0,
+            ahead_ns: 0,
             fault: guest.fault,
             info: None,
             clock_ns: START_NS,
@@ -251,6 +263,7 @@ impl Machine {
             given_back: machine.given_back,
             heap: machine.heap,
             taken: machine.taken,
+            resumes: machine.resumes,
             elapsed_ns: machine.clock_ns - START_NS,
         }
     }
@@ -317,6 +330,11 @@ impl Machine {
         self.map.iter().find(|&&(start, size, _)| size > 0 && last >= start && first <= start.saturating_add(size - 1))
     }
 
+    /// The moment of the clock here for a system time of the host's.
+    pub(super) const fn clock_at(&self, system_time_ns: u64) -> u64 {
+        system_time_ns.saturating_add_signed(self.ahead_ns.saturating_neg())
+    }
+
     pub(crate) const fn is_xen(&self) -> bool {
         self.xen.is_some()
     }
@@ -324,7 +342,7 @@ impl Machine {
     /// Gives the console's backend a turn, and marks its port if it raises an event.
     pub(crate) fn backend_turn(&mut self) {
         if self.reader.as_mut().is_some_and(|reader| reader.act(self.clock_ns)) {
-            self.raise(CONSOLE_PORT);
+            self.raise(self.events.console_port);
         }
     }
 
@@ -346,14 +364,14 @@ impl Machine {
     /// Gives xenstored a turn, and marks its port if it raises an event.
     pub(crate) fn store_turn(&mut self) {
         if self.store.as_ref().is_some_and(|(store, domain)| store.act(*domain, self.clock_ns)) {
-            self.raise(STORE_PORT);
+            self.raise(self.events.store_port);
         }
     }
 
     /// Somebody types into the console.
     pub(crate) fn type_in(&mut self, bytes: &[u8]) {
         if self.reader.as_mut().is_some_and(|reader| reader.type_in(bytes)) {
-            self.raise(CONSOLE_PORT);
+            self.raise(self.events.console_port);
         }
     }
 
@@ -369,11 +387,13 @@ impl Machine {
             WALL_CLOCK_NANOSECONDS, WALL_CLOCK_SECONDS, WALL_CLOCK_SECONDS_HIGH, WALL_CLOCK_VERSION,
         };
         let Some(info) = self.info.as_ref().filter(|_| self.events.callback.is_some()) else { return };
-        let seconds = self.wall_clock_ns / 1_000_000_000;
+        // At system time zero, which is another moment on each host.
+        let wall_clock_ns = self.wall_clock_ns.saturating_add_signed(self.ahead_ns.saturating_neg());
+        let seconds = wall_clock_ns / 1_000_000_000;
         info.u32(WALL_CLOCK_VERSION).fetch_add(1, Ordering::SeqCst);
         info.u32(WALL_CLOCK_SECONDS).store(seconds as u32, Ordering::SeqCst);
         info.u32(WALL_CLOCK_SECONDS_HIGH).store((seconds >> 32) as u32, Ordering::SeqCst);
-        info.u32(WALL_CLOCK_NANOSECONDS).store((self.wall_clock_ns % 1_000_000_000) as u32, Ordering::SeqCst);
+        info.u32(WALL_CLOCK_NANOSECONDS).store((wall_clock_ns % 1_000_000_000) as u32, Ordering::SeqCst);
         info.u32(WALL_CLOCK_VERSION).fetch_add(1, Ordering::SeqCst);
     }
 }

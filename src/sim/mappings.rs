@@ -191,11 +191,12 @@ impl Machine {
         Ok(Side { page: page.ok_or(Status::BAD_PAGE)?, grant: None })
     }
 
-    /// What becomes of a domain's mappings when it has ended: Xen takes them away.
+    /// What becomes of a domain's mappings when it has ended, or goes on elsewhere: Xen takes them away.
     pub(super) fn end_mappings(&mut self) {
         for handle in 0..self.grants.mappings.all.len() {
             if let Some(mapping) = self.grants.mappings.all[handle] {
                 self.unmap(handle as u32, mapping.frame << 12);
+                self.memory.leave_ones(mapping.frame);
             }
         }
     }

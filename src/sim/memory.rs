@@ -87,6 +87,8 @@ pub(crate) struct Memory {
     regions: Vec<Region>,
     /// Pages of others, by frame.
     placed: BTreeMap<u64, Placed>,
+    /// Frames where such a page was when the domain was suspended: who looks there finds ones.
+    ones: BTreeMap<u64, Placed>,
 }
 
 /// What a pointer to a page of others' is marked with. It has nothing behind it: pages that follow each other there need not
@@ -127,6 +129,7 @@ impl Memory {
 
     /// Shows a page of somebody else's at a frame that has nothing behind it.
     pub(crate) fn place(&mut self, frame: u64, page: NonNull<u8>) {
+        self.ones.remove(&frame);
         self.placed.insert(frame, Placed(page));
     }
 
@@ -135,9 +138,17 @@ impl Memory {
         self.placed.remove(&frame);
     }
 
+    /// Takes it away, and leaves nothing there, which reads as ones.
+    pub(crate) fn leave_ones(&mut self, frame: u64) {
+        self.placed.remove(&frame);
+        let ones = page();
+        ones.write(0, &[0xff; 4096]);
+        self.ones.insert(frame, Placed(ones.start()));
+    }
+
     /// The page of somebody else's at a frame.
     pub(crate) fn behind(&self, frame: u64) -> Option<NonNull<u8>> {
-        self.placed.get(&frame).map(|page| page.0)
+        self.placed.get(&frame).or_else(|| self.ones.get(&frame)).map(|page| page.0)
     }
 
     /// Fills those of some frames that have something behind them. The cost follows these: a map may show any number.

@@ -39,6 +39,7 @@ pub mod race;
 mod raise;
 mod shared_pages;
 pub(crate) mod state;
+mod suspend;
 mod xenstored;
 
 use core::cell::RefCell;
@@ -61,6 +62,7 @@ use machine::Machine;
 pub(crate) use memory::xl_map;
 pub use peer::{PeerPage, outside};
 pub use shared_pages::SharedPages;
+pub use suspend::Saved;
 pub use xenstored::{Dom0, Message, Store};
 
 use crate::abi::errno::Errno;
@@ -109,6 +111,8 @@ pub struct Report {
     pub heap: Vec<Range<u64>>,
     /// How many frames the domain has taken out of the heap for good.
     pub taken: u64,
+    /// How often the domain was resumed in another.
+    pub resumes: u32,
     /// Nanoseconds that passed on the simulated clock.
     pub elapsed_ns: u64,
 }
@@ -186,6 +190,7 @@ pub struct Guest {
     pub(crate) xenstore: Option<Store>,
     pub(crate) xenstore_index: u32,
     pub(crate) obedient: bool,
+    pub(crate) save: Option<suspend::Save>,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -267,6 +272,7 @@ impl Guest {
             xenstore: Some(Store::new()),
             xenstore_index: 0,
             obedient: false,
+            save: None,
         }
     }
 
@@ -487,6 +493,13 @@ impl Guest {
     #[must_use]
     pub const fn obedient(mut self) -> Self {
         self.obedient = true;
+        self
+    }
+
+    /// Says what becomes of the domain each time it suspends itself. Else it goes on in another after three seconds.
+    #[must_use]
+    pub fn saves(mut self, save: impl FnMut() -> Saved + Send + 'static) -> Self {
+        self.save = Some(Box::new(save));
         self
     }
 

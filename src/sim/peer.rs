@@ -68,6 +68,11 @@ struct Offer {
 }
 
 impl Peer {
+    /// What it has mapped is of a domain that is gone.
+    pub(super) fn forget_maps(&mut self) {
+        self.maps.clear();
+    }
+
     pub(super) fn pin(&mut self, reference: u32, write: bool) -> Result<NonNull<u8>, Status> {
         if self.ended {
             return Err(Status::BAD_DOMAIN);

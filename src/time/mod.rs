@@ -1,6 +1,6 @@
 //! Time: a clock that never goes back, the wall clock, and waiting.
 //!
-//! [`Instant`]s count from the boot of the host. What waits for one waits in the executor's main loop, which looks at the
+//! [`Instant`]s count from the boot of the host, without the time for which the domain was suspended. What waits for one waits in the executor's main loop, which looks at the
 //! timers in each turn, also when other tasks are always ready; the timer of the virtual CPU is set only when the domain
 //! goes idle and its earliest deadline has changed. Xen may fire it up to 50 µs late, and an idle domain needs some time to
 //! wake up; a sleep is never too short.
@@ -31,9 +31,11 @@ pub(crate) use clock::system_time_ns;
 pub use sleep::{Elapsed, Interval, Sleep, interval, sleep, sleep_until, timeout};
 pub(crate) use timers::Timers;
 
+use crate::shared::SharedInfo;
 use crate::state::{self, State};
 
-/// A moment on the monotonic clock, in nanoseconds since the host booted.
+/// A moment on the monotonic clock, in nanoseconds since the host booted. While the domain is suspended the clock stands, and
+/// on another host it goes on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Instant(u64);
 
@@ -93,14 +95,32 @@ pub fn now() -> Instant {
     state::get().map_or(Instant(0), now_in)
 }
 
-/// The last moment that a domain was told.
+/// What makes a domain's clock of its host's.
 #[derive(Debug, Default)]
-pub(crate) struct Last(AtomicU64);
+pub(crate) struct Clock {
+    /// The last moment that the domain was told.
+    last: AtomicU64,
+    /// What is added to system time, in nanoseconds; it wraps. Zero until the domain is suspended.
+    offset: AtomicU64,
+}
+
+impl Clock {
+    /// The system time of a moment. One that the host's clock has not come to, or that lies before its boot, is the nearest.
+    pub(crate) fn system_time_of(&self, instant: Instant) -> u64 {
+        let offset = self.offset.load(Ordering::Relaxed).cast_signed();
+        instant.0.saturating_add_signed(offset.saturating_neg())
+    }
+
+    /// Goes on at a moment: that in which the domain was suspended was its last, and this is the next, wherever it is.
+    pub(crate) fn resume(&self, info: &SharedInfo, suspended: Instant) {
+        self.offset.store(suspended.0.wrapping_sub(system_time_ns(info)), Ordering::Relaxed);
+    }
+}
 
 /// Now, in a domain.
 pub(crate) fn now_in(state: &State) -> Instant {
-    let now = system_time_ns(&state.info);
-    Instant(state.last_instant.0.fetch_max(now, Ordering::Relaxed).max(now))
+    let now = system_time_ns(&state.info).wrapping_add(state.clock.offset.load(Ordering::Relaxed));
+    Instant(state.clock.last.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 /// The wall clock: what has passed since the beginning of 1970 in UTC, as dom0 has set it; zero outside of a domain.

@@ -191,9 +191,15 @@ impl Timers {
             return false;
         }
         // Should Xen refuse, for whatever reason, the deadline is waited for awake.
-        let set = hypercall::set_timer(wanted.map_or(0, Instant::as_nanos));
+        let set = hypercall::set_timer(wanted.map_or(0, |wanted| state.clock.system_time_of(wanted).max(1)));
         inner.programmed = wanted.filter(|_| set.is_ok());
         set.is_ok()
+    }
+
+    /// Forgets the timer of the virtual CPU, which is to be bound and set again. The deadlines stay.
+    pub(crate) fn resume(&self) {
+        let mut inner = self.0.lock();
+        (inner.programmed, inner.port) = (None, None);
     }
 
     /// Binds the timer's port, the first that the domain binds, if that has not been done.

@@ -189,6 +189,11 @@ impl Calls {
         waiting.any(|request| !request.background) || self.sent.iter().any(|sent| !sent.background)
     }
 
+    /// How many requests the server has yet to answer.
+    pub(super) fn sent(&self) -> usize {
+        self.sent.len()
+    }
+
     /// Whether there is something to be sent.
     pub(super) fn is_waiting(&self) -> bool {
         !(self.waiting.is_empty() && self.starting.is_empty())
@@ -291,20 +296,23 @@ impl Calls {
         Ok(())
     }
 
+    /// Ends a request that is in no list any more with an error.
+    fn fail(&mut self, (ticket, ty, owner): (Ticket, MessageType, Owner), error: Error, woken: &mut Vec<Waker>) {
+        if let Owner::Future(waker) = owner {
+            self.answered.insert(ticket, (ty, Err(error)));
+            woken.extend(waker);
+        }
+    }
+
     /// Ends all requests with an error, as the server has forgotten them, and its transactions.
     pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
-        let Self { waiting, starting, sent, answered, .. } = self;
-        let mut fail = |ticket, ty, owner| {
-            if let Owner::Future(waker) = owner {
-                answered.insert(ticket, (ty, Err(error)));
-                woken.extend(waker);
-            }
-        };
-        sent.drain(..).for_each(|sent| fail(sent.ticket, sent.ty, sent.owner));
-        for queue in [waiting, starting] {
-            while let Some((ticket, request)) = queue.pop_first() {
-                fail(ticket, request.ty, request.owner);
-            }
+        for Sent { ticket, ty, owner, .. } in core::mem::take(&mut self.sent) {
+            self.fail((ticket, ty, owner), error, woken);
+        }
+        while let Some((ticket, Request { ty, owner, .. })) =
+            self.waiting.pop_first().or_else(|| self.starting.pop_first())
+        {
+            self.fail((ticket, ty, owner), error, woken);
         }
         // Nobody has learnt of these transactions yet, and nobody is to take them for some of the next connection.
         for (_, answer) in self.answered.values_mut().filter(|(ty, _)| *ty == MessageType::TRANSACTION_START) {
@@ -312,6 +320,29 @@ impl Calls {
         }
         self.open.clear();
         self.transactions = 0;
+    }
+}
+
+/// After a resume.
+impl Calls {
+    /// Ends the requests that the server of before has, and those within its transactions. The others go to the new one, which
+    /// knows no watches: what was to be said of those is forgotten.
+    pub(super) fn interrupt(&mut self, woken: &mut Vec<Waker>) {
+        let (mut waiting, starting) = (core::mem::take(&mut self.waiting), core::mem::take(&mut self.starting));
+        self.fail_all(Error::Interrupted, woken);
+        self.starting = starting;
+        while let Some((ticket, request)) = waiting.pop_first() {
+            match request.ty {
+                _ if request.transaction != 0 => {
+                    self.fail((ticket, request.ty, request.owner), Error::BeforeResume, woken);
+                }
+                MessageType::WATCH | MessageType::UNWATCH => {}
+                ty => {
+                    self.transactions += usize::from(ty == MessageType::TRANSACTION_START);
+                    self.waiting.insert(ticket, request);
+                }
+            }
+        }
     }
 }
 

@@ -34,13 +34,14 @@ const MOST_PIECES: usize = 64;
 
 /// What the domain knows of xenstore.
 pub(crate) struct Connection {
-    port: Option<PolledPort>,
+    /// Where the page is, if there is one.
+    frame: Option<u64>,
     inner: Mutex<Inner>,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Connection").field("frame", &self.frame).finish_non_exhaustive()
     }
 }
 
@@ -57,12 +58,17 @@ enum Stage {
 
 #[derive(Debug)]
 struct Inner {
+    page: Option<Page>,
+    port: Option<PolledPort>,
     stage: Stage,
     calls: Calls,
     watches: Watches,
     /// The server is to be notified.
     owes: bool,
     task: Task,
+    /// Nothing more is sent, as the domain is about to be suspended. Who waits for the answers that are due is to be woken.
+    held: bool,
+    waits: Option<Waker>,
 }
 
 /// The task that speaks with the server.
@@ -96,6 +102,13 @@ enum Next {
     Nobody,
 }
 
+/// A transaction: the request that began it, and how often the domain had been resumed by then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TransactionId {
+    pub(super) begun_by: Ticket,
+    pub(super) generation: u64,
+}
+
 impl Connection {
     /// Takes the page of xenstore over, if there is one. Nothing in it is looked at before the first request.
     ///
@@ -107,18 +120,22 @@ impl Connection {
         // SAFETY: a frame is page-aligned; the rest is the caller's promise.
         let page = page.map(|page| Page::new(unsafe { SharedPage::new(page, 1) }));
         let inner = Inner {
+            page,
+            port: location.map(|location| location.port),
             stage: page.map_or(Stage::Failed(Error::Absent), Stage::Waiting),
             calls: Calls::default(),
             watches: Watches::default(),
             owes: false,
             task: Task::None,
+            held: false,
+            waits: None,
         };
-        Self { port: location.map(|location| location.port), inner: Mutex::new(inner) }
+        Self { frame: location.map(|location| location.frame), inner: Mutex::new(inner) }
     }
 
     /// Whether the domain has a store.
     pub(crate) const fn is_there(&self) -> bool {
-        self.port.is_some()
+        self.frame.is_some()
     }
 
     /// Whether somebody has it in hand.
@@ -139,12 +156,15 @@ impl Connection {
         &self,
         state: &'static State,
         ty: MessageType,
-        transaction: Option<Ticket>,
+        transaction: Option<TransactionId>,
         payload: Payload,
     ) -> Result<Ticket, Error> {
         self.ask(state, |inner| {
+            if transaction.is_some_and(|transaction| transaction.generation != state.generation()) {
+                return Err(Error::BeforeResume);
+            }
             // One that nobody has ended is gone only with its connection.
-            let number = |begun_by| inner.calls.transaction(begun_by).ok_or(Error::Broken);
+            let number = |id: TransactionId| inner.calls.transaction(id.begun_by).ok_or(Error::Broken);
             let transaction = transaction.map_or(Ok(0), number)?;
             Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), state.executor.is_in_background()))
         })
@@ -177,6 +197,16 @@ impl Connection {
             Task::Looks => {}
         }
         asked
+    }
+
+    /// Has the task look, if there is one.
+    fn look(&self) {
+        let mut inner = self.inner.lock();
+        let task = if matches!(inner.task, Task::None) { Task::None } else { inner.task.look() };
+        drop(inner);
+        if let Task::Waits(Some(waker)) = task {
+            waker.wake();
+        }
     }
 
     /// Changes something without waiting for it; gives back what is to be dropped while nothing is locked.
@@ -239,23 +269,97 @@ impl Connection {
     }
 }
 
-/// The task of a domain that speaks with its server.
+/// Suspend and resume.
+impl Connection {
+    /// Sends no more requests, until what is returned is dropped.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        self.inner.lock().held = true;
+        Held(self)
+    }
+
+    /// Begins to speak with the server of the new domain. A page elsewhere is none: nothing is mapped to it.
+    pub(crate) fn resume(&self, location: Option<Location>) {
+        let location = location.filter(|location| Some(location.frame) == self.frame);
+        let mut woken = Vec::new();
+        let mut inner = self.inner.lock();
+        inner.port = location.map(|location| location.port);
+        match inner.page.filter(|_| location.is_some()) {
+            Some(page) => inner.stage = Stage::Waiting(page),
+            None => inner.fail(Error::Absent, &mut woken),
+        }
+        inner.owes = false;
+        let Inner { calls, watches, .. } = &mut *inner;
+        calls.interrupt(&mut woken);
+        watches.ask_again(false, calls);
+        drop(inner);
+        woken.drain(..).for_each(Waker::wake);
+        self.look();
+    }
+}
+
+/// Keeps requests from being sent.
+pub(crate) struct Held<'a>(&'a Connection);
+
+impl Held<'_> {
+    /// Waits until the server has answered all that it has.
+    pub(crate) async fn answered(&self) {
+        poll_fn(|context| {
+            let waker = context.waker().clone();
+            let mut inner = self.0.inner.lock();
+            let is_over = inner.is_quiet();
+            let before = inner.waits.replace(waker);
+            drop(inner);
+            drop(before);
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// How many requests the server has yet to answer.
+    pub(crate) fn open(&self) -> usize {
+        self.0.inner.lock().calls.sent()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner.lock();
+        inner.held = false;
+        let before = inner.waits.take();
+        drop(inner);
+        drop(before);
+        self.0.look();
+    }
+}
+
+/// The task of a domain that speaks with its server: as long as there is one, on its port of before and after each resume.
 async fn serve(state: &'static State) {
     let connection = &state.xenstore;
-    let adopted = connection.port.ok_or(Error::Absent).and_then(|port| Port::adopt(port, state).map_err(Error::Port));
-    let mut woken = Vec::new();
-    let port = match adopted {
-        Ok(port) => port,
-        Err(error) => {
-            connection.inner.lock().fail(error, &mut woken);
-            woken.drain(..).for_each(Waker::wake);
-            return;
-        }
-    };
     loop {
+        let port = connection.inner.lock().port;
+        match port.ok_or(Error::Absent).and_then(|port| Port::adopt(port, state).map_err(Error::Port)) {
+            Ok(port) => speak(state, &port).await,
+            Err(error) => {
+                let mut woken = Vec::new();
+                let mut inner = connection.inner.lock();
+                inner.fail(error, &mut woken);
+                inner.task = Task::None;
+                drop(inner);
+                woken.drain(..).for_each(Waker::wake);
+                return;
+            }
+        }
+    }
+}
+
+/// Speaks with the server until the port is from before a resume.
+async fn speak(state: &'static State, port: &Port) {
+    let connection = &state.xenstore;
+    let mut woken = Vec::new();
+    while port.is_current() {
         // Counted before the look: an event that comes after it ends the wait.
         let seen = port.count();
-        let (next, broken) = connection.inner.lock().turn(&port, &mut woken);
+        let (next, broken) = connection.inner.lock().turn(port, &mut woken);
         if broken {
             log::warn!("xenstore: the server shows what cannot be, or has given up; the connection is broken");
         }
@@ -299,6 +403,9 @@ impl Inner {
             self.give_up(woken);
             (false, true)
         });
+        if self.held && self.is_quiet() {
+            woken.extend(self.waits.take());
+        }
         // Those who were woken may have more to ask: they run before this does again.
         let soon = more || self.owes && !sent && !woken.is_empty();
         if self.owes && !soon {
@@ -318,6 +425,11 @@ impl Inner {
         (next, broken)
     }
 
+    /// Whether the server has all of each request that it has part of, and owes no answer.
+    fn is_quiet(&self) -> bool {
+        self.calls.sent() == 0
+    }
+
     /// Takes what the server has sent and sends what there is to be sent. Says whether there is more of the first, and
     /// whether there was any of the second.
     fn exchange(&mut self, woken: &mut Vec<Waker>) -> Result<(bool, bool), Impossible> {
@@ -326,7 +438,7 @@ impl Inner {
             self.stage = Stage::Connected(Box::new(link));
             self.watches.ask_again(true, &mut self.calls);
         }
-        let Self { stage: Stage::Connected(link), calls, watches, owes, .. } = self else {
+        let Self { stage: Stage::Connected(link), calls, watches, owes, held, .. } = self else {
             return Ok((false, false));
         };
         link.check()?;
@@ -350,7 +462,7 @@ impl Inner {
             }
         }
         let mut sent = link.send()?;
-        while link.is_free() && calls.start_next(link) {
+        while !*held && link.is_free() && calls.start_next(link) {
             sent += link.send()?;
         }
         *owes |= sent > 0;

@@ -43,6 +43,11 @@ pub enum Error {
     /// The connection is broken, or was between two steps of a transaction: the server has shown an impossible index or
     /// message, or has given up. If it offers to begin anew the next request is on a new connection, and else an error.
     Broken,
+    /// The domain was resumed elsewhere before the answer came. Whether the request was obeyed is not known; it was not sent
+    /// again.
+    Interrupted,
+    /// The transaction is from before the domain was [resumed](crate::lifecycle#suspend-and-resume), and its changes are lost.
+    BeforeResume,
     /// There is no memory for a request or its answer.
     OutOfMemory,
     /// Xenstore's port cannot be waited for.
@@ -65,6 +70,8 @@ impl fmt::Display for Error {
             Self::TooBig => f.write_str("a directory of xenstore is too big to be listed"),
             Self::Malformed => f.write_str("an answer of xenstore's makes no sense"),
             Self::Broken => f.write_str("the connection to xenstore is broken"),
+            Self::Interrupted => f.write_str("a request to xenstore was interrupted by a suspend"),
+            Self::BeforeResume => f.write_str("the transaction of xenstore is from before the domain was resumed"),
             Self::OutOfMemory => f.write_str("no memory for a request to xenstore"),
             Self::Port(error) => write!(f, "the port of xenstore: {error}"),
         }

@@ -11,6 +11,7 @@ use core::task::{Context, Poll};
 use super::Error;
 use super::calls::{Answer, Ticket};
 use super::code::Code;
+use super::connection::TransactionId;
 use super::path;
 use super::permissions::Permission;
 use super::value::Value;
@@ -33,12 +34,12 @@ const MOST_LISTINGS: usize = 16;
 ///
 /// Of all methods: [`Error::InvalidPath`] and [`Error::TooLong`], and nothing was sent; [`Error::Absent`]; [`Error::Denied`];
 /// [`Error::Quota`], in a transaction also for reads; [`Error::Conflict`], in a transaction; [`Error::Malformed`];
-/// [`Error::Broken`]; [`Error::OutOfMemory`]; [`Error::Port`]; [`Error::Refused`]. Others are said with the method. A server
-/// that does not answer is none: the task waits, and [`time::timeout`](crate::time::timeout) bounds that.
+/// [`Error::Broken`]; [`Error::Interrupted`]; [`Error::BeforeResume`], in a transaction; [`Error::OutOfMemory`];
+/// [`Error::Port`]; [`Error::Refused`]. Others are said with the method. A server that does not answer is none: the task waits,
+/// and [`time::timeout`](crate::time::timeout) bounds that.
 pub struct Nodes {
     pub(super) state: &'static State,
-    /// The request that began the transaction.
-    pub(super) transaction: Option<Ticket>,
+    pub(super) transaction: Option<TransactionId>,
 }
 
 impl fmt::Debug for Nodes {

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::{AsyncFnMut, Deref};
 use core::time::Duration;
 
-use super::calls::Ticket;
+use super::connection::TransactionId;
 use super::nodes::Nodes;
 use super::wire::Payload;
 use super::{Error, Xenstore};
@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 /// for ever if he holds all ten.
 pub struct Transaction {
     nodes: Nodes,
-    begun_by: Ticket,
+    id: TransactionId,
 }
 
 impl Transaction {
@@ -34,8 +34,8 @@ impl Transaction {
     /// # Errors
     ///
     /// [`Error::Conflict`] if others have changed what it has read or written; [`Error::NotFound`] if the server has
-    /// forgotten it; [`Error::Quota`]; those of a connection. None of the changes was made, but for [`Error::Malformed`] and
-    /// [`Error::Broken`], after which that is not known.
+    /// forgotten it; [`Error::BeforeResume`]; [`Error::Quota`]; those of a connection. None of the changes was made, but for
+    /// [`Error::Malformed`], [`Error::Broken`] and [`Error::Interrupted`], after which that is not known.
     ///
     /// # Cancel safety
     ///
@@ -64,7 +64,7 @@ impl Transaction {
 
     /// Whether the server has refused something of it because of others' changes.
     fn is_in_conflict(&self) -> bool {
-        self.nodes.state.xenstore.is_in_conflict(self.begun_by)
+        self.nodes.state.xenstore.is_in_conflict(self.id.begun_by)
     }
 }
 
@@ -79,7 +79,7 @@ impl Deref for Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         // Nothing is done if its end is on the way.
-        self.nodes.state.xenstore.abort(self.begun_by);
+        self.nodes.state.xenstore.abort(self.id.begun_by);
     }
 }
 
@@ -105,7 +105,8 @@ impl Xenstore {
         let call = self.call(MessageType::TRANSACTION_START, Payload::new().string("")?)?;
         let begun_by = call.ticket;
         call.await?;
-        Ok(Transaction { nodes: Nodes { state, transaction: Some(begun_by) }, begun_by })
+        let id = TransactionId { begun_by, generation: state.generation() };
+        Ok(Transaction { nodes: Nodes { state, transaction: Some(id) }, id })
     }
 
     /// Runs a closure in a transaction, and makes its changes if it succeeds. After a conflict with others' changes all of it

@@ -20,7 +20,7 @@ fn the_application_gets_each_request_once_and_the_domain_runs_on() {
                 ("reboot", ShutdownRequest::Reboot, Some(Reason::Reboot), ""),
                 ("halt", ShutdownRequest::Halt, Some(Reason::Poweroff), ""),
                 ("crash", ShutdownRequest::Crash, Some(Reason::Crash), ""),
-                ("suspend", ShutdownRequest::Suspend, None, "suspend"),
+                ("suspend", ShutdownRequest::Suspend, None, ""),
                 ("poweroff", ShutdownRequest::Poweroff, Some(Reason::Poweroff), ""),
             ] {
                 store.write(SHUTDOWN, word);

@@ -24,7 +24,6 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(case("reboot", "obey", reboot));
     cases.push(case("restart", "obey", restart).line("on_reboot = \"restart\""));
     cases.push(case("crash", "obey", crash));
-    cases.push(case("suspend", "obey", suspend));
     cases.push(case("sysrq", "obey", sysrq));
     cases.push(case("stream", "stream", stream).on(everywhere));
     cases.push(case("destroy", "obey", destroy));
@@ -118,18 +117,6 @@ fn crash(stage: &mut Stage) -> Result<()> {
     let outcome = when_ready(stage, "ready", "xenstore-write $home/control/shutdown crash")?;
     says(&outcome, "the toolstack asked for a crash")?;
     ended(&outcome, Reason::Crash)
-}
-
-/// What cannot be done is not answered, and the domain runs on until it is asked for something else.
-fn suspend(stage: &mut Stage) -> Result<()> {
-    let outcome = when_ready(
-        stage,
-        "ready",
-        "xenstore-write $home/control/shutdown suspend && until_said $name 'asks to suspend' && \
-         [ $(xenstore-read $home/control/shutdown) = suspend ] && xenstore-write $home/control/shutdown '' && \
-         xenstore-write $home/control/shutdown s5 && until_said $name 'nobody knows: s5' && xl shutdown -w $name",
-    )?;
-    ended(&outcome, Reason::Poweroff)
 }
 
 fn sysrq(stage: &mut Stage) -> Result<()> {

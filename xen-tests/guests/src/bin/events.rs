@@ -69,16 +69,16 @@ async fn to_itself(events: u64) -> Result<(), String> {
     let answers = spawn(async move {
         let mut seen = 0;
         while seen < events {
-            seen = answering.after(seen).await;
+            seen = answering.after(seen).await.map_err(said)?;
             answering.notify().map_err(said)?;
         }
         Ok::<u64, String>(seen)
     });
     // The first comes with the binding.
-    let mut seen = other.after(0).await;
+    let mut seen = other.after(0).await.map_err(said)?;
     for _ in 0..events {
         other.notify().map_err(said)?;
-        seen = other.after(seen).await;
+        seen = other.after(seen).await.map_err(said)?;
     }
     let received = answers.await?;
     if (seen, received) == (events + 1, events) { Ok(()) } else { Err(format!("{seen} and {received} of {events}")) }
@@ -127,7 +127,7 @@ async fn many(least: usize) -> Result<(), String> {
         port.notify().map_err(said)?;
     }
     for port in &ports {
-        if port.after(0).await != 1 {
+        if port.after(0).await.map_err(said)? != 1 {
             return Err(format!("port {} has {} events", port.number(), port.count()));
         }
     }
@@ -154,8 +154,8 @@ async fn priority() -> Result<(), String> {
         let (order, waiting) = (Rc::clone(&order), Rc::clone(&port));
         let task = spawn(async move {
             let mut seen = 0;
-            loop {
-                seen = waiting.after(seen).await;
+            while let Ok(count) = waiting.after(seen).await {
+                seen = count;
                 order.borrow_mut().push(number);
             }
         });

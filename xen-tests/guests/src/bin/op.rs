@@ -61,9 +61,9 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
         "wait" => {
             let port = eventchn::bind_ipi()?;
             port.notify()?;
-            port.after(0).await;
+            port.after(0).await?;
             for _ in 0..times {
-                core::hint::black_box(port.after(0).await);
+                core::hint::black_box(port.after(0).await?);
             }
         }
         // Registered and forgotten, without being waited for.
@@ -173,7 +173,7 @@ async fn events(ports: usize, times: u64) -> domu::Result {
     let Some(port) = ports.last() else { return Ok(()) };
     for seen in 0..times {
         port.notify()?;
-        port.after(seen).await;
+        port.after(seen).await?;
     }
     Ok(())
 }
@@ -216,10 +216,10 @@ async fn serve(domain: Domain, peer: DomainId) -> domu::Result {
     let mut granted = granted.into_iter();
     let Some(memory) = granted.next() else { return Ok(()) };
     // Until the second has made the ring: what it asks to be notified of is not zero then.
-    port.until(|| (memory.memory().u32(4).load(Ordering::Acquire) != 0).then_some(())).await;
+    port.until(|| (memory.memory().u32(4).load(Ordering::Acquire) != 0).then_some(())).await?;
     let mut ring = BackRing::<u64, u64, _>::attach(memory)?;
     loop {
-        let request = port.until(|| ring.poll_request().transpose()).await?;
+        let request = port.until(|| ring.poll_request().transpose()).await??;
         ring.push(&request)?;
         if ring.publish() {
             port.notify()?;
@@ -258,7 +258,7 @@ async fn round_trips(domain: Domain, times: u64) -> domu::Result {
         if ring.publish() {
             port.notify()?;
         }
-        port.until(|| ring.poll_response().transpose()).await?;
+        port.until(|| ring.poll_response().transpose()).await??;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ async fn listen(domain: &Domain, peer: DomainId, count: u64) -> Result<(), Strin
     writeln!(domain.console(), "@offer port={}", port.number()).map_err(|error| format!("{error}"))?;
     let mut seen = 0;
     while seen < count {
-        seen = port.after(seen).await;
+        seen = port.after(seen).await.map_err(said)?;
         port.notify().map_err(said)?;
     }
     if seen == count { Ok(()) } else { Err(format!("{seen} events instead of {count}")) }
@@ -44,10 +44,10 @@ async fn connect(peer: DomainId, port: u32, count: u64) -> Result<(), String> {
     let said = |error: eventchn::Error| format!("{error}");
     let port = eventchn::bind_interdomain(peer, port).map_err(said)?;
     // The first comes with the binding.
-    let mut seen = port.after(0).await;
+    let mut seen = port.after(0).await.map_err(said)?;
     for _ in 0..count {
         port.notify().map_err(said)?;
-        seen = port.after(seen).await;
+        seen = port.after(seen).await.map_err(said)?;
     }
     if seen == count + 1 { Ok(()) } else { Err(format!("{seen} answers to {count} events")) }
 }

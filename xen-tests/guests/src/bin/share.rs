@@ -127,7 +127,8 @@ impl Remote {
 
     async fn answer(&mut self) -> Result<u64> {
         let ring = &mut self.ring;
-        let [succeeded, number] = self.port.until(|| ring.poll_response().transpose()).await.map_err(said)?;
+        let [succeeded, number] =
+            self.port.until(|| ring.poll_response().transpose()).await.map_err(said)?.map_err(said)?;
         ensure(succeeded == 1, || "the second failed".into()).map(|()| number)
     }
 
@@ -290,7 +291,7 @@ async fn ring(second: &mut Remote, pages: usize, start: u32) -> Result<()> {
         if ring.publish() {
             port.notify().map_err(said)?;
         }
-        let mut next = Some(port.until(|| ring.poll_response().transpose()).await.map_err(said)?);
+        let mut next = Some(port.until(|| ring.poll_response().transpose()).await.map_err(said)?.map_err(said)?);
         while let Some(answer) = next {
             ensure(answer == answered + answered * answered, || format!("message {answered} is answered by {answer}"))?;
             answered += 1;
@@ -342,7 +343,8 @@ impl Second {
     async fn serve(mut self) -> Result<()> {
         loop {
             let ring = &mut self.ring;
-            let [deed, pages, a, b] = self.port.until(|| ring.poll_request().transpose()).await.map_err(said)?;
+            let [deed, pages, a, b] =
+                self.port.until(|| ring.poll_request().transpose()).await.map_err(said)?.map_err(said)?;
             let references: Vec<Reference> =
                 (0..pages as usize).map(|index| Reference(self.list.memory().read_value(4 * index))).collect();
             let result = self.act(deed, &references, a, b).await;
@@ -426,7 +428,7 @@ impl Second {
         let mut ring = BackRing::<[u64; 2], u64, _>::attach(memory).map_err(said)?;
         let mut answered = 0;
         while answered < messages {
-            let mut next = Some(port.until(|| ring.poll_request().transpose()).await.map_err(said)?);
+            let mut next = Some(port.until(|| ring.poll_request().transpose()).await.map_err(said)?.map_err(said)?);
             while let Some([a, b]) = next {
                 ring.push(&(a + b)).map_err(said)?;
                 answered += 1;

@@ -1,0 +1,223 @@
+//! Suspending the domain, and telling the application what came of it.
+
+use alloc::collections::BTreeMap;
+use core::fmt;
+use core::future::poll_fn;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Poll, Waker};
+use core::time::Duration;
+
+use spin::Mutex;
+
+use super::desk::count_many;
+use super::{Reason, resume, shutdown};
+use crate::abi::errno::Errno;
+use crate::console::emergency;
+use crate::domain::Domain;
+use crate::state::{self, State};
+use crate::{executor, hypercall, time};
+
+/// How long the answers of xenstore that are due are waited for. The toolstack has patience for a minute.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How the domain goes on after a suspend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Resumption {
+    /// Where it was: the suspend was cancelled, or somebody wanted a copy (`xl save -c`). Ports, grants, mappings, watches and
+    /// transactions are what they were.
+    Cancelled,
+    /// In another domain, here or on another host: ports, grants, mappings and transactions are
+    /// [gone](super#suspend-and-resume).
+    Restored,
+}
+
+/// Why the domain was not suspended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SuspendError {
+    /// Another task is about to do it.
+    Busy,
+    /// Xen refused it.
+    Refused(Errno),
+}
+
+impl fmt::Display for SuspendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("the domain is about to be suspended already"),
+            Self::Refused(errno) => write!(f, "Xen refused to suspend the domain: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for SuspendError {}
+
+/// What is known of suspends.
+#[derive(Debug, Default)]
+pub(super) struct Suspends {
+    busy: AtomicBool,
+    history: Mutex<History>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// Those that came to an end, and what came of the last.
+    count: u64,
+    last: Option<Resumption>,
+    /// Who waits for the next, by the number of the stream.
+    waiting: BTreeMap<u64, Waker>,
+    streams: u64,
+}
+
+impl Suspends {
+    #[cfg(target_os = "none")]
+    pub(super) fn is_locked(&self) -> bool {
+        self.history.is_locked()
+    }
+
+    /// Tells all who listen.
+    fn tell(&self, resumption: Resumption) {
+        let mut history = self.history.lock();
+        history.count += 1;
+        history.last = Some(resumption);
+        let waiting = core::mem::take(&mut history.waiting);
+        drop(history);
+        waiting.into_values().for_each(Waker::wake);
+    }
+}
+
+/// Lets others suspend the domain when it is dropped.
+struct Busy(&'static AtomicBool);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Suspends the domain, as the toolstack asks by [`Suspend`](super::ShutdownRequest::Suspend), and returns when it goes on. The
+/// toolstack does the rest; without one that has asked, nobody lets the domain go on.
+///
+/// Nothing runs, and no time passes on the [monotonic clock](crate::time), in between. Before it, answers that xenstore owes are
+/// awaited for five seconds at most, while requests that come meanwhile wait, and the console is drained, with a bound.
+///
+/// If Xen refuses what the domain cannot go on without in its new place, such as its grant table, the domain crashes.
+///
+/// # Errors
+///
+/// [`SuspendError`].
+///
+/// # Cancel safety
+///
+/// If the future is dropped before it is ready, the domain was not suspended.
+#[doc(alias("SCHEDOP_shutdown", "SHUTDOWN_suspend"))]
+pub async fn suspend() -> Result<Resumption, SuspendError> {
+    let state = state::get().ok_or(SuspendError::Refused(Errno::ESRCH))?;
+    let suspends = &state.lifecycle.suspends;
+    if suspends.busy.swap(true, Ordering::Relaxed) {
+        return Err(SuspendError::Busy);
+    }
+    let busy = Busy(&suspends.busy);
+    let held = state.xenstore.hold();
+    // Those that stay open are counted if they come to nothing.
+    let _ = time::timeout(LIMIT, held.answered()).await;
+    let open = held.open() as u64;
+    let unread = state.console.quiesce(&state.info);
+    let resumption = suspend_now(state)?;
+    if resumption == Resumption::Restored {
+        let counts = &state.lifecycle.counts;
+        count_many(&counts.interrupted, open);
+        count_many(&counts.console_bytes_lost, unread);
+    }
+    drop(held);
+    drop(busy);
+    state.executor.suspended();
+    suspends.tell(resumption);
+    Ok(resumption)
+}
+
+fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
+    // Only a domain that has said how it is interrupted is told that its suspend was cancelled.
+    executor::enable_interrupts(state);
+    let suspended = time::now_in(state);
+    // SAFETY: nothing runs before `resume` has made all of it anew but `resume` itself, which accesses none of it before. What
+    // stays away, mappings, is accessed as memory that others write.
+    let result = unsafe { hypercall::sched_suspend() }.map_err(SuspendError::Refused);
+    if result == Ok(false) {
+        if let Err(failure) = resume::resume(state, suspended) {
+            // There may be no clock, by which the console would be waited for.
+            emergency::say(format_args!("domu: {failure}\n"));
+            shutdown(Reason::Crash);
+        }
+        log::info!("resumed as domain {}", state.domain());
+        return Ok(Resumption::Restored);
+    }
+    state.clock.resume(&state.info, suspended);
+    state.console.go_on();
+    result.map(|_| Resumption::Cancelled)
+}
+
+/// What came of each suspend: see [`Domain::resumes`].
+#[must_use = "a stream does nothing unless it is asked"]
+pub struct Resumes {
+    state: &'static State,
+    number: u64,
+    seen: u64,
+}
+
+impl Domain {
+    /// How often the domain was resumed elsewhere: what has the same number was made in the same domain.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.0.generation()
+    }
+
+    /// What comes of each suspend from now on.
+    pub fn resumes(&self) -> Resumes {
+        Resumes::new(self.0)
+    }
+}
+
+impl Resumes {
+    pub(super) fn new(state: &'static State) -> Self {
+        let mut history = state.lifecycle.suspends.history.lock();
+        history.streams += 1;
+        Self { state, number: history.streams, seen: history.count }
+    }
+
+    /// Waits for the next suspend to be over. Of several since the last was fetched only the last is told of:
+    /// [`Domain::generation`] says whether one of them led elsewhere.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    pub async fn next(&mut self) -> Resumption {
+        poll_fn(|context| {
+            let waker = context.waker().clone();
+            let mut history = self.state.lifecycle.suspends.history.lock();
+            if let Some(last) = history.last.filter(|_| history.count > self.seen) {
+                self.seen = history.count;
+                return Poll::Ready(last);
+            }
+            let before = history.waiting.insert(self.number, waker);
+            drop(history);
+            drop(before);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Resumes {
+    fn drop(&mut self) {
+        let waker = self.state.lifecycle.suspends.history.lock().waiting.remove(&self.number);
+        drop(waker);
+    }
+}
+
+impl fmt::Debug for Resumes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resumes").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
