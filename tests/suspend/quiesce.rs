@@ -1,0 +1,136 @@
+//! What is done before the domain is suspended, and what is lost if that takes too long.
+
+use core::fmt::Write;
+use std::time::Duration;
+
+use domu::executor::spawn;
+use domu::lifecycle::{self, Resumption, stat};
+use domu::sim::{Backend, Guest, Store};
+use domu::time;
+use domu::xenstore::Error;
+
+use crate::{MS, SECOND};
+
+/// How often a message that holds a text was sent to the server.
+fn asked(store: &Store, text: &str) -> usize {
+    store.log().iter().filter(|(_, _, payload)| payload.windows(text.len()).any(|part| part == text.as_bytes())).count()
+}
+
+#[test]
+fn answers_that_are_due_are_awaited_and_requests_that_come_meanwhile_wait() {
+    let store = Store::new();
+    let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
+        domain.xenstore().write("data/first", "0").await?;
+        store.delay(SECOND);
+        let nodes = domain.xenstore();
+        let early = spawn(async move { nodes.write("data/early", "1").await });
+        let nodes = domain.xenstore();
+        let late = spawn(async move {
+            time::sleep(500 * MS).await;
+            nodes.write("data/late", "1").await
+        });
+        time::sleep(100 * MS).await;
+        let before = time::now();
+        assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        assert!(before.elapsed() < SECOND, "it was answered: {:?}", before.elapsed());
+        assert_eq!(early.await, Ok(()));
+        assert_eq!(store.read("/local/domain/7/data/early").as_deref(), Some(&b"1"[..]));
+        assert_eq!(late.await, Ok(()));
+        assert_eq!(store.read("/local/domain/7/data/late"), None, "it was held back");
+        assert_eq!(store.read("/local/domain/8/data/late").as_deref(), Some(&b"1"[..]));
+        assert_eq!((asked(&store, "early"), asked(&store, "late"), stat().interrupted), (1, 1, 0));
+        Ok(())
+    });
+    report.powered_off();
+}
+
+#[test]
+fn a_request_that_is_not_answered_in_time_is_interrupted_and_not_sent_again() {
+    for stopped in [false, true] {
+        let store = Store::new();
+        let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
+            domain.xenstore().write("data/first", "0").await?;
+            if stopped {
+                store.stop()
+            } else {
+                store.delay(30 * SECOND)
+            };
+            let open: Vec<_> = (0..30)
+                .map(|number| {
+                    let nodes = domain.xenstore();
+                    spawn(async move { nodes.write(format!("data/open{number}_"), "1").await })
+                })
+                .collect();
+            let nodes = domain.xenstore();
+            let begin = spawn(async move { nodes.begin().await.err() });
+            time::sleep(MS).await;
+            let before = time::now();
+            assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+            assert!((5 * SECOND..5 * SECOND + MS).contains(&before.elapsed()), "{:?}", before.elapsed());
+            assert_eq!(stat().interrupted, 20, "the server has so many at a time");
+            store.delay(Duration::ZERO);
+            store.behave();
+            let mut interrupted = 0;
+            for (number, open) in open.into_iter().enumerate() {
+                let result = open.await;
+                interrupted += usize::from(result == Err(Error::Interrupted));
+                assert!(asked(&store, &format!("open{number}_")) <= 1);
+                // Those that it did not have yet have gone to the new one.
+                assert_eq!(result.is_ok(), store.read(&format!("/local/domain/8/data/open{number}_")).is_some());
+            }
+            assert!([(19, Some(Error::Interrupted)), (20, None)].contains(&(interrupted, begin.await)));
+            Ok(())
+        });
+        report.powered_off();
+    }
+}
+
+#[test]
+fn what_was_written_arrives_once_and_in_order() {
+    for backend in [Backend::Drains, Backend::Trickles(100), Backend::Wakes(3)] {
+        let report = Guest::new().backend(backend).run(async |domain| -> domu::Result {
+            let mut console = domain.console();
+            let writing = spawn(async move {
+                for number in 0..1000 {
+                    domain.console().write_all(format!("<{number}>").as_bytes()).await?;
+                }
+                Ok::<_, domu::Error>(())
+            });
+            for round in 0..5 {
+                // More than the ring has room for: it waits in memory.
+                for line in 0..50 {
+                    writeln!(console, "{round}: a line {line:080}").unwrap();
+                }
+                lifecycle::suspend().await?;
+            }
+            writing.await?;
+            assert_eq!(stat().console_bytes_lost, 0);
+            Ok(())
+        });
+        let report = report.powered_off();
+        let text = report.console_text();
+        let numbers = text.split('<').skip(1).map(|rest| rest.split('>').next().unwrap().parse::<u32>().unwrap());
+        assert!(numbers.eq(0..1000), "{text}");
+        let lines = text.lines().filter(|line| line.contains(": a line ")).count();
+        assert_eq!((report.resumes, lines), (5, 250));
+    }
+}
+
+#[test]
+fn a_console_that_nobody_reads_costs_seconds_and_is_counted() {
+    let report = Guest::new().backend(Backend::Idle).run(async |domain| -> domu::Result {
+        let mut console = domain.console();
+        for _ in 0..100 {
+            writeln!(console, "{:099}", 0).unwrap();
+        }
+        let waiting = spawn(async move { domain.console().write_all(b"end").await });
+        time::sleep(MS).await;
+        let before = time::now();
+        lifecycle::suspend().await?;
+        assert!(before.elapsed() < 3 * SECOND, "{:?}", before.elapsed());
+        assert_eq!(stat().console_bytes_lost, 2048);
+        assert!(time::timeout(SECOND, waiting).await.is_err(), "nobody reads here either");
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 1);
+}

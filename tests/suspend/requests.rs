@@ -1,0 +1,140 @@
+//! The toolstack's request, by whom it is obeyed, and what the domain does in its new home.
+
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use domu::executor::spawn;
+use domu::lifecycle::{self, Resumption, ShutdownRequest, SuspendError};
+use domu::sim::{Guest, Saved, Store};
+use domu::{DomainId, executor, time};
+
+use crate::{MS, SECOND, SHUTDOWN, obedient};
+
+fn lines(text: &str, wanted: &str) -> usize {
+    text.lines().filter(|line| line.contains(wanted)).count()
+}
+
+#[test]
+fn a_domain_that_obeys_is_suspended_and_goes_on_as_often_as_it_is_asked() {
+    for store in [Store::new(), Store::oxenstored()] {
+        let report = obedient(&store).run(async |domain| -> domu::Result {
+            let store = &store;
+            for number in 7..10_u16 {
+                time::sleep(SECOND).await;
+                let home = format!("/local/domain/{number}/control");
+                assert_eq!(store.read(&format!("{home}/feature-suspend")).as_deref(), Some(&b"1"[..]));
+                assert_eq!((domain.id(), domain.generation()), (DomainId(number), u64::from(number) - 7));
+                assert_eq!(store.watches(number).len(), 2, "requests and keys");
+                store.write(&format!("{home}/shutdown"), "suspend");
+                time::sleep(SECOND).await;
+                assert_eq!(store.read(&format!("{home}/shutdown")).as_deref(), Some(&b""[..]), "acknowledged");
+            }
+            // It waits for nothing else, and costs nothing.
+            let before = executor::activity().halts;
+            time::sleep(100 * SECOND).await;
+            assert_eq!(executor::activity().halts - before, 1);
+            assert_eq!((lifecycle::stat().suspends, lifecycle::stat().interrupted), (3, 0));
+            store.write("/local/domain/10/control/shutdown", "poweroff");
+            time::sleep(100 * SECOND).await;
+            panic!("it was asked to end")
+        });
+        let report = report.powered_off();
+        assert_eq!((report.resumes, lines(&report.console_text(), "resumed as domain")), (3, 3));
+        assert_eq!(lines(&report.console_text(), "WARN"), 0, "{}", report.console_text());
+    }
+}
+
+#[test]
+fn a_program_that_listens_decides_when() {
+    let store = Store::new();
+    let dom0 = store.clone();
+    let guest = obedient(&store).after(SECOND, move |_| dom0.write(SHUTDOWN, "suspend"));
+    let report = guest.run(async |domain| -> domu::Result {
+        let mut requests = domain.shutdown_requests();
+        assert_eq!(requests.next().await?, ShutdownRequest::Suspend);
+        assert_eq!(store.read(SHUTDOWN).as_deref(), Some(&b""[..]));
+        time::sleep(SECOND).await;
+        assert_eq!(domain.generation(), 0);
+        assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        // The stream goes on in the new home.
+        store.write("/local/domain/8/control/shutdown", "reboot");
+        assert_eq!(requests.next().await?, ShutdownRequest::Reboot);
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 1);
+}
+
+#[test]
+fn one_suspend_at_a_time_and_one_that_is_dropped_is_none() {
+    let store = Store::new();
+    let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
+        store.delay(SECOND);
+        let read = spawn(async move { domain.xenstore().read("name").await });
+        time::sleep(MS).await;
+        {
+            let mut first = pin!(lifecycle::suspend());
+            assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(lifecycle::suspend().await, Err(SuspendError::Busy));
+        }
+        // Nothing is held back any more.
+        assert_eq!(domain.xenstore().read("domid").await?, "7");
+        assert_eq!(read.await?, "guest7");
+        assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 1);
+}
+
+#[test]
+fn a_xen_that_refuses_leaves_the_domain_as_it_was() {
+    use domu::abi::errno::Errno;
+    use domu::abi::sched::SHUTDOWN as OPERATION;
+    use domu::abi::xen::Hypercall;
+    let mut left = 1;
+    let guest = Guest::new().saves(|| Saved::Cancelled(SECOND)).fault(move |call, operation| {
+        let refused = (call, operation) == (Hypercall::Sched, OPERATION) && left > 0;
+        left -= u32::from(refused);
+        refused.then_some(Errno::EPERM)
+    });
+    let report = guest.run(async |domain| -> domu::Result {
+        let mut resumes = domain.resumes();
+        assert_eq!(lifecycle::suspend().await, Err(SuspendError::Refused(Errno::EPERM)));
+        assert_eq!(domain.xenstore().read("domid").await?, "7");
+        assert_eq!(lifecycle::suspend().await?, Resumption::Cancelled);
+        assert_eq!(resumes.next().await, Resumption::Cancelled);
+        Ok(())
+    });
+    report.powered_off();
+}
+
+/// Without these the domain cannot go on, and says so.
+#[test]
+fn what_the_new_xen_refuses_is_told() {
+    use domu::abi::errno::Errno;
+    use domu::abi::event_channel::INIT_CONTROL;
+    use domu::abi::memory::ADD_TO_PHYSMAP;
+    use domu::abi::xen::Hypercall;
+    use domu::eventchn;
+    use domu::gnttab::{Granted, ReadOnly};
+    for (refused, before, text) in [
+        ((Hypercall::EventChannel, INIT_CONTROL), 1, "Xen refused the FIFO interface of events after a resume"),
+        ((Hypercall::Memory, ADD_TO_PHYSMAP), 2, "Xen refused the page of shared information after a resume"),
+        ((Hypercall::Memory, ADD_TO_PHYSMAP), 3, "Xen refused the grant table after a resume"),
+    ] {
+        let mut made = 0;
+        let guest = Guest::new().fault(move |call, operation| {
+            made += u32::from((call, operation) == refused);
+            ((call, operation) == refused && made == before + 1).then_some(Errno::ENOMEM)
+        });
+        let report = guest.run(async |_| -> domu::Result {
+            let port = eventchn::bind_ipi()?;
+            let granted = Granted::<ReadOnly>::new(DomainId(3), 1).await?;
+            // A unikernel that ends drops nothing.
+            core::mem::forget((port, granted));
+            lifecycle::suspend().await?;
+            Ok(())
+        });
+        assert_eq!(report.end, domu::sim::End::Shutdown(lifecycle::Reason::Crash));
+        assert!(report.debug_text().contains(text), "{}", report.debug_text());
+    }
+}
