@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::vec::Vec;
 
 use super::machine::START_NS;
+use super::memory;
 use crate::abi::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::shared::SharedPage;
 
@@ -71,7 +72,7 @@ impl Reader {
 
     /// Serves a new domain, whose rings are empty. What was typed goes there.
     pub(super) fn restart(&mut self) {
-        self.page.write(0, &[0; 4096]);
+        memory::refill(self.page, 0);
         (self.consumed, self.produced, self.next_ns) = (0, 0, None);
     }
 

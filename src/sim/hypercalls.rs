@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::baton::{self, Wait};
 use super::machine::{Machine, START_NS, with};
-use super::memory::STORE_FRAME;
+use super::memory::{STORE_FRAME, refill};
 use super::suspend::suspend;
 use super::{End, end};
 use crate::abi::errno::Errno;
@@ -237,7 +237,7 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
         // SAFETY: the page is aligned and lives as long as the process; both ends use `SharedPage`s of it.
         let page = unsafe { SharedPage::new(page, 1) };
         if before.is_some() {
-            page.write(0, &[0; 4096]);
+            refill(page, 0);
         }
         // The record is older than the domain's counter, as on a real host: its time stamp has wrapped. On a host that it has
         // come to it is not.

@@ -116,6 +116,13 @@ pub(crate) fn page() -> SharedPage {
     unsafe { SharedPage::new(leak(PAGE_SIZE, PAGE_SIZE), 1) }
 }
 
+/// Overwrites a page of Xen's or of a ring, while the domain is suspended or waits for Xen to place it. As plain memory: that is
+/// done before what comes then, whatever the sizes of the words that it is accessed by.
+pub(super) fn refill(page: SharedPage, byte: u8) {
+    // SAFETY: the page is there as long as the process, and this thread alone runs.
+    unsafe { page.start().as_ptr().write_bytes(byte, PAGE_SIZE as usize) };
+}
+
 impl Memory {
     /// Puts zeroed pages at an address, and returns the host's view of the first, which is aligned as that address is, up to
     /// the size of a large page.
@@ -142,7 +149,7 @@ impl Memory {
     pub(crate) fn leave_ones(&mut self, frame: u64) {
         self.placed.remove(&frame);
         let ones = page();
-        ones.write(0, &[0xff; 4096]);
+        refill(ones, 0xff);
         self.ones.insert(frame, Placed(ones.start()));
     }
 

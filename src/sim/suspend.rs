@@ -9,6 +9,7 @@ use std::boxed::Box;
 
 use super::baton::{self, Wait};
 use super::machine::{Machine, with};
+use super::memory;
 use crate::abi::errno::Errno;
 
 /// What becomes of a domain that suspends itself.
@@ -63,7 +64,7 @@ impl Machine {
         self.events.leave_domain();
         self.watchdogs = [None; 2];
         if let Some(info) = self.info.take() {
-            info.write(0, &[0xff; 4096]);
+            memory::refill(info, 0xff);
         }
         if let Some((store, domain)) = &self.store {
             store.release(*domain);

@@ -6,6 +6,8 @@
 #![cfg_attr(miri, allow(dead_code, unused_imports, reason = "for the tests that Miri does not run"))]
 
 #[cfg(not(miri))]
+mod boundaries;
+#[cfg(not(miri))]
 mod clocks;
 mod old_things;
 #[cfg(not(miri))]
