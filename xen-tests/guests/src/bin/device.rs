@@ -124,7 +124,7 @@ impl Connection {
         for number in 1..=5 {
             self.tell(number)?;
             let answer = self.port.until(|| self.ring.poll_response().transpose());
-            let square = soon("an answer", answer).await?.map_err(said)?;
+            let square = soon("an answer", answer).await?.map_err(said)?.map_err(said)?;
             ensure(square == number * number, || format!("{square}, of {number}"))?;
         }
         Ok(())
@@ -252,7 +252,7 @@ async fn connect(back: &mut Backend) -> domu::Result<(BackRing<u64, u64, Mapping
 /// Answers until it is asked to close.
 async fn answer(mut ring: BackRing<u64, u64, Mapping<ReadWrite>>, port: Port) -> domu::Result {
     loop {
-        let number = port.until(|| ring.poll_request().transpose()).await?;
+        let number = port.until(|| ring.poll_request().transpose()).await??;
         if number == CLOSE {
             return Ok(());
         }

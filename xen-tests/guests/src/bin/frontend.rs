@@ -210,7 +210,7 @@ async fn ask_disk(ring: &mut DiskRing, port: &Port, operation: u8, sector: u64, 
     if ring.publish() {
         port.notify().map_err(said)?;
     }
-    let response = port.until(|| ring.poll_response().transpose()).await.map_err(said)?;
+    let response = port.until(|| ring.poll_response().transpose()).await.map_err(said)?.map_err(said)?;
     ensure(response[..8] == sector.to_le_bytes() && response[10..12] == [0, 0], || format!("{response:?}"))
 }
 
@@ -225,7 +225,7 @@ async fn send(ring: &mut TransmitRing, port: &Port, data: &Granted<ReadWrite>) -
     if ring.publish() {
         port.notify().map_err(said)?;
     }
-    let response = port.until(|| ring.poll_response().transpose()).await.map_err(said)?;
+    let response = port.until(|| ring.poll_response().transpose()).await.map_err(said)?.map_err(said)?;
     ensure(response == [5, 0, 0, 0], || format!("{response:?}"))
 }
 
