@@ -19,6 +19,7 @@ mod protector;
 mod report;
 mod share;
 mod smoke;
+mod suspend;
 mod table;
 mod time;
 mod tree;

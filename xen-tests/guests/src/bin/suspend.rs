@@ -1,0 +1,172 @@
+//! Saved, restored, migrated and left as it was, under load: numbers on the console, values in xenstore, an event channel and
+//! granted pages that are made anew when they are from before a resume.
+//!
+//! The command line says `resumes=NUMBER` or `cancels=NUMBER`, after how many it ends. It says `@resumed NUMBER` and
+//! `@cancelled NUMBER`, and writes the wall clock to `data/wall` ten times a second. Cases: `suspend.load`, that nothing failed
+//! but by a resume; `suspend.usage`, that what is in use after each is the same; `suspend.idle`, that the domain sleeps then.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::time::Duration;
+
+use domu::executor::{Task, spawn};
+use domu::gnttab::{self, Granted, ReadOnly};
+use domu::lifecycle::Resumption;
+use domu::{Domain, DomainId, Error, eventchn, executor, memory, time, xenstore};
+use domu_guests::{option, verdict};
+
+domu::main!(main);
+
+const MS: Duration = Duration::from_millis(1);
+
+async fn main(domain: Domain) -> domu::Result {
+    let (resumes, cancels) = (option(&domain, "resumes").unwrap_or(0), option(&domain, "cancels").unwrap_or(0));
+    // Somebody always waits for input, so that the console's port is in use after each resume.
+    let reading = spawn(async move { domain.console().read(&mut [0; 8]).await });
+    let going_on = (spawn(numbers(domain)), spawn(clock(domain)), reading);
+    let mut outcomes = domain.resumes();
+    let (mut result, mut used, mut cancelled) = (Ok(()), Vec::with_capacity(16), 0);
+    log::info!("ready");
+    while result.is_ok() && (domain.generation() < resumes || cancelled < cancels) {
+        let over = Rc::new(Cell::new(false));
+        let load = [again(&over, move || values(domain)), again(&over, events), again(&over, move || grants(domain))];
+        let outcome = outcomes.next().await;
+        // What goes on does so for a while.
+        time::sleep(500 * MS).await;
+        over.set(true);
+        for task in load {
+            let old = task.await;
+            // A resume cuts each short once at most, a cancelled one none.
+            let most = u32::from(outcome == Resumption::Restored);
+            result = result.and(old.and_then(|old| if old <= most { Ok(()) } else { Err(format!("{old} were old")) }));
+        }
+        time::sleep(1500 * MS).await;
+        used.push(usage().await);
+        let said = match outcome {
+            Resumption::Restored => format!("@resumed {}", domain.generation()),
+            _ => {
+                cancelled += 1;
+                format!("@cancelled {cancelled}")
+            }
+        };
+        domain.console().write_all(format!("{said} {:?}\n", used.last()).as_bytes()).await?;
+    }
+    verdict(&domain, "suspend.load", result);
+    let same = used.iter().all(|usage| Some(usage) == used.first());
+    verdict(&domain, "suspend.usage", if same { Ok(()) } else { Err(format!("{used:?}")) });
+    drop(going_on);
+    let before = executor::activity().halts;
+    time::sleep(5000 * MS).await;
+    let halts = executor::activity().halts - before;
+    verdict(&domain, "suspend.idle", if halts <= 3 { Ok(()) } else { Err(format!("{halts} halts")) });
+    Ok(())
+}
+
+/// Numbers on the console, one after the other.
+async fn numbers(domain: Domain) -> domu::Result {
+    let mut ticks = time::interval(100 * MS);
+    for number in 0_u64.. {
+        ticks.tick().await;
+        domain.console().write_all(format!("@n {number}\n").as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// The time for dom0, whose clock it is to be.
+async fn clock(domain: Domain) -> domu::Result {
+    let store = domain.xenstore();
+    loop {
+        match store.write("data/wall", time::wall_clock().as_secs().to_string()).await {
+            Ok(()) | Err(xenstore::Error::Interrupted) => time::sleep(100 * MS).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Does something over and over until the flag is set, and counts how often a resume has cut it short.
+fn again<F>(over: &Rc<Cell<bool>>, mut act: impl FnMut() -> F + 'static) -> Task<Result<u32, String>>
+where
+    F: Future<Output = domu::Result> + 'static,
+{
+    let over = Rc::clone(over);
+    spawn(async move {
+        let mut old = 0;
+        while !over.get() {
+            match act().await {
+                Ok(()) => {}
+                Err(
+                    Error::EventChannel(eventchn::Error::BeforeResume)
+                    | Error::Grant(gnttab::Error::BeforeResume)
+                    | Error::Xenstore(xenstore::Error::BeforeResume | xenstore::Error::Interrupted),
+                ) => old += 1,
+                Err(error) => return Err(format!("{error}")),
+            }
+        }
+        Ok(old)
+    })
+}
+
+/// Values, which are there until the domain has another home.
+async fn values(domain: Domain) -> domu::Result {
+    let (store, generation) = (domain.xenstore(), domain.generation());
+    store.write("data/generation", generation.to_string()).await?;
+    match store.read("data/generation").await {
+        Ok(value) if value.number::<u64>()? == generation => {}
+        // The home is another by now.
+        Ok(_) | Err(xenstore::Error::NotFound) if domain.generation() != generation => {}
+        Ok(value) => log::error!("another value: {value}"),
+        Err(error) => return Err(error.into()),
+    }
+    time::sleep(100 * MS).await;
+    Ok(())
+}
+
+/// Events from the domain to itself.
+async fn events() -> domu::Result {
+    let one = eventchn::alloc_unbound(DomainId::SELF)?;
+    let other = eventchn::bind_interdomain(DomainId::SELF, one.number())?;
+    let mut seen = other.after(0).await?;
+    for _ in 0..20 {
+        one.notify()?;
+        seen = other.after(seen).await?;
+        time::sleep(10 * MS).await;
+    }
+    Ok(())
+}
+
+/// A page that the domain grants itself, and has copied.
+async fn grants(domain: Domain) -> domu::Result {
+    let granted = Granted::<ReadOnly>::new(domain.id(), 1).await?;
+    let number = time::now().as_nanos();
+    granted.memory().write(0, &number.to_le_bytes());
+    time::sleep(20 * MS).await;
+    granted.check()?;
+    let references: Vec<_> = granted.references().collect();
+    let mut copy = [0; 8];
+    gnttab::copy::read(domain.id(), &references, 0, &mut copy).await?;
+    if u64::from_le_bytes(copy) != number {
+        log::error!("a copy of another page");
+    }
+    granted.end()?;
+    Ok(())
+}
+
+/// What is in use while there is no load: memory, of which what goes on has a little at moments, pages, references and ports.
+async fn usage() -> (usize, usize, u32, u32, Option<u32>) {
+    let mut live = usize::MAX;
+    for _ in 0..50 {
+        time::sleep(7 * MS).await;
+        live = live.min(memory::quick_stat().live);
+    }
+    let grants = gnttab::stat();
+    let next = eventchn::bind_ipi().map(|port| port.number()).ok();
+    (live, memory::quick_stat().pages, grants.in_use, grants.deferred, next)
+}

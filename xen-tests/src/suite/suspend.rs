@@ -1,0 +1,78 @@
+//! Save, restore and migrate: what `xl` does to a domain that works, and what the domain says of it.
+
+use anyhow::{Context, Result, ensure};
+
+use super::case::{Case, Stage, Where};
+use super::verdict::all_ok;
+
+const GUEST: &str = "suspend";
+const VERDICTS: [&str; 3] = ["suspend.load", "suspend.usage", "suspend.idle"];
+
+/// The clock of the domain is that of dom0, within a second, and the tenth of one that its word is old.
+const CLOCK: &str = "sleep 0.3 && late=$(( $(date +%s) - $(xenstore-read /local/domain/$(xl domid $name)/data/wall) )) && \
+    [ $late -ge -1 ] && [ $late -le 1 ]";
+
+/// All of them.
+pub fn cases(cases: &mut Vec<Case>) {
+    let case = |name: &str, cmdline: &str, steps: fn(&mut Stage) -> Result<()>| {
+        let case = Case::new(format!("suspend::{name}"), GUEST, |_| Ok(())).cmdline(cmdline).steps(steps);
+        case.seconds(400).on(Where::VERSIONS)
+    };
+    cases.push(case("save", "resumes=10", save).on(Where { xenstoreds: true, ..Where::VERSIONS }));
+    cases.push(case("checkpoint", "cancels=3", checkpoint));
+    cases.push(case("fails", "cancels=1", fails));
+    cases.push(case("migrate", "resumes=2", migrate));
+}
+
+/// Starts the domain, has dom0 do something `times`, in which `$name` is the domain and `$i` counts from 1, and follows it to its
+/// end: each number that it has said is there once, and in order.
+fn repeat(stage: &mut Stage, times: u32, command: &str) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let name = stage.domain.clone();
+        stage.dom0(&format!("until_said {name} '@n 10'"))?;
+        for i in 1..=times {
+            stage.dom0(&format!("name={name}; i={i}; {command}")).with_context(|| format!("the {i}th time"))?;
+        }
+        Ok(())
+    })?;
+    stage.destroy()?;
+    let text = outcome.text();
+    let numbers: Vec<u64> = text.lines().filter_map(|line| line.trim().strip_prefix("@n ")?.parse().ok()).collect();
+    let wrong = (0..).zip(&numbers).find(|(index, number)| index != *number);
+    ensure!(wrong.is_none(), "the numbers are not one after the other: {wrong:?}");
+    ensure!(numbers.len() > 10 * times as usize, "there are {} numbers only", numbers.len());
+    all_ok(&outcome, &VERDICTS)
+}
+
+fn save(stage: &mut Stage) -> Result<()> {
+    let command = format!(
+        "xl save $name /run/saved && ! xl domid $name && xl restore /run/saved && rm /run/saved && \
+         until_said $name \"@resumed $i \" && {CLOCK}"
+    );
+    repeat(stage, 10, &command)
+}
+
+/// A copy is written, and the domain goes on.
+fn checkpoint(stage: &mut Stage) -> Result<()> {
+    let command = format!(
+        "xl save -c $name /run/saved && [ -s /run/saved ] && rm /run/saved && until_said $name \"@cancelled $i \" && {CLOCK}"
+    );
+    repeat(stage, 3, &command)
+}
+
+/// There is no room for what is to be saved: the toolstack sees that after the domain was suspended, and lets it go on.
+fn fails(stage: &mut Stage) -> Result<()> {
+    let command = format!(
+        "mkdir -p /run/small && mount -t tmpfs -o size=4m small /run/small && ! xl save $name /run/small/saved && \
+         umount /run/small && until_said $name \"@cancelled $i \" && {CLOCK}"
+    );
+    repeat(stage, 1, &command)
+}
+
+/// To the same host, without a network. What the new domain says goes to a log by the name that it has at first.
+fn migrate(stage: &mut Stage) -> Result<()> {
+    let command = format!(
+        "ln -sf guest-$name.log /var/log/xen/console/guest-$name--incoming.log && xl migrate -s '' $name 'xl migrate-receive' && until_said $name \"@resumed $i \" && {CLOCK}"
+    );
+    repeat(stage, 2, &command)
+}
