@@ -49,7 +49,7 @@
 //! | watches | go on, each with an event |
 //! | the console | goes on; what its backend has not read in time is lost, and counted |
 //! | sleeps, timeouts, intervals | go on: the [monotonic clock](crate::time) has stood still |
-//! | the wall clock | is right |
+//! | the wall clock | is right: who waits for a moment of it looks again then |
 //! | a [`Watchdog`] | begins anew when it is fed |
 //! | [`Domain::id`](crate::Domain::id), the version of Xen | those of the new place |
 //!
