@@ -55,8 +55,9 @@ pub(crate) fn sched_shutdown(reason: Reason) -> Errno {
     check(result).err().unwrap_or(Errno::EINVAL)
 }
 
-/// Suspends the domain, and returns in what goes on: true in this one, as nothing came of it or a copy was all that was
-/// wanted, and false in another, where nothing that Xen had of this one is left but memory and the virtual CPU.
+/// Suspends the domain, and returns in what goes on: true if the toolstack says that it is this one, as nothing came of it or a
+/// copy was all that was wanted; false in another, where nothing that Xen had of this one is left but memory and the virtual
+/// CPU, or if the toolstack does not say.
 ///
 /// # Safety
 ///

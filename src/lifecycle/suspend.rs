@@ -144,7 +144,8 @@ fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
     // SAFETY: nothing runs before `resume` has made all of it anew but `resume` itself, which accesses none of it before. What
     // stays away, mappings, is accessed as memory that others write.
     let result = unsafe { hypercall::sched_suspend() }.map_err(SuspendError::Refused);
-    if result == Ok(false) {
+    // Some toolstacks, that of Xen 4.14 for one, do not say that it was cancelled.
+    if result == Ok(false) && !state.info.is_there() {
         if let Err(failure) = resume::resume(state, suspended) {
             // There may be no clock, by which the console would be waited for.
             emergency::say(format_args!("domu: {failure}\n"));

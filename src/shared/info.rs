@@ -38,6 +38,12 @@ impl SharedInfo {
         }
     }
 
+    /// Whether Xen's page is where it was placed. In another domain nothing is there, which reads as ones, as no time does.
+    pub(crate) fn is_there(&self) -> bool {
+        let field = |at| self.page.u64(offset::VCPU_TIME + at).load(Ordering::Relaxed);
+        [time::TSC_TIMESTAMP, time::SYSTEM_TIME].into_iter().any(|at| field(at) != u64::MAX)
+    }
+
     /// Has Xen place its page at the same frame again, after a resume. Until then the memory there reads as ones: a version
     /// lock would never be free.
     pub(crate) fn resume(&self) -> Result<(), Errno> {

@@ -335,6 +335,10 @@ impl Machine {
         system_time_ns.saturating_add_signed(self.ahead_ns.saturating_neg())
     }
 
+    pub(super) fn is_older_than(&self, major: u16, minor: u16) -> bool {
+        self.xen.is_some_and(|version| version < XenVersion { major, minor })
+    }
+
     pub(crate) const fn is_xen(&self) -> bool {
         self.xen.is_some()
     }

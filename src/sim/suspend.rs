@@ -40,8 +40,8 @@ pub(super) fn suspend() -> Result<u64, Errno> {
     baton::wait(&Wait::Poll { ports: std::vec![], deadline_ns: Some(until) });
     with(|machine| {
         if cancelled {
-            // The toolstack says so to a domain that has a callback only.
-            return Ok(u64::from(machine.events.callback.is_some()));
+            // The toolstack says so to a domain that has a callback only, and that of Xen 4.14 to none.
+            return Ok(u64::from(machine.events.callback.is_some() && !machine.is_older_than(4, 15)));
         }
         if let Saved::Moved(_, uptime) = saved {
             machine.ahead_ns = uptime.as_nanos() as i64 - machine.clock_ns as i64;
