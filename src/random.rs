@@ -64,6 +64,13 @@ pub(crate) struct Memory {
     last: AtomicU64,
 }
 
+impl Memory {
+    /// Has the generators tested again after a resume: the CPU may be another.
+    pub(crate) fn resume(&self) {
+        self.tested.store(false, Ordering::Relaxed);
+    }
+}
+
 /// The generators of this CPU, which have passed their test.
 fn generators() -> Result<Generators, Error> {
     let memory = crate::state::get().map(|state| &state.random);

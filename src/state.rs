@@ -88,6 +88,7 @@ impl State {
             || self.balloon.is_locked()
             || self.pages.is_locked()
             || self.holes.is_locked()
+            || self.xen.is_locked()
     }
 }
 

@@ -135,8 +135,8 @@ impl Console {
     ///
     /// # Errors
     ///
-    /// [`Error::Stalled`], after which nothing is lost and others may still wait; [`Error::Absent`], [`Error::Corrupt`],
-    /// [`Error::Port`].
+    /// [`Error::Stalled`], after which nothing is lost and others may still wait, and also if the domain was resumed elsewhere
+    /// meanwhile: then it is not known; [`Error::Absent`], [`Error::Corrupt`], [`Error::Port`].
     ///
     /// # Cancel safety
     ///
@@ -150,7 +150,12 @@ impl Console {
         })?;
         let limit = patience::STALL_NS + patience::SLOWEST_NS_PER_BYTE * start.unread as u64;
         // What is written meanwhile comes behind that, and is not waited for.
+        let generation = self.0.generation();
         let read = self.once_possible(|device| {
+            // The indices are those of another ring.
+            if self.0.generation() != generation {
+                return Err(Error::Stalled);
+            }
             let now = device.progress()?;
             Ok((now.unread == 0 || now.read.wrapping_sub(start.read) as usize >= start.unread).then_some(()))
         });
@@ -159,6 +164,7 @@ impl Console {
             Err(time::Elapsed) => self.0.console.with(|device| {
                 if let Device::Ring(ring) = device
                     && ring.output.consumed() == start.read
+                    && self.0.generation() == generation
                 {
                     ring.give_up();
                 }

@@ -169,7 +169,7 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
         if executor.ready() > 0 || woken.0.load(Ordering::Acquire) {
             continue;
         }
-        if !timers.any() && !events.anybody_waits() && !grants.may_wake() {
+        if !timers.any() && !events.anybody_waits() && !grants.may_wake() && !state.lifecycle.anybody_waits(state) {
             return Err(Deadlock);
         }
         let now = *now.get_or_insert_with(|| time::now_in(state));

@@ -258,7 +258,11 @@ impl Grants {
             drop(entry.pages);
             waker.into_iter().for_each(Waker::wake);
         }
-        self.set_next_look(&self.inner.lock());
+        let mut inner = self.inner.lock();
+        self.set_next_look(&inner);
+        let waker = inner.next_waiter();
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
         Ok(())
     }
 

@@ -85,7 +85,9 @@ impl Table {
 
     /// Places all pages again, after a resume: the last first, so that Xen's table grows once. No entry permits anything.
     pub(super) fn resume(&mut self) -> Result<(), Errno> {
+        // Another Xen, with another limit: who waits is judged by it.
         self.most = None;
+        let _ = self.most();
         (0..self.pages()).zip(&self.frames).rev().try_for_each(|(index, &frame)| {
             // SAFETY: the frame was given up for this page, and nothing lies there now.
             unsafe { hypercall::grant_table_map(index, frame) }

@@ -19,6 +19,11 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// Whether a future waits for what comes of a suspend, and the toolstack can ask for one.
+    pub(crate) fn anybody_waits(&self, state: &State) -> bool {
+        state.xenstore.is_there() && self.suspends.anybody_waits()
+    }
+
     /// Whether somebody has it in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {

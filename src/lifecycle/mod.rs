@@ -26,6 +26,10 @@
 //!     match requests.next().await? {
 //!         ShutdownRequest::Reboot => lifecycle::finish(Reason::Reboot).await,
 //!         ShutdownRequest::Poweroff => break Ok(()),
+//!         // It was acknowledged, so it is to be done.
+//!         ShutdownRequest::Suspend => {
+//!             lifecycle::suspend().await?;
+//!         }
 //!         other => log::info!("not now: {other:?}"),
 //!     }
 //! }

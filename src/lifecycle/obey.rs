@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use super::mailbox::Mailbox;
 use super::requests::ShutdownRequest;
-use super::{Reason, Resumes, Resumption, fail, finish, requests, suspend, sysrq};
+use super::{Reason, Resumes, fail, finish, requests, suspend, sysrq};
 use crate::executor::{in_background, spawn};
 use crate::state::{self, State};
 use crate::time;
@@ -41,10 +41,14 @@ pub(crate) fn obey() {
 async fn advertise(state: &'static State, feature: &str) {
     let mut resumes = Resumes::new(state);
     loop {
+        let generation = state.generation();
         if let Err(error) = Xenstore::new(state).write(feature, "1").await {
             log::debug!("{feature} is not advertised: {error}");
         }
-        while resumes.next().await != Resumption::Restored {}
+        // Of several suspends only the last is told of.
+        while state.generation() == generation {
+            resumes.next().await;
+        }
     }
 }
 

@@ -48,7 +48,8 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
     state.grants.resume().map_err(failed("the grant table"))?;
     state.mapped.resume();
 
-    // 6. The Xen and the number that the domain has now.
+    // 6. The Xen and the number that the domain has now, and the CPU's generators of random numbers.
+    state.random.resume();
     if let Some(xen) = hypercall::detect() {
         *state.xen.lock() = xen;
     }

@@ -65,8 +65,8 @@ struct History {
     /// Those that came to an end, and what came of the last.
     count: u64,
     last: Option<Resumption>,
-    /// Who waits for the next, by the number of the stream.
-    waiting: BTreeMap<u64, Waker>,
+    /// Who waits for the next, by the number of the stream, and whether that is in the background.
+    waiting: BTreeMap<u64, (Waker, bool)>,
     streams: u64,
 }
 
@@ -83,7 +83,12 @@ impl Suspends {
         history.last = Some(resumption);
         let waiting = core::mem::take(&mut history.waiting);
         drop(history);
-        waiting.into_values().for_each(Waker::wake);
+        waiting.into_values().for_each(|(waker, _)| waker.wake());
+    }
+
+    /// Whether a future waits for a suspend, and somebody for that.
+    pub(crate) fn anybody_waits(&self) -> bool {
+        self.history.lock().waiting.values().any(|(_, background)| !background)
     }
 }
 
@@ -144,8 +149,8 @@ fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
     // SAFETY: nothing runs before `resume` has made all of it anew but `resume` itself, which accesses none of it before. What
     // stays away, mappings, is accessed as memory that others write.
     let result = unsafe { hypercall::sched_suspend() }.map_err(SuspendError::Refused);
-    // Some toolstacks, that of Xen 4.14 for one, do not say that it was cancelled.
-    if result == Ok(false) && !state.info.is_there() {
+    // The page tells, not the word of the toolstack's: that of Xen 4.14 for one does not say that a suspend was cancelled.
+    if result.is_ok() && !state.info.is_there() {
         if let Err(failure) = resume::resume(state, suspended) {
             // There may be no clock, by which the console would be waited for.
             emergency::say(format_args!("domu: {failure}\n"));
@@ -201,7 +206,7 @@ impl Resumes {
                 self.seen = history.count;
                 return Poll::Ready(last);
             }
-            let before = history.waiting.insert(self.number, waker);
+            let before = history.waiting.insert(self.number, (waker, self.state.executor.is_in_background()));
             drop(history);
             drop(before);
             Poll::Pending

@@ -138,3 +138,33 @@ fn what_the_new_xen_refuses_is_told() {
         assert!(report.debug_text().contains(text), "{}", report.debug_text());
     }
 }
+
+#[test]
+fn a_main_may_wait_for_nothing_but_a_suspend() {
+    let store = Store::new();
+    let dom0 = store.clone();
+    let guest = obedient(&store).after(SECOND, move |_| dom0.write(SHUTDOWN, "suspend"));
+    let report = guest.run(async |domain| assert_eq!(domain.resumes().next().await, Resumption::Restored));
+    assert_eq!(report.powered_off().resumes, 1);
+}
+
+#[test]
+fn what_may_be_asked_for_is_said_in_the_new_home_also_if_it_is_left_again_in_vain() {
+    let (store, mut first) = (Store::new(), true);
+    let guest = obedient(&store).saves(move || match core::mem::take(&mut first) {
+        true => Saved::Restored(SECOND),
+        false => Saved::Cancelled(SECOND),
+    });
+    let report = guest.run(async |_| -> domu::Result {
+        time::sleep(SECOND).await;
+        assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        assert_eq!(lifecycle::suspend().await?, Resumption::Cancelled);
+        time::sleep(SECOND).await;
+        for feature in ["poweroff", "reboot", "suspend"] {
+            let node = format!("/local/domain/8/control/feature-{feature}");
+            assert_eq!(store.read(&node).as_deref(), Some(&b"1"[..]), "{feature}");
+        }
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 1);
+}
