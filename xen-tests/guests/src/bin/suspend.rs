@@ -21,7 +21,7 @@ use domu::executor::{Task, spawn};
 use domu::gnttab::{self, Granted, ReadOnly};
 use domu::lifecycle::Resumption;
 use domu::{Domain, DomainId, Error, eventchn, executor, memory, time, xenstore};
-use domu_guests::{option, verdict};
+use domu_guests::{BY_CHANCE, option, verdict};
 
 domu::main!(main);
 
@@ -160,10 +160,6 @@ async fn grants(domain: Domain) -> domu::Result {
     granted.end()?;
     Ok(())
 }
-
-/// Bytes that the tenth resume may have more of than the first: lists of the crate's that are new in each domain have room for
-/// as much as was in them at once, by chance. What is lost each time is a block, of 64 bytes at least: nine of them are more.
-const BY_CHANCE: usize = 512;
 
 /// What is in use while there is no load.
 #[derive(Debug)]
