@@ -65,6 +65,7 @@ mod mailbox;
 mod obey;
 mod requests;
 mod resume;
+mod stream;
 mod suspend;
 mod sysrq;
 mod watchdog;

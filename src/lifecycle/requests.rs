@@ -1,10 +1,9 @@
 //! Requests of the toolstack's to shut down.
 
-use core::fmt;
-
 use super::Reason;
 use super::desk::count;
 use super::mailbox::{Mailbox, word};
+use super::stream::Stream;
 use crate::domain::Domain;
 use crate::state::State;
 use crate::xenstore::{Error, Value};
@@ -59,20 +58,15 @@ impl ShutdownRequest {
 /// The toolstack's requests, for as long as the application decides about them: see
 /// [`Domain::shutdown_requests`].
 #[must_use = "without a stream that is held, requests are obeyed beside main"]
-pub struct ShutdownRequests {
-    state: &'static State,
-    mailbox: Mailbox,
-    /// There may be a request.
-    look: bool,
-}
+#[derive(Debug)]
+pub struct ShutdownRequests(Stream);
 
 impl Domain {
     /// Takes over what the toolstack asks for by `xl shutdown` and the like: from now on, until what is returned is dropped,
     /// the domain does not end by itself then. A request goes to one stream, if there are several.
     #[doc(alias("control/shutdown", "SHUTDOWN_poweroff"))]
     pub fn shutdown_requests(&self) -> ShutdownRequests {
-        self.0.lifecycle.requests.take();
-        ShutdownRequests { state: self.0, mailbox: Mailbox::new(self.0, PATH), look: false }
+        ShutdownRequests(Stream::new(self.0, &self.0.lifecycle.requests, mailbox(self.0)))
     }
 }
 
@@ -90,33 +84,11 @@ impl ShutdownRequests {
     ///
     /// No request is lost by dropping the future.
     pub async fn next(&mut self) -> Result<ShutdownRequest, Error> {
-        loop {
-            if !self.look {
-                self.mailbox.changed().await?;
-                self.look = true;
-            }
-            let request = receive(self.state, &mut self.mailbox).await?;
-            self.look = false;
-            if let Some(request) = request {
-                return Ok(request);
-            }
-        }
+        self.0.next(receive).await
     }
 }
 
-impl Drop for ShutdownRequests {
-    fn drop(&mut self) {
-        self.state.lifecycle.requests.give_back();
-    }
-}
-
-impl fmt::Debug for ShutdownRequests {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShutdownRequests").finish_non_exhaustive()
-    }
-}
-
-/// The node, for this crate's own task.
+/// The node, as nobody has looked at it yet.
 pub(super) const fn mailbox(state: &'static State) -> Mailbox {
     Mailbox::new(state, PATH)
 }

@@ -1,9 +1,8 @@
 //! Keys of `xl sysrq`.
 
-use core::fmt;
-
 use super::desk::count;
 use super::mailbox::{Mailbox, word};
+use super::stream::Stream;
 use crate::domain::Domain;
 use crate::state::State;
 use crate::xenstore::Error;
@@ -13,20 +12,15 @@ const PATH: &str = "control/sysrq";
 
 /// The keys that `xl sysrq` sends, for as long as the application wants them: see [`Domain::sysrq`].
 #[must_use = "without a stream that is held, keys are logged"]
-pub struct SysRq {
-    state: &'static State,
-    mailbox: Mailbox,
-    /// There may be a key.
-    look: bool,
-}
+#[derive(Debug)]
+pub struct SysRq(Stream);
 
 impl Domain {
     /// Takes over what comes by `xl sysrq`, until what is returned is dropped; else it is logged, and means nothing. A key goes
     /// to one stream, if there are several.
     #[doc(alias = "control/sysrq")]
     pub fn sysrq(&self) -> SysRq {
-        self.0.lifecycle.sysrq.take();
-        SysRq { state: self.0, mailbox: Mailbox::new(self.0, PATH), look: false }
+        SysRq(Stream::new(self.0, &self.0.lifecycle.sysrq, mailbox(self.0)))
     }
 }
 
@@ -41,33 +35,11 @@ impl SysRq {
     ///
     /// No key is lost by dropping the future. The toolstack overwrites a key that was not fetched with the next.
     pub async fn next(&mut self) -> Result<u8, Error> {
-        loop {
-            if !self.look {
-                self.mailbox.changed().await?;
-                self.look = true;
-            }
-            let key = receive(self.state, &mut self.mailbox).await?;
-            self.look = false;
-            if let Some(key) = key {
-                return Ok(key);
-            }
-        }
+        self.0.next(receive).await
     }
 }
 
-impl Drop for SysRq {
-    fn drop(&mut self) {
-        self.state.lifecycle.sysrq.give_back();
-    }
-}
-
-impl fmt::Debug for SysRq {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SysRq").finish_non_exhaustive()
-    }
-}
-
-/// The node, for this crate's own task.
+/// The node, as nobody has looked at it yet.
 pub(super) const fn mailbox(state: &'static State) -> Mailbox {
     Mailbox::new(state, PATH)
 }

@@ -1,0 +1,57 @@
+//! What the toolstack says, as a stream of the application's: as long as it is held, words go there, and to nobody else.
+
+use core::fmt;
+
+use super::desk::Desk;
+use super::mailbox::Mailbox;
+use crate::state::State;
+use crate::xenstore::Error;
+
+/// Words of one kind, for the application.
+pub(super) struct Stream {
+    state: &'static State,
+    desk: &'static Desk,
+    mailbox: Mailbox,
+    /// There may be a word.
+    look: bool,
+}
+
+impl Stream {
+    /// The application takes over, until this is dropped.
+    pub(super) fn new(state: &'static State, desk: &'static Desk, mailbox: Mailbox) -> Self {
+        desk.take();
+        Self { state, desk, mailbox, look: false }
+    }
+
+    /// Waits for the next word, which `receive` looks for.
+    ///
+    /// Cancel safety: that of `receive`.
+    pub(super) async fn next<T>(
+        &mut self,
+        receive: impl AsyncFn(&State, &mut Mailbox) -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
+        loop {
+            if !self.look {
+                self.mailbox.changed().await?;
+                self.look = true;
+            }
+            let received = receive(self.state, &mut self.mailbox).await?;
+            self.look = false;
+            if let Some(received) = received {
+                return Ok(received);
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.desk.give_back();
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
