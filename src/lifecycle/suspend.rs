@@ -1,6 +1,6 @@
 //! Suspending the domain, and telling the application what came of it.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -65,9 +65,26 @@ struct History {
     /// Those that came to an end, and what came of the last.
     count: u64,
     last: Option<Resumption>,
-    /// Who waits for the next, by the number of the stream, and whether that is in the background.
-    waiting: BTreeMap<u64, (Waker, bool)>,
+    /// Who waits for the next. There are few.
+    waiting: Vec<Waiting>,
     streams: u64,
+}
+
+/// A stream that waits.
+#[derive(Debug)]
+struct Waiting {
+    stream: u64,
+    waker: Waker,
+    /// It is for nobody's sake.
+    background: bool,
+}
+
+impl History {
+    /// Takes out what waits for a stream: to be dropped while nothing is locked.
+    fn remove(&mut self, stream: u64) -> Option<Waiting> {
+        let index = self.waiting.iter().position(|waiting| waiting.stream == stream)?;
+        Some(self.waiting.swap_remove(index))
+    }
 }
 
 impl Suspends {
@@ -83,12 +100,12 @@ impl Suspends {
         history.last = Some(resumption);
         let waiting = core::mem::take(&mut history.waiting);
         drop(history);
-        waiting.into_values().for_each(|(waker, _)| waker.wake());
+        waiting.into_iter().for_each(|waiting| waiting.waker.wake());
     }
 
     /// Whether a future waits for a suspend, and somebody for that.
     pub(crate) fn anybody_waits(&self) -> bool {
-        self.history.lock().waiting.values().any(|(_, background)| !background)
+        self.history.lock().waiting.iter().any(|waiting| !waiting.background)
     }
 }
 
@@ -206,7 +223,9 @@ impl Resumes {
                 self.seen = history.count;
                 return Poll::Ready(last);
             }
-            let before = history.waiting.insert(self.number, (waker, self.state.executor.is_in_background()));
+            let before = history.remove(self.number);
+            let background = self.state.executor.is_in_background();
+            history.waiting.push(Waiting { stream: self.number, waker, background });
             drop(history);
             drop(before);
             Poll::Pending
@@ -217,8 +236,8 @@ impl Resumes {
 
 impl Drop for Resumes {
     fn drop(&mut self) {
-        let waker = self.state.lifecycle.suspends.history.lock().waiting.remove(&self.number);
-        drop(waker);
+        let waiting = self.state.lifecycle.suspends.history.lock().remove(self.number);
+        drop(waiting);
     }
 }
 
