@@ -9,10 +9,11 @@ extern crate alloc;
 use alloc::alloc::{Layout, alloc, dealloc};
 use alloc::format;
 use alloc::string::String;
-use core::fmt::Write;
+use core::fmt::{Debug, Write};
 use core::ptr;
+use core::time::Duration;
 
-use domu::Domain;
+use domu::{Domain, time};
 
 /// Bytes that may be in use more after something was done many times than after it was done first: lists of the crate's have
 /// room for as much as was in them at once, which is by chance. What is lost each time is a block, of 64 bytes at least: nine
@@ -27,6 +28,26 @@ pub fn verdict(domain: &Domain, case: &str, result: Result<(), String>) {
         Ok(()) => writeln!(line, "@ok {case}"),
         Err(why) => writeln!(line, "@fail {case}: {why}"),
     };
+}
+
+/// What an error says of itself, to those who know the code.
+pub fn said(error: impl Debug) -> String {
+    format!("{error:?}")
+}
+
+/// A failure, unless something holds.
+pub fn ensure(condition: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(what()) }
+}
+
+/// What comes within half a minute.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T, String> {
+    time::timeout(Duration::from_secs(30), future).await.map_err(|_| format!("{what}: nothing comes of it"))
+}
+
+/// A failure if more bytes are in use than before, beyond what is so [by chance](BY_CHANCE).
+pub fn no_more_memory(before: usize, after: usize) -> Result<(), String> {
+    ensure(after <= before + BY_CHANCE, || format!("{before} bytes in use have become {after}"))
 }
 
 /// A number that the command line gives, as `KEY=NUMBER`.

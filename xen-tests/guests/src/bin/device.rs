@@ -27,7 +27,7 @@ use domu::shared::{BackRing, FrontRing};
 use domu::xenbus::{self, Backend, Error, Frontend, State};
 use domu::xenstore::Xenstore;
 use domu::{Domain, memory, time};
-use domu_guests::{BY_CHANCE, option, verdict};
+use domu_guests::{ensure, no_more_memory, option, said, soon, verdict};
 
 domu::main!(main);
 
@@ -37,19 +37,6 @@ const CLASS: &str = "test";
 const CLOSE: u64 = 0;
 
 type Result<T = ()> = core::result::Result<T, String>;
-
-fn said(error: impl Debug) -> String {
-    format!("{error:?}")
-}
-
-fn ensure(condition: bool, what: impl FnOnce() -> String) -> Result {
-    if condition { Ok(()) } else { Err(what()) }
-}
-
-/// What comes within half a minute.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
-    time::timeout(Duration::from_secs(30), future).await.map_err(|_| format!("{what}: nothing comes of it"))
-}
 
 async fn main(domain: Domain) -> Result {
     let store = domain.xenstore();
@@ -149,7 +136,7 @@ async fn connects(front: &mut Frontend, times: u64) -> Result {
         live.push(memory::quick_stat().live);
     }
     log::info!("{} connections took {} ms", times + 2, start.elapsed().as_millis());
-    ensure(live[1] <= live[0] + BY_CHANCE, || format!("{} bytes in use have become {}", live[0], live[1]))
+    no_more_memory(live[0], live[1])
 }
 
 async fn told_to_close(front: &mut Frontend) -> Result {

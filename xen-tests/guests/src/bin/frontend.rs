@@ -19,7 +19,7 @@ extern crate alloc;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{Debug, Display, Write};
+use core::fmt::{Display, Write};
 use core::time::Duration;
 
 use domu::eventchn::{self, Port};
@@ -28,7 +28,7 @@ use domu::shared::FrontRing;
 use domu::xenbus::{self, Error, Frontend, State};
 use domu::xenstore::{Path, Xenstore};
 use domu::{Domain, memory, time};
-use domu_guests::{BY_CHANCE, option, verdict};
+use domu_guests::{ensure, no_more_memory, option, said, soon, verdict};
 
 domu::main!(main);
 
@@ -40,19 +40,6 @@ type DiskRing = FrontRing<[u8; 112], [u8; 16], Granted<ReadWrite>>;
 type TransmitRing = FrontRing<[u8; 12], [u8; 4], Granted<ReadWrite>>;
 
 const SECTOR: usize = 512;
-
-fn said(error: impl Debug) -> String {
-    format!("{error:?}")
-}
-
-fn ensure(condition: bool, what: impl FnOnce() -> String) -> Result {
-    if condition { Ok(()) } else { Err(what()) }
-}
-
-/// What comes within half a minute.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
-    time::timeout(Duration::from_secs(30), future).await.map_err(|_| format!("{what}: nothing comes of it"))
-}
 
 async fn main(domain: Domain) -> Result {
     let class = if domain.words().any(|word| word.raw() == b"vbd") { "vbd" } else { "vif" };
@@ -242,7 +229,7 @@ async fn again(front: &mut Frontend, class: &str, times: u64) -> Result {
         live.push(memory::quick_stat().live);
     }
     log::info!("{} connections took {} ms", times + 2, start.elapsed().as_millis());
-    ensure(live[1] <= live[0] + BY_CHANCE, || format!("{} bytes in use have become {}", live[0], live[1]))
+    no_more_memory(live[0], live[1])
 }
 
 /// Closes a connection whose device may be removed meanwhile.

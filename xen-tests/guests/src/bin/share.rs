@@ -19,7 +19,7 @@ use domu::eventchn::{self, Port};
 use domu::gnttab::{self, Granted, Mapping, ReadOnly, ReadWrite, Reference, copy};
 use domu::shared::{BackRing, FrontRing, SharedMemory};
 use domu::{Domain, DomainId, time};
-use domu_guests::{option, verdict};
+use domu_guests::{ensure, option, verdict};
 
 domu::main!(main);
 
@@ -54,10 +54,6 @@ type Result<T> = core::result::Result<T, String>;
 
 fn said(error: impl Display) -> String {
     format!("{error}")
-}
-
-fn ensure(condition: bool, what: impl FnOnce() -> String) -> Result<()> {
-    if condition { Ok(()) } else { Err(what()) }
 }
 
 /// `do=all`: everything that both live through; `do=panic` and `do=destroyed`: the second dies with pages mapped.

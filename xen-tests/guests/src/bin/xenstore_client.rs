@@ -36,7 +36,7 @@ use domu::abi::xs_wire::MessageType;
 use domu::executor::{spawn, yield_now};
 use domu::xenstore::{Access, Error, Permission, Watch, Xenstore};
 use domu::{Domain, DomainId, memory, time};
-use domu_guests::{BY_CHANCE, number, option, verdict};
+use domu_guests::{no_more_memory, number, option, verdict};
 
 domu::main!(main);
 
@@ -389,11 +389,7 @@ async fn cycles(store: &Xenstore, cycles: u64) -> Result<(), String> {
     }
     log::info!("{cycles} cycles of 40 watchers took {} ms", start.elapsed().as_millis());
     equal(all_watches(store).await?.len(), allowed)?;
-    if live[1] <= live[0] + BY_CHANCE {
-        Ok(())
-    } else {
-        Err(format!("{} bytes in use have become {}", live[0], live[1]))
-    }
+    no_more_memory(live[0], live[1])
 }
 
 async fn absent(store: &Xenstore) -> Result<(), String> {
