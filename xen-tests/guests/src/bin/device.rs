@@ -15,7 +15,7 @@ extern crate alloc;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{Debug, Write};
+use core::fmt::Write;
 use core::future::poll_fn;
 use core::pin::pin;
 use core::task::Poll;
