@@ -7,6 +7,7 @@ use core::task::{Poll, Waker};
 use spin::Mutex;
 
 use super::suspend::Suspends;
+use super::watchdog::Watchdogs;
 use crate::state::{self, State};
 
 /// What a domain keeps of its toolstack's wishes.
@@ -15,6 +16,7 @@ pub(crate) struct Lifecycle {
     pub(super) requests: Desk,
     pub(super) sysrq: Desk,
     pub(super) suspends: Suspends,
+    pub(super) watchdogs: Watchdogs,
     pub(super) counts: Counts,
 }
 

@@ -14,7 +14,7 @@
 //!
 //! A toolstack asks by words in xenstore. [`main!`](crate::main!) starts tasks beside main that obey them, once main waits: they
 //! say that the domain can be shut down, do what was left for [`at_exit`](crate::executor::at_exit), and end the domain. They
-//! are woken by xenstore alone, keep no main from ending, and are nothing that could wake it: one that waits for nothing else
+//! are woken by the toolstack alone, keep no main from ending, and are nothing that could wake it: one that waits for nothing else
 //! is still told so. The feature `shutdown`, on by default, leaves them out when it is off. A program that holds a stream of [`ShutdownRequests`] decides for itself instead:
 //!
 //! ```no_run
@@ -53,13 +53,14 @@
 //! | watches | go on, each with an event |
 //! | the console | goes on; what its backend has not read in time is lost, and counted |
 //! | sleeps, timeouts, intervals | go on: the [monotonic clock](crate::time) has stood still |
-//! | the wall clock | is right: who waits for a moment of it looks again then |
+//! | the wall clock | is right, and [`sleep_until_wall_clock`](crate::time::sleep_until_wall_clock) looks at it again |
 //! | a [`Watchdog`] | begins anew when it is fed |
 //! | [`Domain::id`](crate::Domain::id), the version of Xen | those of the new place |
 //!
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
 //! of random numbers, has a function called [after each suspend](crate::executor::after_suspend).
 
+mod channel;
 mod desk;
 mod mailbox;
 mod obey;

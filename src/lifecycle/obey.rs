@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use super::mailbox::Mailbox;
 use super::requests::ShutdownRequest;
-use super::{Reason, Resumes, fail, finish, requests, suspend, sysrq};
+use super::{Reason, Resumes, channel, fail, finish, requests, suspend, sysrq};
 use crate::executor::{in_background, spawn};
 use crate::state::{self, State};
 use crate::time;
@@ -24,10 +24,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn obey() {
     let Some(state) = state::get().filter(|state| state.xenstore.is_there()) else { return };
     // Of one type, as each type of task has code of its own, which is in every image.
-    let tasks: [Pin<Box<dyn Future<Output = ()>>>; 5] = [
+    let tasks: [Pin<Box<dyn Future<Output = ()>>>; 6] = [
         Box::pin(advertise(state, "control/feature-poweroff")),
         Box::pin(advertise(state, "control/feature-reboot")),
         Box::pin(advertise(state, "control/feature-suspend")),
+        Box::pin(channel::offer(state)),
         Box::pin(listen(state, Node::Requests)),
         Box::pin(listen(state, Node::Keys)),
     ];
@@ -45,10 +46,7 @@ async fn advertise(state: &'static State, feature: &str) {
         if let Err(error) = Xenstore::new(state).write(feature, "1").await {
             log::debug!("{feature} is not advertised: {error}");
         }
-        // Of several suspends only the last is told of.
-        while state.generation() == generation {
-            resumes.next().await;
-        }
+        resumes.another(generation).await;
     }
 }
 

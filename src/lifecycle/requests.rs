@@ -9,7 +9,10 @@ use crate::state::State;
 use crate::xenstore::{Error, Value};
 
 /// The node of the requests.
-const PATH: &str = "control/shutdown";
+pub(super) const PATH: &str = "control/shutdown";
+
+/// The word that asks for a suspend.
+pub(super) const SUSPEND: &str = "suspend";
 
 /// What the toolstack asks for.
 #[doc(alias = "control/shutdown")]
@@ -23,7 +26,7 @@ pub enum ShutdownRequest {
     /// To end, as some toolstacks say it.
     Halt,
     /// To be saved or moved, by `xl save` and `xl migrate`: [`suspend`](super::suspend()) does that. The toolstack waits a
-    /// minute for it.
+    /// minute for it. It may have asked by an event, as the domain offers that.
     Suspend,
     /// To crash, as some tests do.
     Crash,
@@ -33,11 +36,12 @@ pub enum ShutdownRequest {
 
 impl ShutdownRequest {
     fn new(value: &Value) -> Self {
+        const ASKS_FOR_SUSPEND: &[u8] = SUSPEND.as_bytes();
         match word(value).trim_ascii() {
             b"poweroff" => Self::Poweroff,
             b"reboot" => Self::Reboot,
             b"halt" => Self::Halt,
-            b"suspend" => Self::Suspend,
+            ASKS_FOR_SUSPEND => Self::Suspend,
             b"crash" => Self::Crash,
             _ => Self::Unknown(value.clone()),
         }

@@ -40,9 +40,10 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
     state.executor.resume(state);
     state.delivery.resume().map_err(failed("the FIFO interface of events"))?;
 
-    // 4. Ports, of which none is left; the timer's is bound when it is next set.
+    // 4. Ports, of which none is left; the timer's is bound when it is next set. Nor is there a watchdog.
     state.events.resume();
     state.timers.resume();
+    state.lifecycle.watchdogs.resume();
 
     // 5. Grants and mappings, of which none is left either.
     state.grants.resume().map_err(failed("the grant table"))?;

@@ -38,6 +38,8 @@ pub enum Resumption {
 pub enum SuspendError {
     /// Another task is about to do it.
     Busy,
+    /// There is no toolstack that would let the domain go on: it has no xenstore, by which one asks.
+    NoToolstack,
     /// Xen refused it.
     Refused(Errno),
 }
@@ -46,6 +48,7 @@ impl fmt::Display for SuspendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy => f.write_str("the domain is about to be suspended already"),
+            Self::NoToolstack => f.write_str("nobody would let the domain go on: it has no xenstore"),
             Self::Refused(errno) => write!(f, "Xen refused to suspend the domain: {errno}"),
         }
     }
@@ -136,6 +139,10 @@ impl Drop for Busy {
 #[doc(alias("SCHEDOP_shutdown", "SHUTDOWN_suspend"))]
 pub async fn suspend() -> Result<Resumption, SuspendError> {
     let state = state::get().ok_or(SuspendError::Refused(Errno::ESRCH))?;
+    // An initial domain would take the host down.
+    if !state.xenstore.is_there() {
+        return Err(SuspendError::NoToolstack);
+    }
     let suspends = &state.lifecycle.suspends;
     if suspends.busy.swap(true, Ordering::Relaxed) {
         return Err(SuspendError::Busy);
@@ -177,6 +184,7 @@ fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
         return Ok(Resumption::Restored);
     }
     state.clock.resume(&state.info, suspended);
+    state.lifecycle.watchdogs.feed();
     state.console.go_on();
     result.map(|_| Resumption::Cancelled)
 }
@@ -203,10 +211,18 @@ impl Domain {
 }
 
 impl Resumes {
-    pub(super) fn new(state: &'static State) -> Self {
+    pub(crate) fn new(state: &'static State) -> Self {
         let mut history = state.lifecycle.suspends.history.lock();
         history.streams += 1;
         Self { state, number: history.streams, seen: history.count }
+    }
+
+    /// Waits until the domain is another than that of `generation`.
+    pub(super) async fn another(&mut self, generation: u64) {
+        // Of several suspends only the last is told of.
+        while self.state.generation() == generation {
+            self.next().await;
+        }
     }
 
     /// Waits for the next suspend to be over. Of several since the last was fetched only the last is told of:

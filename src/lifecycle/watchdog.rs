@@ -36,6 +36,42 @@ pub struct Watchdog {
     state: &'static State,
 }
 
+/// Those that Xen has.
+#[derive(Debug, Default)]
+pub(super) struct Watchdogs {
+    /// How many seconds each is for, by its number, which begins with one; zero where there is none.
+    seconds: [AtomicU32; MOST],
+}
+
+/// So many a domain has at most.
+#[doc(alias = "NR_DOMAIN_WATCHDOG_TIMERS")]
+const MOST: usize = 2;
+
+impl Watchdogs {
+    fn note(&self, id: u32, seconds: u32) {
+        if let Some(slot) = (id as usize).checked_sub(1).and_then(|index| self.seconds.get(index)) {
+            slot.store(seconds, Ordering::Relaxed);
+        }
+    }
+
+    /// Feeds all: Xen has counted on while the domain could not, and what came to its end in a suspend that was cancelled
+    /// watches nothing any more.
+    pub(super) fn feed(&self) {
+        for (id, slot) in (1..).zip(&self.seconds) {
+            let seconds = slot.load(Ordering::Relaxed);
+            if seconds > 0 {
+                // Who feeds it next is told if it is refused.
+                let _ = hypercall::sched_watchdog(id, seconds);
+            }
+        }
+    }
+
+    /// Forgets all, after a resume elsewhere.
+    pub(super) fn resume(&self) {
+        self.seconds.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
+    }
+}
+
 /// Why there is no watchdog, or it was not fed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -72,23 +108,22 @@ impl Watchdog {
         let seconds = u32::try_from(seconds).ok().filter(|&seconds| seconds > 0).ok_or(WatchdogError::InvalidTime)?;
         // It is a domain that has one.
         let state = state::get().ok_or(WatchdogError::Refused(Errno::ESRCH))?;
-        match hypercall::sched_watchdog(0, seconds) {
-            Ok(id) => {
-                Ok(Self { id: AtomicU32::new(id), generation: AtomicU64::new(state.generation()), seconds, state })
-            }
-            Err(Errno::ENOSPC) => Err(WatchdogError::TooMany),
-            Err(errno) => Err(WatchdogError::Refused(errno)),
-        }
+        let id = begin(state, seconds).map_err(|errno| match errno {
+            Errno::ENOSPC => WatchdogError::TooMany,
+            errno => WatchdogError::Refused(errno),
+        })?;
+        Ok(Self { id: AtomicU32::new(id), generation: AtomicU64::new(state.generation()), seconds, state })
     }
 
-    /// Lets the time begin anew. After a resume it begins with this: nobody is watched before.
+    /// Lets the time begin anew. After a resume it begins with this: nobody is watched before. After a suspend that was
+    /// cancelled it has begun anew already.
     ///
     /// # Errors
     ///
     /// [`WatchdogError::Refused`].
     pub fn feed(&self) -> Result<(), WatchdogError> {
         if self.state.is_running() && !self.is_current() {
-            let id = hypercall::sched_watchdog(0, self.seconds).map_err(WatchdogError::Refused)?;
+            let id = begin(self.state, self.seconds).map_err(WatchdogError::Refused)?;
             self.id.store(id, Ordering::Relaxed);
             self.generation.store(self.state.generation(), Ordering::Relaxed);
             return Ok(());
@@ -114,8 +149,16 @@ impl Drop for Watchdog {
         // One that Xen will not stop has the domain end in time.
         if self.is_current() {
             let _ = self.set(0);
+            self.state.lifecycle.watchdogs.note(self.id.load(Ordering::Relaxed), 0);
         }
     }
+}
+
+/// Has Xen begin to count in the domain that this is now, and returns the number of the watchdog.
+fn begin(state: &State, seconds: u32) -> Result<u32, Errno> {
+    let id = hypercall::sched_watchdog(0, seconds)?;
+    state.lifecycle.watchdogs.note(id, seconds);
+    Ok(id)
 }
 
 impl fmt::Debug for Watchdog {

@@ -21,6 +21,9 @@ use crate::abi::xen::{DomainId, shared_info};
 use crate::arch;
 use crate::lifecycle::Reason;
 
+/// The deadline of a watchdog that has passed while the domain was suspended.
+const PASSED: u64 = u64::MAX;
+
 /// What a test does to the domain from outside, at a moment.
 pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>) + Send>;
 
@@ -268,7 +271,7 @@ impl Machine {
     /// When the next thing happens: an action of the test's, the timer, the console's backend, xenstored, or a watchdog.
     pub(super) fn next(&self) -> Option<u64> {
         let backend = self.reader.as_ref().and_then(|reader| reader.next_ns);
-        let watchdogs = self.watchdogs.into_iter().flatten();
+        let watchdogs = self.watchdogs.into_iter().flatten().filter(|when| *when != PASSED);
         let others = self.events.timer_ns.into_iter().chain(backend).chain(self.store_next()).chain(watchdogs);
         self.events.actions.iter().map(|(when, _)| *when).chain(others).min()
     }
@@ -276,7 +279,12 @@ impl Machine {
     /// Lets everything happen that is due by now, in order.
     pub(crate) fn catch_up(&mut self) {
         while let Some(when) = self.next().filter(|when| *when <= self.clock_ns) {
-            if self.watchdogs.contains(&Some(when)) {
+            if let Some(watchdog) = self.watchdogs.iter_mut().find(|watchdog| **watchdog == Some(when)) {
+                *watchdog = Some(PASSED);
+                // A domain that is suspended is ended by nothing.
+                if self.suspended {
+                    continue;
+                }
                 self.watchdogs = [None; 2];
                 // Not while it is being left.
                 if !std::thread::panicking() {

@@ -81,6 +81,8 @@ pub(crate) struct Machine {
     pub(crate) events: Events,
     /// When they end the domain, those that it has.
     pub(crate) watchdogs: [Option<u64>; 2],
+    /// It has suspended itself, and does not go on yet.
+    pub(super) suspended: bool,
     pub(crate) grants: Grants,
     /// Its place among the domains of a host, if it is not alone.
     pub(crate) seat: Option<Seat>,
@@ -208,6 +210,7 @@ impl Machine {
             clock_ns: START_NS,
             wall_clock_ns: WALL_CLOCK_NS,
             watchdogs: [None; 2],
+            suspended: false,
             events: Events::new(guest.port_limit, guest.fifo, guest.offered, guest.actions),
             grants: Grants::new(guest.grant_frames, guest.initial_domain, guest.grant_fault),
             seat: None,

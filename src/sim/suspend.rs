@@ -35,10 +35,12 @@ pub(super) fn suspend() -> Result<u64, Errno> {
         if !cancelled {
             machine.leave_domain();
         }
+        machine.suspended = true;
         machine.clock_ns + pause.as_nanos() as u64
     });
     baton::wait(&Wait::Poll { ports: std::vec![], deadline_ns: Some(until) });
     with(|machine| {
+        machine.suspended = false;
         if cancelled {
             // The toolstack says so to a domain that has a callback only, and that of Xen 4.14 to none.
             return Ok(u64::from(machine.events.callback.is_some() && !machine.is_older_than(4, 15)));

@@ -28,7 +28,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 pub(crate) use clock::system_time_ns;
-pub use sleep::{Elapsed, Interval, Sleep, interval, sleep, sleep_until, timeout};
+pub use sleep::{Elapsed, Interval, Sleep, interval, sleep, sleep_until, sleep_until_wall_clock, timeout};
 pub(crate) use timers::Timers;
 
 use crate::shared::SharedInfo;

@@ -7,7 +7,8 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use super::timers::Key;
-use super::{Instant, now};
+use super::{Instant, now, wall_clock};
+use crate::lifecycle::Resumes;
 use crate::state::{self, State};
 
 /// Waits for so long.
@@ -26,6 +27,30 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Dropping the future forgets the deadline.
 pub const fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { deadline, registered: None }
+}
+
+/// How long the wall clock is believed to be left alone. Nobody tells a domain that it is set.
+const TRUST: Duration = Duration::from_secs(60);
+
+/// Waits until the [wall clock](wall_clock) shows a moment, counted from the beginning of 1970 in UTC, or a later one.
+///
+/// The clock is looked at again after each suspend, and otherwise once in a minute: if dom0 sets it ahead, this ends up to a
+/// minute late, and never early.
+///
+/// # Cancel safety
+///
+/// Dropping the future forgets the moment.
+pub async fn sleep_until_wall_clock(moment: Duration) {
+    // Outside of a domain no time passes.
+    let Some(state) = state::get() else { return };
+    let mut resumes = Resumes::new(state);
+    loop {
+        let left = moment.saturating_sub(wall_clock());
+        if left.is_zero() {
+            return;
+        }
+        let _ = timeout(left.min(TRUST), resumes.next()).await;
+    }
 }
 
 /// Waits for a moment: see [`sleep_until`].

@@ -194,6 +194,11 @@ impl Calls {
         self.sent.len()
     }
 
+    /// How many of these a future waits for.
+    pub(super) fn awaited(&self) -> usize {
+        self.sent.iter().filter(|sent| matches!(sent.owner, Owner::Future(_))).count()
+    }
+
     /// Whether there is something to be sent.
     pub(super) fn is_waiting(&self) -> bool {
         !(self.waiting.is_empty() && self.starting.is_empty())

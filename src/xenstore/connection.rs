@@ -315,9 +315,9 @@ impl Held<'_> {
         .await;
     }
 
-    /// How many requests the server has yet to answer.
+    /// How many futures wait for an answer of the server's.
     pub(crate) fn open(&self) -> usize {
-        self.0.inner.lock().calls.sent()
+        self.0.inner.lock().calls.awaited()
     }
 }
 

@@ -61,14 +61,15 @@ fn what_can_be_asked_for_is_advertised_where_the_store_lets_it() {
 
 /// A host that balances memory takes a domain for one to be balanced if it writes below `memory`.
 #[test]
-fn of_its_home_a_domain_writes_control_alone() {
+fn of_its_home_a_domain_writes_what_is_for_its_end_alone() {
     let store = Store::new();
     ended(&asked(&store, "poweroff").run(waits), Reason::Poweroff, true);
     let changing = [MessageType::WRITE, MessageType::MKDIR, MessageType::RM, MessageType::SET_PERMS];
     let log = store.log();
     let changed: Vec<_> = log.iter().filter(|(_, ty, _)| changing.contains(ty)).map(|(_, _, path)| path).collect();
-    assert!(changed.len() >= 3, "features, and the answer to a request");
-    assert!(changed.iter().all(|path| path.starts_with(b"control/")), "{changed:?}");
+    assert!(changed.len() >= 4, "features, a port, and the answer to a request");
+    let is_for_it = |path: &[u8]| path.starts_with(b"control/") || path.starts_with(b"device/suspend/event-channel\0");
+    assert!(changed.iter().all(|path| is_for_it(path)), "{changed:?}");
     assert!(!store.list("/local/domain/7/memory").iter().any(|name| name == "meminfo"));
 }
 
@@ -300,7 +301,7 @@ fn a_main_that_does_not_wait_pays_nothing() {
 }
 
 #[test]
-fn obeying_costs_a_waiting_main_three_notifications_once() {
+fn obeying_costs_a_waiting_main_a_port_and_three_notifications_once() {
     let run = |guest: Guest| {
         let report = guest.run(async |_| time::sleep(SECOND).await);
         assert_eq!(report.end, End::Shutdown(Reason::Poweroff));
@@ -308,7 +309,7 @@ fn obeying_costs_a_waiting_main_three_notifications_once() {
     };
     let (plain, halts) = run(Guest::new());
     let (obedient, more_halts) = run(Guest::new().obedient());
-    assert_eq!((obedient - plain, more_halts - halts), (3, 0), "the simulated server answers at once");
+    assert_eq!((obedient - plain, more_halts - halts), (4, 0), "the simulated server answers at once");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::executor::spawn;
-use domu::sim::{Guest, Saved};
-use domu::{lifecycle, time};
+use domu::lifecycle::{self, Reason, Watchdog};
+use domu::sim::{End, Guest, Saved};
+use domu::time;
 
 use crate::{MS, SECOND};
 
@@ -64,4 +65,63 @@ fn sleeps_go_on_and_nothing_comes_in_a_burst() {
         });
         report.powered_off();
     }
+}
+
+/// Xen counts on meanwhile, and nothing comes of it.
+#[test]
+fn a_watchdog_begins_anew_when_a_suspend_was_cancelled() {
+    for (pause, fed, end) in
+        [(HOUR, true, Reason::Poweroff), (2 * SECOND, true, Reason::Poweroff), (HOUR, false, Reason::Watchdog)]
+    {
+        let report = Guest::new().saves(move || Saved::Cancelled(pause)).run(async |_| -> domu::Result {
+            let (watchdog, stopped) = (Watchdog::start(3 * SECOND)?, Watchdog::start(3 * SECOND)?);
+            drop(stopped);
+            time::sleep(2 * SECOND).await;
+            lifecycle::suspend().await?;
+            for _ in 0..10 {
+                time::sleep(2 * SECOND).await;
+                if fed {
+                    watchdog.feed()?;
+                }
+            }
+            Ok(())
+        });
+        assert_eq!(report.end, End::Shutdown(end), "{pause:?} {fed}");
+    }
+}
+
+#[test]
+fn who_waits_for_the_wall_clock_looks_at_it_again() {
+    for (saved, late) in [(Saved::Restored(HOUR), HOUR - 9 * SECOND), (Saved::Cancelled(2 * SECOND), Duration::ZERO)] {
+        let report = Guest::new().saves(move || saved).run(async |_| -> domu::Result {
+            let (moment, start) = (time::wall_clock() + 10 * SECOND, time::now());
+            let waiting = spawn(time::sleep_until_wall_clock(moment));
+            time::sleep(SECOND).await;
+            lifecycle::suspend().await?;
+            waiting.await;
+            let past = time::wall_clock() - moment;
+            assert!((late..late + 10 * MS).contains(&past), "{saved:?}: {past:?}");
+            // The clock without the suspend.
+            assert!(start.elapsed() < 11 * SECOND);
+            Ok(())
+        });
+        report.powered_off();
+    }
+}
+
+#[test]
+fn the_wall_clock_may_be_set_and_a_moment_that_has_passed_is_over() {
+    const SET: u64 = 2_000_000_000;
+    let guest = Guest::new().after(HOUR / 2, |outside| outside.set_wall_clock(SET * 1_000_000_000));
+    let report = guest.run(async |_| -> domu::Result {
+        let start = time::now();
+        time::sleep_until_wall_clock(Duration::ZERO).await;
+        time::sleep_until_wall_clock(time::wall_clock()).await;
+        assert!(start.elapsed() < MS);
+        let waiting = time::timeout(200 * HOUR, time::sleep_until_wall_clock(Duration::from_secs(SET)));
+        assert_eq!(waiting.await, Ok(()));
+        assert!((HOUR / 2..HOUR / 2 + 61 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
+        Ok(())
+    });
+    report.powered_off();
 }

@@ -44,6 +44,41 @@ fn a_domain_that_obeys_is_suspended_and_goes_on_as_often_as_it_is_asked() {
     }
 }
 
+/// The channel is offered in each home, and what is asked for by it comes as the other requests do.
+#[test]
+fn a_suspend_may_be_asked_for_by_an_event() {
+    let store = Store::new();
+    let report = obedient(&store).run(async |domain| -> domu::Result {
+        let ring = |number: u16| {
+            let node = format!("/local/domain/{number}/device/suspend/event-channel");
+            let port: u32 = String::from_utf8(store.read(&node).unwrap()).unwrap().parse().unwrap();
+            domu::sim::outside(|outside| outside.notify(port));
+        };
+        for number in 7..9 {
+            time::sleep(SECOND).await;
+            assert_eq!((domain.generation(), store.watches(number).len()), (u64::from(number) - 7, 2));
+            ring(number);
+        }
+        time::sleep(SECOND).await;
+        assert_eq!(lifecycle::stat().suspends, 2);
+        let mut requests = domain.shutdown_requests();
+        ring(9);
+        assert_eq!(requests.next().await?, ShutdownRequest::Suspend);
+        assert_eq!(domain.generation(), 2);
+        assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 3);
+}
+
+#[test]
+fn a_domain_that_nobody_would_let_go_on_is_not_suspended() {
+    let report = Guest::new().without_xenstore().run(async |_| {
+        assert_eq!(lifecycle::suspend().await, Err(SuspendError::NoToolstack));
+    });
+    assert_eq!(report.powered_off().resumes, 0);
+}
+
 #[test]
 fn a_program_that_listens_decides_when() {
     let store = Store::new();
