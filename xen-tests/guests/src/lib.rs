@@ -6,6 +6,8 @@
 
 extern crate alloc;
 
+pub mod disk;
+
 use alloc::alloc::{Layout, alloc, dealloc};
 use alloc::format;
 use alloc::string::String;

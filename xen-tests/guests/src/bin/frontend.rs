@@ -19,7 +19,7 @@ extern crate alloc;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{Display, Write};
+use core::fmt::Write;
 use core::time::Duration;
 
 use domu::eventchn::{self, Port};
@@ -28,18 +28,15 @@ use domu::shared::FrontRing;
 use domu::xenbus::{self, Error, Frontend, State};
 use domu::xenstore::{Path, Xenstore};
 use domu::{Domain, memory, time};
+use domu_guests::disk::{Disk, SECTOR};
 use domu_guests::{ensure, no_more_memory, option, said, soon, verdict};
 
 domu::main!(main);
 
 type Result<T = ()> = core::result::Result<T, String>;
 
-/// A request to a disk, and its response.
-type DiskRing = FrontRing<[u8; 112], [u8; 16], Granted<ReadWrite>>;
 /// A frame to be sent, and what became of it.
 type TransmitRing = FrontRing<[u8; 12], [u8; 4], Granted<ReadWrite>>;
-
-const SECTOR: usize = 512;
 
 async fn main(domain: Domain) -> Result {
     let class = if domain.words().any(|word| word.raw() == b"vbd") { "vbd" } else { "vif" };
@@ -93,112 +90,61 @@ async fn found(store: &Xenstore, class: &str) -> Result<Frontend> {
     Ok(front)
 }
 
-/// What belongs to a connection.
-struct Connection {
-    rings: Rings,
-    port: Port,
-}
-
-enum Rings {
-    Disk(DiskRing),
-    Network { transmit: TransmitRing, receive: Granted<ReadWrite> },
+/// A connection.
+enum Connection {
+    Disk(Disk),
+    Network { transmit: TransmitRing, receive: Granted<ReadWrite>, port: Port },
 }
 
 impl Connection {
     /// Connects, and uses the connection.
     async fn new(front: &mut Frontend, class: &str) -> Result<Self> {
+        if class == "vbd" {
+            let mut disk = soon("a connection", Disk::connect(front)).await?.map_err(said)?;
+            let sectors: u64 = front.read("sectors").await.map_err(said)?.number().map_err(said)?;
+            ensure(sectors == 2048, || format!("{sectors} sectors"))?;
+            let pattern: [u8; SECTOR] = core::array::from_fn(|index| (index * 7) as u8 ^ time::now().as_nanos() as u8);
+            soon("a write", disk.write(3, &pattern)).await?.map_err(said)?;
+            let found = soon("a read", disk.read(3)).await?.map_err(said)?;
+            ensure(found == pattern, || "what was written is not what is read".into())?;
+            return Ok(Self::Disk(disk));
+        }
         soon("a back end", front.prepare()).await?.map_err(said)?;
         let peer = front.device().peer();
         let port = eventchn::alloc_unbound(peer).map_err(said)?;
-        let number = port.number();
-        let granted = async |pages| Granted::<ReadWrite>::new(peer, pages).await.map_err(said);
-        let rings = if class == "vbd" {
-            // Two pages, if the back end takes as many.
-            let order = front.feature("max-ring-page-order", 0u32, 1).await.map_err(said)?;
-            let ring = granted(1 << order).await?;
-            let names: Vec<String> = (0..ring.count()).map(|page| format!("ring-ref{page}")).collect();
-            let references: Vec<_> = ring.references().collect();
-            let mut details: Vec<(&str, &dyn Display)> =
-                [("ring-page-order", &order as &dyn Display), ("event-channel", &number), ("protocol", &"x86_64-abi")]
-                    .into();
-            details.extend(names.iter().zip(&references).map(|(name, reference)| (&**name, reference as &dyn Display)));
-            let rings = Rings::Disk(FrontRing::new(ring));
-            soon("a connection", front.connect(State::INITIALISED, &details)).await?.map_err(said)?;
-            rings
-        } else {
-            let [transmit, receive] = [granted(1).await?, granted(1).await?];
-            let [out, into] =
-                [&transmit, &receive].map(|ring| ring.references().next().map_or(0, |reference| reference.0));
-            let rings = Rings::Network { transmit: FrontRing::new(transmit), receive };
-            let details: &xenbus::Details<'_> = &[
-                ("tx-ring-ref", &out),
-                ("rx-ring-ref", &into),
-                ("event-channel", &number),
-                ("request-rx-copy", &1),
-                ("feature-rx-notify", &1),
-            ];
-            soon("a connection", front.connect(State::CONNECTED, details)).await?.map_err(said)?;
-            rings
-        };
+        let granted = async || Granted::<ReadWrite>::new(peer, 1).await.map_err(said);
+        let [transmit, receive] = [granted().await?, granted().await?];
+        let [out, into] = [&transmit, &receive].map(|ring| ring.references().next().map_or(0, |reference| reference.0));
+        let mut transmit = FrontRing::new(transmit);
+        let details: &xenbus::Details<'_> = &[
+            ("tx-ring-ref", &out),
+            ("rx-ring-ref", &into),
+            ("event-channel", &port.number()),
+            ("request-rx-copy", &1),
+            ("feature-rx-notify", &1),
+        ];
+        soon("a connection", front.connect(State::CONNECTED, details)).await?.map_err(said)?;
         ensure(front.state() == State::CONNECTED, || "it is not connected".into())?;
-        let mut connection = Self { rings, port };
-        connection.use_it(front).await?;
-        Ok(connection)
-    }
-
-    async fn use_it(&mut self, front: &Frontend) -> Result {
-        let Self { rings, port } = self;
-        let data = Granted::<ReadWrite>::new(front.device().peer(), 1).await.map_err(said)?;
-        match rings {
-            Rings::Disk(ring) => {
-                let sectors: u64 = front.read("sectors").await.map_err(said)?.number().map_err(said)?;
-                ensure(sectors == 2048, || format!("{sectors} sectors"))?;
-                let pattern: [u8; SECTOR] = core::array::from_fn(|index| (index * 7) as u8 ^ port.number() as u8);
-                data.memory().write(0, &pattern);
-                soon("a write", ask_disk(ring, port, 1, 3, &data)).await??;
-                data.memory().write(0, &[0; SECTOR]);
-                soon("a read", ask_disk(ring, port, 0, 3, &data)).await??;
-                let mut found = [0; SECTOR];
-                data.memory().read(0, &mut found);
-                ensure(found == pattern, || "what was written is not what is read".into())?;
-            }
-            Rings::Network { transmit, .. } => {
-                // To everyone, of a protocol for experiments.
-                data.memory().write(0, &[0xff; 6]);
-                data.memory().write(12, &[0x88, 0xb5]);
-                soon("a frame's answer", send(transmit, port, &data)).await??;
-            }
-        }
-        data.end().map(drop).map_err(said)
+        // To everyone, of a protocol for experiments.
+        let frame = granted().await?;
+        frame.memory().write(0, &[0xff; 6]);
+        frame.memory().write(12, &[0x88, 0xb5]);
+        soon("a frame's answer", send(&mut transmit, &port, &frame)).await??;
+        frame.end().map_err(said)?;
+        Ok(Self::Network { transmit, receive, port })
     }
 
     /// Ends what the back end, which is closed, was given.
     fn end(self) -> Result {
-        match self.rings {
-            Rings::Disk(ring) => ring.into_memory().end().map_err(said)?,
-            Rings::Network { transmit, receive } => {
+        match self {
+            Self::Disk(disk) => disk.end().map_err(said),
+            Self::Network { transmit, receive, port } => {
+                drop(port);
                 receive.end().map_err(said)?;
-                transmit.into_memory().end().map_err(said)?
+                transmit.into_memory().end().map(drop).map_err(said)
             }
-        };
-        Ok(())
+        }
     }
-}
-
-/// Has a disk read (0) or write (1) a sector.
-async fn ask_disk(ring: &mut DiskRing, port: &Port, operation: u8, sector: u64, data: &Granted<ReadWrite>) -> Result {
-    let reference = data.references().next().map_or(0, |reference| reference.0);
-    let mut request = [0; 112];
-    request[..2].copy_from_slice(&[operation, 1]);
-    request[8..16].copy_from_slice(&sector.to_le_bytes());
-    request[16..24].copy_from_slice(&sector.to_le_bytes());
-    request[24..28].copy_from_slice(&reference.to_le_bytes());
-    ring.push(&request).map_err(said)?;
-    if ring.publish() {
-        port.notify().map_err(said)?;
-    }
-    let response = port.until(|| ring.poll_response().transpose()).await.map_err(said)?.map_err(said)?;
-    ensure(response[..8] == sector.to_le_bytes() && response[10..12] == [0, 0], || format!("{response:?}"))
 }
 
 /// Has a frame of 60 bytes sent.

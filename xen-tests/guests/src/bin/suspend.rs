@@ -1,5 +1,5 @@
-//! Saved, restored, migrated and left as it was, under load: numbers on the console, values in xenstore, an event channel and
-//! granted pages that are made anew when they are from before a resume.
+//! Saved, restored, migrated and left as it was, under load: numbers on the console, values in xenstore, a disk in dom0 that is
+//! connected again and again, an event channel and granted pages that are made anew when they are from before a resume.
 //!
 //! The command line says `resumes=NUMBER` or `cancels=NUMBER`, after how many it ends. It says `@resumed NUMBER` and
 //! `@cancelled NUMBER`, and writes the wall clock to `data/wall` ten times a second. Cases: `suspend.load`, that nothing failed
@@ -20,7 +20,10 @@ use core::time::Duration;
 use domu::executor::{Task, spawn};
 use domu::gnttab::{self, Granted, ReadOnly};
 use domu::lifecycle::Resumption;
+use domu::xenbus::{self, Frontend};
+use domu::xenstore::Path;
 use domu::{Domain, DomainId, Error, eventchn, executor, memory, time, xenstore};
+use domu_guests::disk::{Disk, SECTOR};
 use domu_guests::{BY_CHANCE, option, verdict};
 
 domu::main!(main);
@@ -35,9 +38,17 @@ async fn main(domain: Domain) -> domu::Result {
     let mut outcomes = domain.resumes();
     let (mut result, mut used, mut cancelled) = (Ok(()), Vec::with_capacity(16), 0);
     log::info!("ready");
+    // Sectors that were written and read again, by which the connections are judged.
+    let sectors = Rc::new(Cell::new(0));
     while result.is_ok() && (domain.generation() < resumes || cancelled < cancels) {
         let over = Rc::new(Cell::new(false));
-        let load = [again(&over, move || values(domain)), again(&over, events), again(&over, move || grants(domain))];
+        let (counted, before) = (Rc::clone(&sectors), sectors.get());
+        let load = [
+            again(domain, &over, move || values(domain)),
+            again(domain, &over, events),
+            again(domain, &over, move || grants(domain)),
+            again(domain, &over, move || disk(domain, Rc::clone(&counted))),
+        ];
         let outcome = outcomes.next().await;
         // What goes on does so for a while.
         time::sleep(500 * MS).await;
@@ -47,6 +58,9 @@ async fn main(domain: Domain) -> domu::Result {
             // A resume cuts each short once at most, a cancelled one none.
             let most = u32::from(outcome == Resumption::Restored);
             result = result.and(old.and_then(|old| if old <= most { Ok(()) } else { Err(format!("{old} were old")) }));
+        }
+        if sectors.get() == before {
+            result = result.and(Err("the disk was not used".into()));
         }
         time::sleep(1500 * MS).await;
         used.push(usage().await);
@@ -93,22 +107,27 @@ async fn clock(domain: Domain) -> domu::Result {
     }
 }
 
-/// Does something over and over until the flag is set, and counts how often a resume has cut it short.
-fn again<F>(over: &Rc<Cell<bool>>, mut act: impl FnMut() -> F + 'static) -> Task<Result<u32, String>>
+/// Does something over and over, which says whether it found what it should, until the flag is set; counts how often a resume
+/// has cut it short.
+fn again<F>(domain: Domain, over: &Rc<Cell<bool>>, mut act: impl FnMut() -> F + 'static) -> Task<Result<u32, String>>
 where
-    F: Future<Output = domu::Result> + 'static,
+    F: Future<Output = domu::Result<bool>> + 'static,
 {
     let over = Rc::clone(over);
     spawn(async move {
         let mut old = 0;
         while !over.get() {
+            let generation = domain.generation();
             match act().await {
-                Ok(()) => {}
+                Ok(true) => {}
+                Ok(false) => return Err("something is not what it was".into()),
                 Err(
                     Error::EventChannel(eventchn::Error::BeforeResume)
                     | Error::Grant(gnttab::Error::BeforeResume)
                     | Error::Xenstore(xenstore::Error::BeforeResume | xenstore::Error::Interrupted),
                 ) => old += 1,
+                // The device of before is gone, or is another.
+                Err(Error::Device(_)) if domain.generation() != generation => old += 1,
                 Err(error) => return Err(format!("{error}")),
             }
         }
@@ -117,22 +136,17 @@ where
 }
 
 /// Values, which are there until the domain has another home.
-async fn values(domain: Domain) -> domu::Result {
+async fn values(domain: Domain) -> domu::Result<bool> {
     let (store, generation) = (domain.xenstore(), domain.generation());
     store.write("data/generation", generation.to_string()).await?;
-    match store.read("data/generation").await {
-        Ok(value) if value.number::<u64>()? == generation => {}
-        // The home is another by now.
-        Ok(_) | Err(xenstore::Error::NotFound) if domain.generation() != generation => {}
-        Ok(value) => log::error!("another value: {value}"),
-        Err(error) => return Err(error.into()),
-    }
+    let found = store.read("data/generation").await;
     time::sleep(100 * MS).await;
-    Ok(())
+    // Else the home is another by now.
+    Ok(domain.generation() != generation || found?.number::<u64>()? == generation)
 }
 
 /// Events from the domain to itself.
-async fn events() -> domu::Result {
+async fn events() -> domu::Result<bool> {
     let one = eventchn::alloc_unbound(DomainId::SELF)?;
     let other = eventchn::bind_interdomain(DomainId::SELF, one.number())?;
     let mut seen = other.after(0).await?;
@@ -141,11 +155,11 @@ async fn events() -> domu::Result {
         seen = other.after(seen).await?;
         time::sleep(10 * MS).await;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A page that the domain grants itself, and has copied.
-async fn grants(domain: Domain) -> domu::Result {
+async fn grants(domain: Domain) -> domu::Result<bool> {
     let granted = Granted::<ReadOnly>::new(domain.id(), 1).await?;
     let number = time::now().as_nanos();
     granted.memory().write(0, &number.to_le_bytes());
@@ -154,11 +168,33 @@ async fn grants(domain: Domain) -> domu::Result {
     let references: Vec<_> = granted.references().collect();
     let mut copy = [0; 8];
     gnttab::copy::read(domain.id(), &references, 0, &mut copy).await?;
-    if u64::from_le_bytes(copy) != number {
-        log::error!("a copy of another page");
-    }
     granted.end()?;
-    Ok(())
+    Ok(u64::from_le_bytes(copy) == number)
+}
+
+/// A disk, on which sectors are written and read again.
+async fn disk(domain: Domain, sectors: Rc<Cell<u64>>) -> domu::Result<bool> {
+    let store = domain.xenstore();
+    let mut watch = store.watch(Path::new("device/vbd")?).await?;
+    let mut front = loop {
+        if let Some(path) = xenbus::frontends(&store, "vbd").await?.first() {
+            break Frontend::open(&store, path).await?;
+        }
+        watch.next().await?;
+    };
+    let mut disk = Disk::connect(&mut front).await?;
+    for number in 0..10 {
+        let written = [time::now().as_nanos() as u8; SECTOR];
+        disk.write(number, &written).await?;
+        if disk.read(number).await? != written {
+            return Ok(false);
+        }
+        sectors.set(sectors.get() + 1);
+        time::sleep(10 * MS).await;
+    }
+    front.close().await?;
+    disk.end()?;
+    Ok(true)
 }
 
 /// What is in use while there is no load.
