@@ -17,8 +17,7 @@ const CLOCK: &str = "sleep 0.3 && late=$(( $(date +%s) - $(xenstore-read /local/
 pub fn cases(cases: &mut Vec<Case>) {
     let case = |name: &str, cmdline: &str, steps: fn(&mut Stage) -> Result<()>| {
         let case = Case::new(format!("suspend::{name}"), GUEST, |_| Ok(())).cmdline(cmdline).seconds(400);
-        // Two domains have it for a moment while one is moved.
-        case.line(&format!("disk = ['phy:{DISK},xvda,w!']")).steps(move |stage| {
+        case.line(&format!("disk = ['phy:{DISK},xvda,w']")).steps(move |stage| {
             stage.dom0(&format!(
                 "dd if=/dev/zero of=/run/saved-disk bs=1M count=1 2> /dev/null && losetup {DISK} /run/saved-disk"
             ))?;
