@@ -1,6 +1,6 @@
 //! The tests that need no emulated machine: cargo's own, lints, format, documentation, Miri.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -98,12 +98,12 @@ fn checked_in(suite: &mut Suite, folder: &Path, name: &str, arguments: &[&str], 
     });
 }
 
-fn cargo_test(suite: &mut Suite, name: &'static str, arguments: &[&str]) {
+fn cargo_test(suite: &mut Suite, name: &str, arguments: &[&str]) {
     if suite.wants(name) {
         say!("cargo test {}", arguments.join(" "));
         let mut command = build::cargo(&paths::workspace());
         command.arg("test").args(arguments);
-        Counted::start(suite, name, &mut command, LIMIT).finish(suite);
+        counted(suite, name, &mut command, LIMIT);
     }
 }
 
@@ -119,7 +119,7 @@ pub fn fuzz(suite: &mut Suite) {
         say!("cargo test, in fuzz");
         let mut command = build::cargo(&folder);
         command.args(["test", "--locked", "--no-fail-fast"]);
-        Counted::start(suite, name, &mut command, LIMIT).finish(suite);
+        counted(suite, name, &mut command, LIMIT);
     }
     if suite.selection.all {
         under_libfuzzer(suite);
@@ -150,19 +150,18 @@ fn under_libfuzzer(suite: &mut Suite) {
     }
 }
 
-/// Starts the crate's tests under Miri, the interpreter that finds undefined behaviour: the library's own, and with `--all`
-/// those of whole modules. They take minutes on one processor, so they run while others do.
-pub fn miri(suite: &mut Suite) -> Option<Counted> {
+/// Runs the crate's tests under Miri, the interpreter that finds undefined behaviour: the library's own, and with `--all`
+/// those of whole modules. They take minutes on one processor.
+pub fn miri(suite: &mut Suite) {
     let name = "host::miri";
     if !suite.wants(name) {
-        return None;
+        return;
     }
     if !setup::miri() {
         let how = "rustup toolchain install nightly --component miri,rust-src";
-        suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
-        return None;
+        return suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
     }
-    say!("cargo +nightly miri test, while the other tests run");
+    say!("cargo +nightly miri test, while other tests run");
     let mut command = build::cargo(&paths::workspace());
     command.args(["+nightly", "miri", "test", "--package", "domu", "--lib", "--no-fail-fast"]);
     if suite.selection.all {
@@ -170,42 +169,26 @@ pub fn miri(suite: &mut Suite) -> Option<Counted> {
     }
     // Its builds are of no use to others, nor others' to it.
     command.arg("--target-dir").arg(paths::target().join("miri"));
-    Some(Counted::start(suite, name, &mut command, MIRI_LIMIT))
+    counted(suite, name, &mut command, MIRI_LIMIT);
 }
 
-/// Test programs whose tests are counted as well as the run itself.
-pub struct Counted {
-    name: &'static str,
-    command: String,
-    log: PathBuf,
-    start: Instant,
-    running: Result<Background>,
-}
-
-impl Counted {
-    fn start(suite: &Suite, name: &'static str, command: &mut Command, limit: Duration) -> Counted {
-        let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
-        let running = Background::start(command, limit, &log);
-        Counted { name, command: process::shown(command), log, start: Instant::now(), running }
-    }
-
-    /// Waits for its end, and reports.
-    pub fn finish(self, suite: &mut Suite) {
-        let Counted { name, command, log, start, running } = self;
-        let (status, output) = match running.and_then(Background::finish) {
-            Ok(result) => result,
-            Err(error) => return suite.report.failed(name, start.elapsed(), &error, ""),
-        };
-        let counts = counts(&output);
-        suite.report.add(counts.passed, counts.failed, counts.ignored);
-        let Counts { passed, failed, ignored } = counts;
-        println!("     {name}: {passed} passed, {failed} failed, {ignored} ignored");
-        if status.success() {
-            suite.report.passed(name, start.elapsed());
-        } else {
-            let error = anyhow!("`{command}` failed ({status}); its output is in {}", log.display());
-            suite.report.failed(name, start.elapsed(), &error, &last_lines(&output, 60));
-        }
+/// Runs test programs, whose tests are counted as well as the run itself.
+fn counted(suite: &mut Suite, name: &str, command: &mut Command, limit: Duration) {
+    let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
+    let start = Instant::now();
+    let (status, output) = match Background::start(command, limit, &log).and_then(Background::finish) {
+        Ok(result) => result,
+        Err(error) => return suite.report.failed(name, start.elapsed(), &error, ""),
+    };
+    let Counts { passed, failed, ignored } = counts(&output);
+    suite.report.add(passed, failed, ignored);
+    println!("     {name}: {passed} passed, {failed} failed, {ignored} ignored");
+    if status.success() {
+        suite.report.passed(name, start.elapsed());
+    } else {
+        let command = process::shown(command);
+        let error = anyhow!("`{command}` failed ({status}); its output is in {}", log.display());
+        suite.report.failed(name, start.elapsed(), &error, &last_lines(&output, 60));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tests: what runs where, in which order, and the summary.
 //!
 //! Cheapest first. Tests of guests are grouped by the machine that they need, since a boot of Xen
-//! and dom0 takes as long as several of them.
+//! and dom0 takes as long as several of them. An emulated machine takes one processor: beside it run Miri and the tests of builds.
 
 mod case;
 #[cfg(test)]
@@ -29,6 +29,7 @@ mod xenstore;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -116,24 +117,30 @@ impl Suite<'_> {
 pub fn run(selection: &Selection) -> Result<u8> {
     let start = Instant::now();
     let logs = paths::new_logs("test")?;
-    let mut suite = Suite { selection, report: Report::default(), logs, images: Images::new() };
+    let new = || Suite { selection, report: Report::default(), logs: logs.clone(), images: Images::new() };
     let wanted = |tier| selection.tier.is_none_or(|only| only == tier);
-    let mut miri = None;
+    let (mut suite, mut beside) = (new(), new());
     if wanted(Tier::Host) {
-        miri = host::miri(&mut suite);
         host::run(&mut suite)?;
         host::fuzz(&mut suite);
-        tree::run(&mut suite)?;
     }
-    if wanted(Tier::Smoke) {
-        smoke::run(&mut suite)?;
-    }
-    if wanted(Tier::Domu) {
-        domu::run(&mut suite)?;
-    }
-    if let Some(miri) = miri {
-        miri.finish(&mut suite);
-    }
+    thread::scope(|scope| {
+        if wanted(Tier::Host) {
+            scope.spawn(|| {
+                host::miri(&mut beside);
+                tree::run(&mut beside);
+            });
+            tree::domains(&mut suite);
+        }
+        if wanted(Tier::Smoke) {
+            smoke::run(&mut suite)?;
+        }
+        if wanted(Tier::Domu) {
+            domu::run(&mut suite)?;
+        }
+        anyhow::Ok(())
+    })?;
+    suite.report.join(beside.report);
     if suite.report.failures() > 0 {
         say!("the logs are in {}", suite.logs.display());
     }

@@ -47,6 +47,13 @@ impl Report {
         self.skipped += skipped;
     }
 
+    /// Adds another one's verdicts.
+    pub fn join(&mut self, other: Report) {
+        let Report { passed, skipped, failures, more_failed } = other;
+        self.add(passed, more_failed, skipped);
+        self.failures.extend(failures);
+    }
+
     /// How many have failed.
     pub fn failures(&self) -> usize {
         self.failures.len() + self.more_failed
@@ -106,6 +113,16 @@ mod tests {
         report.add(10, 2, 1);
         assert_eq!(report.summary(), "10 passed, 2 failed, 1 skipped");
         assert_eq!(report.finish(Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn verdicts_of_two_are_joined() {
+        let (mut report, mut other) = (Report::default(), Report::default());
+        report.failed("a", Duration::ZERO, &anyhow!("no"), "");
+        other.failed("b", Duration::ZERO, &anyhow!("no"), "");
+        other.add(10, 2, 1);
+        report.join(other);
+        assert_eq!(report.summary(), "10 passed, 4 failed, 1 skipped");
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::say;
 use crate::say::grouped;
 use crate::setup;
 
-/// Runs what is asked for of them.
-pub fn run(suite: &mut Suite) -> Result<()> {
+/// Runs what is asked for of those that need no machine.
+pub fn run(suite: &mut Suite) {
     suite.test("build::reproducible", reproducible);
     suite.test("build::missing_relocation_flag", || {
         refused("-Clink-arg=-Tdomu.ld", "build with -Crelocation-model=static")
@@ -36,11 +36,14 @@ pub fn run(suite: &mut Suite) -> Result<()> {
     suite.test("build::stack_size", stack_size);
     suite.test("build::float_target", float::specification);
     suite.test("build::stack_protector", protector::run);
+}
+
+/// Runs what is asked for of those that start a domain.
+pub fn domains(suite: &mut Suite) {
     let logs = suite.logs.join("downstream");
     suite.test("build::downstream_from_the_readme", || downstream(&logs));
     let logs = suite.logs.join("own-allocator");
     suite.test("build::own_allocator", || own_allocator(&logs));
-    Ok(())
 }
 
 /// What a link needs: with other flags beside them, or without one of them.
