@@ -115,9 +115,10 @@ pub fn boot(bytes: &[u8]) {
             domain.modules().iter().map(|module| module.data().len() + module.command_line().len()).sum();
         *slot.borrow_mut() = Some((domain.command_line().to_vec(), domain.words().count(), modules));
     });
-    let debug = report.debug_text();
     if seen.borrow().is_none() {
-        let told = debug.starts_with("domu: ") && report.end == End::Shutdown(Reason::Crash);
-        assert!(told, "{:?}: {debug}", report.end);
+        // An initial domain speaks through the hypervisor.
+        let said = [report.hypervisor.clone(), report.debug.clone()].concat();
+        let told = said.starts_with(b"domu: ") && report.end == End::Shutdown(Reason::Crash);
+        assert!(told, "{:?}: {}", report.end, String::from_utf8_lossy(&said));
     }
 }
