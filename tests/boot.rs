@@ -176,6 +176,19 @@ fn ram_above_the_reservation_is_given_back_untouched() {
     }
 }
 
+/// What a map shows beyond what there is is left out, and is no work for a boot.
+#[test]
+fn a_map_with_any_amount_of_ram_boots() {
+    const START: u64 = 4 << 30;
+    for end in [START + (80 << 30), 1 << 46, (1 << 52) - 4096] {
+        let map = [(0, 16 << 20, 1), (START, end - START, 1)];
+        let (report, _) = Guest::new().backed_mib(16).memory_map(&map).reservation(16 << 8).look(|_| ());
+        assert_eq!(report.end, POWEROFF, "{}", report.debug_text());
+        let calls = report.calls(Hypercall::Memory, 1);
+        assert!(calls < 600, "{calls} hypercalls");
+    }
+}
+
 #[test]
 fn a_return_that_xen_takes_in_parts_is_continued_and_what_it_came_to_is_told() {
     let given = |report: &Report| report.given_back.iter().map(|range| range.end - range.start).sum::<u64>();

@@ -262,6 +262,10 @@ fn add_to_physmap(request: &memory::AddToPhysmap) -> Result<u64, Errno> {
     })
 }
 
+/// Where the memory of the simulated host ends, of 64 GiB: what a map shows beyond is not even to be filled in when it is touched,
+/// and Xen does not take it back.
+const HOST_FRAMES: u64 = 64 << 18;
+
 /// The extents that a structure names, as far as Xen does them in one call: doing fewer than asked is normal.
 ///
 /// # Safety
@@ -287,7 +291,9 @@ unsafe fn extents(reservation: &memory::Reservation, machine: &Machine) -> Resul
 unsafe fn decrease_reservation(reservation: &memory::Reservation) -> Result<u64, Errno> {
     with(|machine| {
         // SAFETY: passed on from the caller.
-        let extents = unsafe { extents(reservation, machine) }?;
+        let mut extents = unsafe { extents(reservation, machine) }?;
+        let first = extents.iter().position(|range| range.end > HOST_FRAMES).unwrap_or(extents.len());
+        extents.truncate(first);
         for range in &extents {
             let twice = machine.given_back.iter().any(|other| other.start < range.end && range.start < other.end);
             assert!(!twice, "given back twice: {range:x?}");
