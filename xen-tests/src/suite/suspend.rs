@@ -33,14 +33,22 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(case("migrate", "resumes=2", migrate));
 }
 
-/// Starts the domain, has dom0 do something `times`, in which `$name` is the domain and `$i` counts from 1, and follows it to its
-/// end: each number that it has said is there once, and in order.
-fn repeat(stage: &mut Stage, times: u32, command: &str) -> Result<()> {
+/// A function of the shell's that runs a command of `xl`'s, which says what it did if it fails, or takes longer than any should.
+const XL: &str = "traced() { timeout 70 xl -vvv \"$@\" > /run/said 2>&1 || { tail -n 30 /run/said; false; }; }";
+
+/// Starts the domain, has dom0 do something `times`, in which `$name` is the domain, and follows it to its end: it says after each
+/// how it went, and each of its numbers is there once, and in order.
+fn repeat(stage: &mut Stage, times: u32, command: &str, said: &str) -> Result<()> {
     let outcome = stage.run_with(|stage| {
         let name = stage.domain.clone();
-        stage.dom0(&format!("until_said {name} '@n 10'"))?;
+        stage.until_said(&name, "'@n 10'")?;
         for i in 1..=times {
-            stage.dom0(&format!("name={name}; i={i}; {command}")).with_context(|| format!("the {i}th time"))?;
+            let mut once = || {
+                stage.dom0(&format!("{XL}; name={name}; {command}"))?;
+                stage.until_said(&name, &format!("'@{said} {i} '"))?;
+                stage.dom0(&format!("name={name}; {CLOCK}"))
+            };
+            once().with_context(|| format!("the {i}th time"))?;
         }
         Ok(())
     })?;
@@ -54,38 +62,29 @@ fn repeat(stage: &mut Stage, times: u32, command: &str) -> Result<()> {
 }
 
 fn save(stage: &mut Stage, times: u32) -> Result<()> {
-    let command = format!(
-        "xl save $name /run/saved && ! xl domid $name && xl restore /run/saved && rm /run/saved && \
-         until_said $name \"@resumed $i \" && {CLOCK}"
-    );
-    repeat(stage, times, &command)
+    let command = "traced save $name /run/saved && ! xl domid $name && traced restore /run/saved && rm /run/saved";
+    repeat(stage, times, command, "resumed")
 }
 
 /// A copy is written, and the domain goes on. It is asked by an event.
 fn checkpoint(stage: &mut Stage) -> Result<()> {
-    let command = format!(
-        "xl -vvv save -c $name /run/saved > /run/said 2>&1 && grep 'suspend request via event channel' /run/said && \
-         [ -s /run/saved ] && rm /run/saved && until_said $name \"@cancelled $i \" && {CLOCK}"
-    );
-    repeat(stage, 2, &command)
+    let command = "traced save -c $name /run/saved && grep 'suspend request via event channel' /run/said && \
+                   [ -s /run/saved ] && rm /run/saved";
+    repeat(stage, 2, command, "cancelled")
 }
 
 /// There is no room for what is to be saved: the toolstack sees that after the domain was suspended, and lets it go on.
 fn fails(stage: &mut Stage) -> Result<()> {
-    let command = format!(
-        "mkdir -p /run/small && mount -t tmpfs -o size=4m small /run/small && ! xl save $name /run/small/saved && \
-         umount /run/small && until_said $name \"@cancelled $i \" && {CLOCK}"
-    );
-    repeat(stage, 1, &command)
+    let command = "mkdir -p /run/small && mount -t tmpfs -o size=4m small /run/small && \
+                   ! xl save $name /run/small/saved && umount /run/small";
+    repeat(stage, 1, command, "cancelled")
 }
 
 /// To the same host, without a network. What the new domain says goes to a log by the name that it has at first. The domain is
 /// asked by the word, as by a toolstack that knows of no channel.
 fn migrate(stage: &mut Stage) -> Result<()> {
-    let command = format!(
-        "ln -sf guest-$name.log /var/log/xen/console/guest-$name--incoming.log && \
-         xenstore-rm /local/domain/$(xl domid $name)/device/suspend && \
-         xl migrate -s '' $name 'xl migrate-receive' && until_said $name \"@resumed $i \" && {CLOCK}"
-    );
-    repeat(stage, 2, &command)
+    let command = "ln -sf guest-$name.log /var/log/xen/console/guest-$name--incoming.log && \
+                   xenstore-rm /local/domain/$(xl domid $name)/device/suspend && \
+                   traced migrate -s '' $name 'xl migrate-receive' && grep 'via XenBus control node' /run/said";
+    repeat(stage, 2, command, "resumed")
 }

@@ -28,9 +28,6 @@ use domu_guests::{BY_CHANCE, option, verdict};
 
 domu::main!(main);
 
-/// There is more at once here than elsewhere, of which lists keep their room. Ten resumes show what is lost in each.
-const ROOM: usize = 2 * BY_CHANCE;
-
 const MS: Duration = Duration::from_millis(1);
 
 async fn main(domain: Domain) -> domu::Result {
@@ -78,7 +75,7 @@ async fn main(domain: Domain) -> domu::Result {
     }
     verdict(&domain, "suspend.load", result);
     let same = used.first().zip(used.last()).is_some_and(|(first, last)| {
-        used.iter().all(|usage| usage.exactly == first.exactly) && last.live <= first.live + ROOM
+        used.iter().all(|usage| usage.exactly == first.exactly) && last.live <= first.live + BY_CHANCE
     });
     verdict(&domain, "suspend.usage", if same { Ok(()) } else { Err(format!("{used:?}")) });
     drop(going_on);
