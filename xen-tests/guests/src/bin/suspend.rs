@@ -28,6 +28,9 @@ use domu_guests::{BY_CHANCE, option, verdict};
 
 domu::main!(main);
 
+/// More lists than elsewhere have room by chance here. Ten resumes show what is lost in each, if it is a few blocks.
+const ROOM: usize = 2 * BY_CHANCE;
+
 const MS: Duration = Duration::from_millis(1);
 
 async fn main(domain: Domain) -> domu::Result {
@@ -75,7 +78,7 @@ async fn main(domain: Domain) -> domu::Result {
     }
     verdict(&domain, "suspend.load", result);
     let same = used.first().zip(used.last()).is_some_and(|(first, last)| {
-        used.iter().all(|usage| usage.exactly == first.exactly) && last.live <= first.live + BY_CHANCE
+        used.iter().all(|usage| usage.exactly == first.exactly) && last.live <= first.live + ROOM
     });
     verdict(&domain, "suspend.usage", if same { Ok(()) } else { Err(format!("{used:?}")) });
     drop(going_on);
