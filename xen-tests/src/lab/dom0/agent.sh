@@ -78,6 +78,7 @@ stty -F /dev/ttyS1 115200 raw -echo
 cd /guests
 echo "domu-agent ready" >&3
 while read -r number length line <&3; do
+    [ -n "$number" ] || continue
     input=/dev/null
     if [ "$length" -gt 0 ]; then
         input=/run/input
