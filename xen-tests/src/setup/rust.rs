@@ -1,12 +1,16 @@
 //! The parts of a Rust toolchain that a unikernel is built with.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::{TARGET, cargo_environment};
 use crate::process::{self, output_of};
 use crate::say;
+
+/// What is missing is added by one at a time.
+static ADDING: Mutex<()> = Mutex::new(());
 
 /// The folder of the toolchain that builds unikernels (not of the one that built this tool).
 pub fn sysroot() -> Result<PathBuf> {
@@ -19,6 +23,7 @@ pub fn sysroot() -> Result<PathBuf> {
 
 /// Adds the target, and for hardened builds the sources of `core`, when they are missing.
 pub fn ensure(hardened: bool) -> Result<()> {
+    let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
     let sysroot = sysroot()?;
     let rustlib = sysroot.join("lib/rustlib");
     part(&rustlib.join(TARGET).join("lib"), &["target", "add", TARGET], "the target x86_64-unknown-none")?;
@@ -46,6 +51,7 @@ pub fn nightly() -> bool {
 
 /// Whether there is Miri, which comes with nightly toolchains only; it is added to one that lacks it.
 pub fn miri() -> bool {
+    let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
     let there = || runs("cargo", &["+nightly", "miri", "--version"]);
     if there() {
         return true;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{anyhow, bail};
 
 use super::Suite;
 use crate::build::{self, BUILD_STD, FLOAT_OPTION, FLOAT_TARGET, TARGET};
@@ -15,67 +15,62 @@ use crate::process::{self, Background};
 use crate::say;
 use crate::setup;
 
-const CLIPPY_OF_UNIKERNELS: &str = "host::clippy_of_unikernels";
+/// The library with all that it can have.
+const FEATURES: [&str; 3] = ["--package", "domu", "--all-features"];
 
 /// How long one of cargo's runs may take, building included.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Miri interprets, and beside it the emulated machines want the processors: with `--all` it runs for long.
 const MIRI_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
-/// Runs what is asked for of them, but for Miri.
-pub fn run(suite: &mut Suite) -> Result<()> {
+/// Runs the tests that are asked for.
+pub fn tests(suite: &mut Suite) {
     cargo_test(suite, "host::cargo_test", &["--no-fail-fast"]);
     // With features there are more tests; the others hold as well, which need not be shown each time.
-    let features = ["--package", "domu", "--all-features"];
     let few = ["--lib", "--test", "embassy", "--test", "console"];
     let few = if suite.selection.all { &[] } else { few.as_slice() };
-    let arguments = [features.as_slice(), &["--no-fail-fast"], few].concat();
+    let arguments = [FEATURES.as_slice(), &["--no-fail-fast"], few].concat();
     cargo_test(suite, "host::cargo_test_of_features", &arguments);
     if suite.selection.all {
         // Those that are ignored for the time that they take. Unoptimised they would take the longer.
         let long = ["--package", "domu", "--release", "--lib", "--tests", "--no-fail-fast", "--", "--ignored"];
         cargo_test(suite, "host::cargo_test_of_what_takes_long", &long);
     }
+}
+
+/// Looks at the sources: format, lints, documentation.
+pub fn sources(suite: &mut Suite) {
     checked(suite, "host::format", &["fmt", "--all", "--check"], &[]);
     checked(suite, "host::clippy", &["clippy", "--all-targets", "--", "-Dwarnings"], &[]);
-    if suite.wants(CLIPPY_OF_UNIKERNELS) {
-        setup::rust(false)?;
-    }
     let arguments = [
         ["clippy", "--release", "--target", TARGET].as_slice(),
         &["--package", "domu", "--lib", "--examples", "--package", "domu-guests", "--bins"],
         &["--", "-Dwarnings"],
     ];
-    checked(suite, CLIPPY_OF_UNIKERNELS, &arguments.concat(), &[]);
-    let arguments = [["clippy", "--all-targets"].as_slice(), &features, &["--", "-Dwarnings"]];
+    checked(suite, "host::clippy_of_unikernels", &arguments.concat(), &[]);
+    let arguments = [["clippy", "--all-targets"].as_slice(), &FEATURES, &["--", "-Dwarnings"]];
     checked(suite, "host::clippy_of_features", &arguments.concat(), &[]);
     let arguments = [
         ["clippy", "--release", "--target", TARGET, "--lib", "--examples"].as_slice(),
-        &features,
+        &FEATURES,
         &["--", "-Dwarnings"],
     ];
     checked(suite, "host::clippy_of_features_in_unikernels", &arguments.concat(), &[]);
-    clippy_of_float(suite)?;
+    clippy_of_float(suite);
     let denied = [("RUSTDOCFLAGS", "-Dwarnings")];
     checked(suite, "host::documentation", &["doc", "--no-deps"], &denied);
-    checked(suite, "host::documentation_of_features", &[["doc", "--no-deps"].as_slice(), &features].concat(), &denied);
-    Ok(())
+    checked(suite, "host::documentation_of_features", &[["doc", "--no-deps"].as_slice(), &FEATURES].concat(), &denied);
 }
 
 /// What is only compiled for the target with floating point. Its `core` is built along.
-fn clippy_of_float(suite: &mut Suite) -> Result<()> {
-    let name = "host::clippy_of_float";
-    if suite.wants(name) {
-        setup::rust(true)?;
-    }
+fn clippy_of_float(suite: &mut Suite) {
     let directory = paths::target().join("float");
     let arguments = [
         ["clippy", "--release", "--target", FLOAT_TARGET, FLOAT_OPTION, BUILD_STD].as_slice(),
         &["--target-dir", &directory.to_string_lossy(), "--package", "domu-guests", "--bin", "float"],
         &["--", "-Dwarnings"],
     ];
-    checked(suite, name, &arguments.concat(), &[("RUSTC_BOOTSTRAP", "1")]);
-    Ok(())
+    checked(suite, "host::clippy_of_float", &arguments.concat(), &[("RUSTC_BOOTSTRAP", "1")]);
 }
 
 /// A run of cargo that has only to succeed.
@@ -87,6 +82,9 @@ fn checked(suite: &mut Suite, name: &str, arguments: &[&str], environment: &[(&s
 fn checked_in(suite: &mut Suite, folder: &Path, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
     let log = suite.logs.join(format!("{}.log", name.replace("::", "-")));
     suite.test(name, || {
+        if arguments.contains(&"--target") {
+            setup::rust(arguments.contains(&BUILD_STD))?;
+        }
         say!("cargo {}", arguments.join(" "));
         let mut command = build::cargo(folder);
         command.args(arguments).envs(environment.iter().copied());

@@ -1,7 +1,8 @@
 //! The tests: what runs where, in which order, and the summary.
 //!
 //! Cheapest first. Tests of guests are grouped by the machine that they need, since a boot of Xen
-//! and dom0 takes as long as several of them. An emulated machine takes one processor: beside it run Miri and the tests of builds.
+//! and dom0 takes as long as several of them. An emulated machine takes one processor: beside it runs
+//! what needs none.
 
 mod case;
 #[cfg(test)]
@@ -121,12 +122,13 @@ pub fn run(selection: &Selection) -> Result<u8> {
     let wanted = |tier| selection.tier.is_none_or(|only| only == tier);
     let (mut suite, mut beside) = (new(), new());
     if wanted(Tier::Host) {
-        host::run(&mut suite)?;
-        host::fuzz(&mut suite);
+        host::tests(&mut suite);
     }
     thread::scope(|scope| {
         if wanted(Tier::Host) {
             scope.spawn(|| {
+                host::sources(&mut beside);
+                host::fuzz(&mut beside);
                 host::miri(&mut beside);
                 tree::run(&mut beside);
             });
