@@ -6,6 +6,7 @@ use core::task::{Poll, Waker};
 
 use spin::Mutex;
 
+use super::channel::Channel;
 use super::suspend::Suspends;
 use super::watchdog::Watchdogs;
 use crate::state::{self, State};
@@ -15,6 +16,7 @@ use crate::state::{self, State};
 pub(crate) struct Lifecycle {
     pub(super) requests: Desk,
     pub(super) sysrq: Desk,
+    pub(super) channel: Channel,
     pub(super) suspends: Suspends,
     pub(super) watchdogs: Watchdogs,
     pub(super) counts: Counts,
@@ -29,7 +31,10 @@ impl Lifecycle {
     /// Whether somebody has it in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
-        self.requests.waits.is_locked() || self.sysrq.waits.is_locked() || self.suspends.is_locked()
+        self.requests.waits.is_locked()
+            || self.sysrq.waits.is_locked()
+            || self.channel.is_locked()
+            || self.suspends.is_locked()
     }
 }
 

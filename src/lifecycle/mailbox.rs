@@ -4,8 +4,12 @@
 //! and then writes, so both do it in transactions: the toolstack may take a word back, and write another. Events say no more
 //! than that there may be a word, which may be the same one still.
 
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::Poll;
 use core::time::Duration;
 
+use super::channel::Channel;
 use crate::state::State;
 use crate::time;
 use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
@@ -15,10 +19,12 @@ use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// A node of the domain's for words.
-#[derive(Debug)]
 pub(super) struct Mailbox {
+    state: &'static State,
     store: Xenstore,
     path: &'static str,
+    /// What else may say that there is something.
+    channel: Option<&'static Channel>,
     /// Once it has been asked for.
     watch: Option<Watch>,
     /// The word that lies there, was received, and stays.
@@ -28,14 +34,24 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(super) const fn new(state: &'static State, path: &'static str) -> Self {
-        Self { store: Xenstore::new(state), path, watch: None, left: None, leaving: None }
+    pub(super) const fn new(state: &'static State, path: &'static str, channel: Option<&'static Channel>) -> Self {
+        Self { state, store: Xenstore::new(state), path, channel, watch: None, left: None, leaving: None }
     }
 
-    /// Waits until there may be a word. Once it fails it does so each time.
+    /// Waits until there may be a word, or another sign. Once it fails it does so each time.
     ///
     /// Cancel safety: nothing is lost by dropping the future.
     pub(super) async fn changed(&mut self) -> Result<(), Error> {
+        let Some(channel) = self.channel else { return self.written().await };
+        let (mut rung, mut written) = (pin!(channel.rung(self.state)), pin!(self.written()));
+        poll_fn(|context| match rung.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => written.as_mut().poll(context),
+        })
+        .await
+    }
+
+    async fn written(&mut self) -> Result<(), Error> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
             none => none.insert(self.store.watch(self.path).await?),

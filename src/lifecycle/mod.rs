@@ -54,7 +54,7 @@
 //! | the console | goes on; what its backend has not read in time is lost, and counted |
 //! | sleeps, timeouts, intervals | go on: the [monotonic clock](crate::time) has stood still |
 //! | the wall clock | is right, and [`sleep_until_wall_clock`](crate::time::sleep_until_wall_clock) looks at it again |
-//! | a [`Watchdog`] | begins anew when it is fed |
+//! | a [`Watchdog`] | begins anew when it is fed; by itself, if the suspend was cancelled |
 //! | [`Domain::id`](crate::Domain::id), the version of Xen | those of the new place |
 //!
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator

@@ -2,7 +2,7 @@
 //!
 //! Tasks beside main, one for each node, so that their first requests go together. Nobody waits for them: they run in the
 //! background, so that a main that waits for nothing else is told so as if they were not there. Until the toolstack says
-//! something they wait for an event of a watch, and cost nothing.
+//! something they wait for an event, and cost nothing.
 
 use alloc::boxed::Box;
 use core::pin::Pin;
@@ -69,14 +69,21 @@ async fn listen(state: &'static State, node: Node) {
         }
         desk.free().await;
         let mut attempt = 1;
-        while let Err(error) = node.act(state, &mut mailbox).await {
-            // There may be a word with the next event.
-            if attempt == ATTEMPTS {
-                log::warn!("what the toolstack asks for cannot be read: {error}");
-                break;
+        // There may be more than one, which one event has told of.
+        loop {
+            match node.act(state, &mut mailbox).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                // There may be a word with the next event.
+                Err(error) if attempt == ATTEMPTS => {
+                    log::warn!("what the toolstack asks for cannot be read: {error}");
+                    break;
+                }
+                Err(_) => {
+                    attempt += 1;
+                    time::sleep(PAUSE).await;
+                }
             }
-            attempt += 1;
-            time::sleep(PAUSE).await;
         }
     };
     match node {
@@ -86,11 +93,11 @@ async fn listen(state: &'static State, node: Node) {
 }
 
 impl Node {
-    /// Receives the word that is there, and does what it is for.
-    async fn act(self, state: &State, mailbox: &mut Mailbox) -> Result<(), Error> {
+    /// Receives the word that is there, and does what it is for; says whether there was one.
+    async fn act(self, state: &State, mailbox: &mut Mailbox) -> Result<bool, Error> {
         match self {
             Self::Requests => {
-                let Some(request) = requests::receive(state, mailbox).await? else { return Ok(()) };
+                let Some(request) = requests::receive(state, mailbox).await? else { return Ok(false) };
                 if request == ShutdownRequest::Suspend
                     && let Err(error) = suspend().await
                 {
@@ -106,11 +113,10 @@ impl Node {
                 }
             }
             Self::Keys => {
-                if let Some(key) = sysrq::receive(state, mailbox).await? {
-                    log::warn!("sysrq: '{}'", key.escape_ascii());
-                }
+                let Some(key) = sysrq::receive(state, mailbox).await? else { return Ok(false) };
+                log::warn!("sysrq: '{}'", key.escape_ascii());
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -9,10 +9,7 @@ use crate::state::State;
 use crate::xenstore::{Error, Value};
 
 /// The node of the requests.
-pub(super) const PATH: &str = "control/shutdown";
-
-/// The word that asks for a suspend.
-pub(super) const SUSPEND: &str = "suspend";
+const PATH: &str = "control/shutdown";
 
 /// What the toolstack asks for.
 #[doc(alias = "control/shutdown")]
@@ -26,7 +23,7 @@ pub enum ShutdownRequest {
     /// To end, as some toolstacks say it.
     Halt,
     /// To be saved or moved, by `xl save` and `xl migrate`: [`suspend`](super::suspend()) does that. The toolstack waits a
-    /// minute for it. It may have asked by an event, as the domain offers that.
+    /// minute for it. It asks by an event where the domain names a channel for that, and is not told that it was heard then.
     Suspend,
     /// To crash, as some tests do.
     Crash,
@@ -36,12 +33,11 @@ pub enum ShutdownRequest {
 
 impl ShutdownRequest {
     fn new(value: &Value) -> Self {
-        const ASKS_FOR_SUSPEND: &[u8] = SUSPEND.as_bytes();
         match word(value).trim_ascii() {
             b"poweroff" => Self::Poweroff,
             b"reboot" => Self::Reboot,
             b"halt" => Self::Halt,
-            ASKS_FOR_SUSPEND => Self::Suspend,
+            b"suspend" => Self::Suspend,
             b"crash" => Self::Crash,
             _ => Self::Unknown(value.clone()),
         }
@@ -75,7 +71,7 @@ impl Domain {
 }
 
 impl ShutdownRequests {
-    /// Waits for the next request. Whoever has it is to do it: the toolstack is told that it was received. It is not told of
+    /// Waits for the next request. Whoever has it is to do it: the toolstack is told that its word was received. It is not told of
     /// [`Unknown`](ShutdownRequest::Unknown) ones, which come once, however often the toolstack says them, until it takes them
     /// back.
     ///
@@ -94,15 +90,22 @@ impl ShutdownRequests {
 
 /// The node, as nobody has looked at it yet.
 pub(super) const fn mailbox(state: &'static State) -> Mailbox {
-    Mailbox::new(state, PATH)
+    Mailbox::new(state, PATH, Some(&state.lifecycle.channel))
 }
 
 /// The request that is there, if it is a new one.
 pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
     // What is not known cannot be done, and is not acknowledged.
     let takes = |value: &_| !matches!(ShutdownRequest::new(value), ShutdownRequest::Unknown(_));
-    let Some(value) = mailbox.receive(takes).await? else { return Ok(None) };
-    let (request, counts) = (ShutdownRequest::new(&value), &state.lifecycle.counts);
+    let request = if state.lifecycle.channel.take() {
+        ShutdownRequest::Suspend
+    } else {
+        match mailbox.receive(takes).await? {
+            Some(value) => ShutdownRequest::new(&value),
+            None => return Ok(None),
+        }
+    };
+    let counts = &state.lifecycle.counts;
     count(&counts.requests);
     match &request {
         ShutdownRequest::Suspend => count(&counts.suspends),

@@ -35,11 +35,11 @@ impl Stream {
                 self.mailbox.changed().await?;
                 self.look = true;
             }
-            let received = receive(self.state, &mut self.mailbox).await?;
-            self.look = false;
-            if let Some(received) = received {
+            // There may be more of them, which one event has told of.
+            if let Some(received) = receive(self.state, &mut self.mailbox).await? {
                 return Ok(received);
             }
+            self.look = false;
         }
     }
 }

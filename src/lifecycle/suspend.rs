@@ -159,6 +159,8 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
         count_many(&counts.interrupted, open);
         count_many(&counts.console_bytes_lost, unread);
     }
+    // Whoever has asked meanwhile has it.
+    state.lifecycle.channel.answer();
     drop(held);
     drop(busy);
     state.executor.suspended();
@@ -170,8 +172,8 @@ fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
     // Only a domain that has said how it is interrupted is told that its suspend was cancelled.
     executor::enable_interrupts(state);
     let suspended = time::now_in(state);
-    // SAFETY: nothing runs before `resume` has made all of it anew but `resume` itself, which accesses none of it before. What
-    // stays away, mappings, is accessed as memory that others write.
+    // SAFETY: nothing runs before `resume` has made all of it anew but `resume` itself, which accesses none of it before, and the
+    // look at the page of shared information, an access of a type that finds ones. What stays away, mappings, is accessed so too.
     let result = unsafe { hypercall::sched_suspend() }.map_err(SuspendError::Refused);
     // The page tells, not the word of the toolstack's: that of Xen 4.14 for one does not say that a suspend was cancelled.
     if result.is_ok() && !state.info.is_there() {
@@ -184,7 +186,10 @@ fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
         return Ok(Resumption::Restored);
     }
     state.clock.resume(&state.info, suspended);
-    state.lifecycle.watchdogs.feed();
+    if result.is_ok() {
+        state.lifecycle.watchdogs.feed();
+        state.timers.look_again();
+    }
     state.console.go_on();
     result.map(|_| Resumption::Cancelled)
 }
@@ -211,7 +216,7 @@ impl Domain {
 }
 
 impl Resumes {
-    pub(crate) fn new(state: &'static State) -> Self {
+    pub(super) fn new(state: &'static State) -> Self {
         let mut history = state.lifecycle.suspends.history.lock();
         history.streams += 1;
         Self { state, number: history.streams, seen: history.count }

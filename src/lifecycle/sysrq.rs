@@ -41,7 +41,7 @@ impl SysRq {
 
 /// The node, as nobody has looked at it yet.
 pub(super) const fn mailbox(state: &'static State) -> Mailbox {
-    Mailbox::new(state, PATH)
+    Mailbox::new(state, PATH, None)
 }
 
 /// The key that is there, if it is a new one.

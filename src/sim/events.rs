@@ -122,6 +122,26 @@ impl Outside<'_> {
         self.0.raise(port);
     }
 
+    /// Binds a port of a peer's to one that the domain has made for it, as a toolstack does.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn bind(&mut self, peer: u16, port: u32) {
+        let end = self.0.events.ports.get_mut(&port);
+        let unbound = end.filter(|end| **end == End::Unbound(peer)).expect("a port for this peer that is not bound");
+        *unbound = End::Peer(peer, port);
+    }
+
+    /// Takes the peer's end of such a port away again.
+    ///
+    /// # Panics
+    ///
+    /// If the domain has not that port.
+    pub fn unbind(&mut self, peer: u16, port: u32) {
+        *self.0.events.ports.get_mut(&port).expect("a port of the domain's") = End::Unbound(peer);
+    }
+
     /// Sets dom0's clock: nanoseconds since 1970, now.
     pub fn set_wall_clock(&mut self, now_ns: u64) {
         self.0.set_wall_clock(now_ns);

@@ -8,7 +8,6 @@ use core::time::Duration;
 
 use super::timers::Key;
 use super::{Instant, now, wall_clock};
-use crate::lifecycle::Resumes;
 use crate::state::{self, State};
 
 /// Waits for so long.
@@ -42,14 +41,18 @@ const TRUST: Duration = Duration::from_secs(60);
 /// Dropping the future forgets the moment.
 pub async fn sleep_until_wall_clock(moment: Duration) {
     // Outside of a domain no time passes.
-    let Some(state) = state::get() else { return };
-    let mut resumes = Resumes::new(state);
-    loop {
+    while state::get().is_some() {
         let left = moment.saturating_sub(wall_clock());
         if left.is_zero() {
             return;
         }
-        let _ = timeout(left.min(TRUST), resumes.next()).await;
+        let (mut sleep, mut begun) = (pin!(sleep(left.min(TRUST))), false);
+        // A suspend wakes who waits before his time.
+        poll_fn(|context| match core::mem::replace(&mut begun, true) {
+            true => Poll::Ready(()),
+            false => sleep.as_mut().poll(context),
+        })
+        .await;
     }
 }
 

@@ -127,13 +127,17 @@ impl Timers {
 
     /// Wakes whoever waits for a moment that has come: at most as many as wait now, as a waker may set a timer that is due.
     pub(crate) fn fire(&self, now: Instant) {
+        self.fire_all(now);
+        #[cfg(feature = "embassy-time")]
+        self.give_up();
+    }
+
+    fn fire_all(&self, now: Instant) {
         let most = self.0.lock().deadlines.len();
         for _ in 0..most {
             let Some(waker) = self.next_due(now) else { break };
             waker.wake();
         }
-        #[cfg(feature = "embassy-time")]
-        self.give_up();
     }
 
     /// Wakes all waiters that keep nothing, and forgets them, when there are more than twice as many as asked again the last
@@ -196,10 +200,17 @@ impl Timers {
         set.is_ok()
     }
 
-    /// Forgets the timer of the virtual CPU, which is to be bound and set again. The deadlines stay.
+    /// Wakes all who wait, as the wall clock has moved on without the other: who still waits sets his timer again.
+    pub(crate) fn look_again(&self) {
+        self.fire_all(Instant(u64::MAX));
+    }
+
+    /// Forgets the timer of the virtual CPU, which is to be bound and set again, and wakes all who wait.
     pub(crate) fn resume(&self) {
         let mut inner = self.0.lock();
         (inner.programmed, inner.port) = (None, None);
+        drop(inner);
+        self.look_again();
     }
 
     /// Binds the timer's port, the first that the domain binds, if that has not been done.

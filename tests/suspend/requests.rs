@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 
 use domu::executor::spawn;
 use domu::lifecycle::{self, Resumption, ShutdownRequest, SuspendError};
-use domu::sim::{Guest, Saved, Store};
+use domu::sim::{Guest, Saved, Store, outside};
 use domu::{DomainId, executor, time};
 
 use crate::{MS, SECOND, SHUTDOWN, obedient};
@@ -44,31 +44,93 @@ fn a_domain_that_obeys_is_suspended_and_goes_on_as_often_as_it_is_asked() {
     }
 }
 
-/// The channel is offered in each home, and what is asked for by it comes as the other requests do.
+/// The toolstack asks by an event, on the channel that it finds named.
+fn ring(store: &Store, number: u16) -> u32 {
+    let node = format!("/local/domain/{number}/device/suspend/event-channel");
+    let port = String::from_utf8(store.read(&node).unwrap()).unwrap().parse().unwrap();
+    outside(|dom0| {
+        dom0.bind(0, port);
+        dom0.notify(port);
+    });
+    port
+}
+
+/// The channel is named in each home, and what is asked for by it comes as the other requests do.
 #[test]
 fn a_suspend_may_be_asked_for_by_an_event() {
-    let store = Store::new();
-    let report = obedient(&store).run(async |domain| -> domu::Result {
-        let ring = |number: u16| {
-            let node = format!("/local/domain/{number}/device/suspend/event-channel");
-            let port: u32 = String::from_utf8(store.read(&node).unwrap()).unwrap().parse().unwrap();
-            domu::sim::outside(|outside| outside.notify(port));
-        };
-        for number in 7..9 {
-            time::sleep(SECOND).await;
-            assert_eq!((domain.generation(), store.watches(number).len()), (u64::from(number) - 7, 2));
-            ring(number);
-        }
+    let (store, mut count) = (Store::new(), 0);
+    let guest = obedient(&store).saves(move || {
+        count += 1;
+        if count == 2 { Saved::Cancelled(SECOND) } else { Saved::Restored(SECOND) }
+    });
+    let report = guest.run(async |domain| -> domu::Result {
         time::sleep(SECOND).await;
-        assert_eq!(lifecycle::stat().suspends, 2);
+        ring(&store, 7);
+        time::sleep(SECOND).await;
+        assert_eq!((domain.generation(), store.watches(8).len()), (1, 2));
+        // The next is cancelled, and the channel is as good as before for the one after it.
+        let port = ring(&store, 8);
+        time::sleep(SECOND).await;
+        assert_eq!((domain.generation(), lifecycle::stat().suspends), (1, 2));
+        outside(|dom0| dom0.unbind(0, port));
+        ring(&store, 8);
+        time::sleep(SECOND).await;
+        assert_eq!((domain.generation(), lifecycle::stat().suspends), (2, 3));
+        // Nothing of it is left: several events before the suspend are one request.
         let mut requests = domain.shutdown_requests();
-        ring(9);
+        let port = ring(&store, 9);
+        outside(|dom0| dom0.notify(port));
         assert_eq!(requests.next().await?, ShutdownRequest::Suspend);
-        assert_eq!(domain.generation(), 2);
+        outside(|dom0| dom0.notify(port));
         assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        assert!(time::timeout(100 * SECOND, requests.next()).await.is_err());
+        // A word and an event are two.
+        time::sleep(SECOND).await;
+        ring(&store, 10);
+        store.write("/local/domain/10/control/shutdown", "reboot");
+        assert_eq!(requests.next().await?, ShutdownRequest::Suspend);
+        assert_eq!(requests.next().await?, ShutdownRequest::Reboot);
         Ok(())
     });
     assert_eq!(report.powered_off().resumes, 3);
+}
+
+/// As by a toolstack that has waited for its minute: there would be nobody to let the domain go on.
+#[test]
+fn what_was_asked_by_an_event_and_given_up_is_not_done() {
+    let store = Store::new();
+    let report = obedient(&store).run(async |domain| -> domu::Result {
+        let requests = domain.shutdown_requests();
+        time::sleep(SECOND).await;
+        let port = ring(&store, 7);
+        time::sleep(60 * SECOND).await;
+        outside(|dom0| dom0.unbind(0, port));
+        drop(requests);
+        time::sleep(60 * SECOND).await;
+        assert_eq!((domain.generation(), lifecycle::stat().requests), (0, 0));
+        ring(&store, 7);
+        time::sleep(SECOND).await;
+        assert_eq!(domain.generation(), 1);
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 1);
+}
+
+/// What a store refuses once is tried again, and what it refuses for good leaves the word.
+#[test]
+fn a_store_that_lets_no_channel_be_named_has_the_word() {
+    let store = Store::new();
+    let report = obedient(&store).run(async |domain| -> domu::Result {
+        const NODE: &str = "/local/domain/7/device/suspend/event-channel";
+        store.set_permissions(NODE, &["n0", "r7"]);
+        time::sleep(SECOND).await;
+        assert_eq!(store.read(NODE).as_deref(), Some(&b""[..]));
+        store.write(SHUTDOWN, "suspend");
+        time::sleep(SECOND).await;
+        assert_eq!(domain.generation(), 1);
+        Ok(())
+    });
+    assert_eq!(report.powered_off().resumes, 1);
 }
 
 #[test]
