@@ -97,8 +97,14 @@ impl Image {
 
 /// Builds examples and test guests of a workspace by name; gives them in the order asked for.
 pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
+    named_in(&workspace.join("target"), workspace, names, flavour)
+}
+
+/// As [`named`], in a folder where others do not build: what they ask for may need other features, and an image of the same
+/// name is replaced then.
+pub fn named_in(folder: &Path, workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
     setup::rust(flavour.is_hardened())?;
-    let target_dir = workspace.join("target").join(flavour.name());
+    let target_dir = folder.join(flavour.name());
     let mut command = cargo(workspace);
     command.args(["build", "--release", "--locked"]);
     if !workspace.join("Cargo.lock").is_file() {

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,8 +18,8 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 use crate::say;
 
-/// Ties the program to this process: the kernel kills it when the thread that starts it ends, so
-/// start programs from the main thread.
+/// Ties the program to this process: the kernel kills it when the thread that starts it ends,
+/// so a thread that starts programs waits for them.
 pub fn tied(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     // SAFETY: between fork and exec the closure only makes two system calls and allocates nothing.
@@ -124,12 +124,14 @@ impl Background {
 }
 
 /// Held by the invocation that uses the emulated machine or changes the cache.
-static TURN: OnceLock<File> = OnceLock::new();
+static TURN: Mutex<Option<File>> = Mutex::new(None);
 
 /// Waits until no other invocation uses the machine or the cache, and keeps others off until this
 /// one ends: two emulated machines at once make each several times slower.
 pub fn take_turn() -> Result<()> {
-    if TURN.get().is_some() {
+    // Two locks of one process would wait for each other.
+    let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if turn.is_some() {
         return Ok(());
     }
     let cache = paths::cache()?;
@@ -144,7 +146,6 @@ pub fn take_turn() -> Result<()> {
             return Err(io::Error::last_os_error()).context("waiting for another `cargo xen`");
         }
     }
-    // Only the main thread comes here, so nobody was faster.
-    TURN.get_or_init(|| file);
+    *turn = Some(file);
     Ok(())
 }

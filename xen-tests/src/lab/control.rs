@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::say;
+
 /// What the agent says once, when dom0 is up.
 const READY: &[u8] = b"domu-agent ready\n";
 
@@ -106,6 +108,7 @@ impl Control {
                 Err(error) => return Err(error).context("reading what dom0 answers"),
             }
             if knocked.elapsed() > KNOCK {
+                say!("no answer of dom0's for {} s", start.elapsed().as_secs());
                 // If it does not get there, nor will an answer.
                 let _ = self.line.write_all(b"\n");
                 knocked = Instant::now();

@@ -134,14 +134,16 @@ pub fn run(selection: &Selection) -> Result<u8> {
             });
             tree::domains(&mut suite);
         }
-        if wanted(Tier::Smoke) {
-            smoke::run(&mut suite)?;
+        let start = Instant::now();
+        for (tier, run) in [(Tier::Smoke, smoke::run as fn(&mut Suite) -> Result<()>), (Tier::Domu, domu::run)] {
+            // What ran until then is told all the same.
+            if wanted(tier)
+                && let Err(error) = run(&mut suite)
+            {
+                suite.report.failed("the machines", start.elapsed(), &error, "");
+            }
         }
-        if wanted(Tier::Domu) {
-            domu::run(&mut suite)?;
-        }
-        anyhow::Ok(())
-    })?;
+    });
     suite.report.join(beside.report);
     if suite.report.failures() > 0 {
         say!("the logs are in {}", suite.logs.display());

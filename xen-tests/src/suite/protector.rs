@@ -58,8 +58,9 @@ pub fn run() -> Result<()> {
     let workspace = paths::workspace();
     let all = build::all_names(&workspace);
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let mut images = build::named(&workspace, &all, Flavour::Hardened)?;
-    images.extend(build::named(&workspace, &["float"], Flavour::Float)?);
+    let build = |names: &[&str], flavour| build::named_in(&paths::target().join("beside"), &workspace, names, flavour);
+    let mut images = build(&all, Flavour::Hardened)?;
+    images.extend(build(&["float"], Flavour::Float)?);
     let mut protected = BTreeSet::new();
     let mut unprotected = BTreeMap::new();
     for image in &images {
@@ -79,7 +80,7 @@ pub fn run() -> Result<()> {
     say!("{} images have {} functions that check a canary", images.len(), protected.len());
 
     // The test can fail: it does where nothing is protected.
-    for image in build::named(&workspace, &["hello"], Flavour::Plain)? {
+    for image in build(&["hello"], Flavour::Plain)? {
         let found = functions(&image)?;
         let lacking = found.iter().filter(|function| function.code.lacks_protection().is_some()).count();
         let protected = found.iter().filter(|function| function.code.is_protected()).count();

@@ -106,7 +106,7 @@ fn reproducible() -> Result<()> {
     let workspace = paths::workspace();
     let elsewhere = Outside::new("a-folder-with-another-name")?;
     copy(&workspace, &elsewhere.0)?;
-    let here = build::named(&workspace, &["hello"], Flavour::Hardened)?;
+    let here = build::named_in(&paths::target().join("beside"), &workspace, &["hello"], Flavour::Hardened)?;
     let there = build::named(&elsewhere.0, &["hello"], Flavour::Hardened)?;
     let (Some(here), Some(there)) = (here.first(), there.first()) else {
         bail!("building hello gave nothing");
