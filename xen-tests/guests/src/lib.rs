@@ -11,10 +11,12 @@ pub mod disk;
 use alloc::alloc::{Layout, alloc, dealloc};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::{Debug, Write};
 use core::ptr;
 use core::time::Duration;
 
+use domu::xenstore::{self, Watch, Xenstore};
 use domu::{Domain, time};
 
 /// Bytes that may be in use more after something was done many times than after it was done first: lists of the crate's have
@@ -50,6 +52,23 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T, S
 /// A failure if more bytes are in use than before, beyond what is so [by chance](BY_CHANCE).
 pub fn no_more_memory(before: usize, after: usize) -> Result<(), String> {
     ensure(after <= before + BY_CHANCE, || format!("{before} bytes in use have become {after}"))
+}
+
+/// As many watches as the server allows, of different paths: its quota is witness of those that were left behind.
+///
+/// # Errors
+///
+/// What the server says before it says that there are no more.
+pub async fn all_watches(store: &Xenstore) -> Result<Vec<Watch>, xenstore::Error> {
+    let mut watches = Vec::new();
+    while watches.len() < 2000 {
+        match store.watch(format!("data/watched/{}", watches.len())).await {
+            Ok(watch) => watches.push(watch),
+            Err(xenstore::Error::Quota) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(watches)
 }
 
 /// A number that the command line gives, as `KEY=NUMBER`.

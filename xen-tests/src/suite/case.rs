@@ -24,7 +24,8 @@ pub struct Where {
 }
 
 impl Where {
-    /// None: a test that takes minutes. With `--all` it runs on every version, with C xenstored and the poor processor.
+    /// None: a test that takes minutes. With `--all` it runs on every version, with C xenstored and the poor processor; with
+    /// either xenstored, if that is said.
     pub const NOWHERE: Where = Where { main: false, versions: false, xenstoreds: false, processors: false };
     /// The main version of Xen, C xenstored, the poor processor.
     pub const MAIN: Where = Where { main: true, ..Where::NOWHERE };
@@ -35,7 +36,7 @@ impl Where {
 
     /// Whether a machine is among those of `--all`.
     pub fn includes_with_all(self, xenstored: Xenstored, cpu: Cpu) -> bool {
-        self != Where::NOWHERE || (xenstored, cpu) == (Xenstored::C, Cpu::Poor)
+        self.main || cpu == Cpu::Poor && (xenstored == Xenstored::C || self.xenstoreds)
     }
 
     /// Whether a machine is among them.
@@ -43,7 +44,7 @@ impl Where {
         match (xenstored, cpu) {
             (Xenstored::C, Cpu::Poor) if main => self.main,
             (Xenstored::C, Cpu::Poor) => self.versions,
-            (Xenstored::Ocaml, Cpu::Poor) => self.xenstoreds && (main || self.versions),
+            (Xenstored::Ocaml, Cpu::Poor) => self.main && self.xenstoreds && (main || self.versions),
             (Xenstored::C, Cpu::Rich) => self.processors && main,
             (Xenstored::Ocaml, Cpu::Rich) => false,
         }

@@ -7,7 +7,7 @@ use super::table::last_words;
 use super::verdict::all_ok;
 use crate::lab::domain::Outcome;
 
-const CASES: [&str; 4] = ["heap.large", "heap.random", "heap.contiguous", "heap.handler"];
+const CASES: [&str; 5] = ["heap.figures", "heap.large", "heap.random", "heap.contiguous", "heap.handler"];
 
 /// Random operations, where the test is one of many and where it is one for itself.
 const STEPS: [u32; 2] = [20_000, 1_000_000];

@@ -1,5 +1,6 @@
 //! The heap on real Xen.
 //!
+//! * `heap.figures`: what statistics say at rest fits together, and the heap's own records take a hundredth at most.
 //! * `heap.random`: as many random operations as the command line names; statistics and a walk agree after each thousand.
 //! * `heap.large`: one allocation takes three quarters of the free memory, then three take a quarter each; everything returns.
 //! * `heap.contiguous`: after all that, 64 adjacent pages are found.
@@ -20,13 +21,14 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use domu::Domain;
 use domu::memory::{self, QuickStat};
-use domu_guests::{number, verdict};
+use domu_guests::{ensure, number, verdict};
 
 domu::main!(main);
 
 async fn main(domain: Domain) -> domu::Result {
     let steps =
         domain.words().next().and_then(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(10_000);
+    verdict(&domain, "heap.figures", figures());
     verdict(&domain, "heap.large", large());
     verdict(&domain, "heap.random", random(steps));
     verdict(&domain, "heap.contiguous", contiguous());
@@ -54,6 +56,38 @@ fn unchanged(before: QuickStat) -> Result<(), String> {
     let now = agreed()?;
     let same = (now.live, now.free, now.blocks, now.heap) == (before.live, before.free, before.blocks, before.heap);
     if same { Ok(()) } else { Err(format!("{now:?} instead of {before:?}")) }
+}
+
+fn figures() -> Result<(), String> {
+    let stat = agreed()?;
+    let QuickStat { total, heap, live, free, stack, .. } = stat;
+    ensure(heap < total && heap > total / 2, || format!("a heap of {heap} in {total}"))?;
+    let own = heap - live - free;
+    ensure(own <= heap / 100, || format!("{own} of {heap} are for records"))?;
+    let deeper = deep(black_box(&mut [0; 4096]));
+    ensure((4096..8192).contains(&(deeper - stack)), || format!("{stack} and {deeper} of the stack in use"))?;
+    let known = [
+        ("total", total),
+        ("heap", heap),
+        ("live", live),
+        ("free", free),
+        ("blocks", stat.blocks),
+        ("pages", stat.pages),
+    ];
+    for (name, value) in known {
+        let told = memory::metrics().find(|(told, _)| *told == name).map(|(_, value)| value);
+        ensure(told == Some(value as u64), || format!("{name} is told to be {told:?} and is {value}"))?;
+    }
+    Ok(())
+}
+
+/// What is in use of the stack from some way down.
+#[inline(never)]
+fn deep(below: &mut [u8; 4096]) -> usize {
+    let mut frame = [1_u8; 4096];
+    black_box(&mut frame);
+    below[0] = frame[0];
+    memory::quick_stat().stack
 }
 
 fn large() -> Result<(), String> {

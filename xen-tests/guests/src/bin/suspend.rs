@@ -24,7 +24,7 @@ use domu::xenbus::{self, Frontend};
 use domu::xenstore::Path;
 use domu::{Domain, DomainId, Error, eventchn, executor, memory, time, xenstore};
 use domu_guests::disk::{Disk, SECTOR};
-use domu_guests::{BY_CHANCE, option, verdict};
+use domu_guests::{BY_CHANCE, all_watches, ensure, option, verdict};
 
 domu::main!(main);
 
@@ -66,7 +66,7 @@ async fn main(domain: Domain) -> domu::Result {
             result = result.and(Err("the disk was not used".into()));
         }
         time::sleep(1500 * MS).await;
-        used.push(usage().await);
+        used.push(usage(domain).await);
         let said = match outcome {
             Resumption::Restored => format!("@resumed {}", domain.generation()),
             _ => {
@@ -85,7 +85,8 @@ async fn main(domain: Domain) -> domu::Result {
     let before = executor::activity().halts;
     time::sleep(5000 * MS).await;
     let halts = executor::activity().halts - before;
-    verdict(&domain, "suspend.idle", if halts <= 3 { Ok(()) } else { Err(format!("{halts} halts")) });
+    // It was halted, and hardly anything ended that.
+    verdict(&domain, "suspend.idle", ensure((1..=3).contains(&halts), || format!("{halts} halts")));
     Ok(())
 }
 
@@ -204,12 +205,13 @@ async fn disk(domain: Domain, sectors: Rc<Cell<u64>>) -> domu::Result<bool> {
 #[derive(Debug)]
 struct Usage {
     live: usize,
-    /// Pages, references, those of them that are kept back, and ports.
-    exactly: (usize, u32, u32, Option<u32>),
+    /// Pages, references, those of them that are kept back, ports, and watches that are to be had.
+    exactly: (usize, u32, u32, Option<u32>, Option<usize>),
 }
 
 /// Looks at memory at several moments, as what goes on takes a little now and then.
-async fn usage() -> Usage {
+async fn usage(domain: Domain) -> Usage {
+    let watches = all_watches(&domain.xenstore()).await.ok().map(|watches| watches.len());
     let mut live = usize::MAX;
     for _ in 0..50 {
         time::sleep(7 * MS).await;
@@ -220,5 +222,5 @@ async fn usage() -> Usage {
     let more: Vec<_> = (0..16).map_while(|_| eventchn::bind_ipi().ok()).collect();
     let ports = more.last().map(|last| last.number() - more.len() as u32);
     drop(more);
-    Usage { live, exactly: (memory::quick_stat().pages, grants.in_use, grants.deferred, ports) }
+    Usage { live, exactly: (memory::quick_stat().pages, grants.in_use, grants.deferred, ports, watches) }
 }

@@ -24,9 +24,11 @@
 extern crate alloc;
 
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -34,9 +36,9 @@ use core::time::Duration;
 
 use domu::abi::xs_wire::MessageType;
 use domu::executor::{spawn, yield_now};
-use domu::xenstore::{Access, Error, Permission, Watch, Xenstore};
+use domu::xenstore::{Access, Error, Permission, Xenstore};
 use domu::{Domain, DomainId, memory, time};
-use domu_guests::{no_more_memory, number, option, verdict};
+use domu_guests::{all_watches, ensure, no_more_memory, number, option, verdict};
 
 domu::main!(main);
 
@@ -198,19 +200,6 @@ async fn transactions(store: &Xenstore) -> Result<(), String> {
     store.remove("data/t").await.map_err(said)
 }
 
-/// As many watches as the server allows, of different paths.
-async fn all_watches(store: &Xenstore) -> Result<Vec<Watch>, String> {
-    let mut watches = Vec::new();
-    while watches.len() < 2000 {
-        match store.watch(format!("data/watched/{}", watches.len())).await {
-            Ok(watch) => watches.push(watch),
-            Err(Error::Quota) => return Ok(watches),
-            Err(error) => return Err(said(error)),
-        }
-    }
-    Ok(watches)
-}
-
 async fn watches(store: &Xenstore) -> Result<(), String> {
     let mut one = store.watch("data/w").await.map_err(said)?;
     let mut other = store.watch("data/w").await.map_err(said)?;
@@ -230,8 +219,8 @@ async fn watches(store: &Xenstore) -> Result<(), String> {
     one.next().await.map_err(said)?;
     drop(one);
     // The server's quota tells whether those that ended are gone.
-    let first = all_watches(store).await?.len();
-    let second = all_watches(store).await?.len();
+    let first = all_watches(store).await.map_err(said)?.len();
+    let second = all_watches(store).await.map_err(said)?.len();
     log::info!("{first} watches are to be had");
     equal(second, first)?;
     for _ in 0..500 {
@@ -247,7 +236,7 @@ async fn watches(store: &Xenstore) -> Result<(), String> {
     for task in shared {
         equal(task.await.map_err(said)?.as_str(), "data/shared")?;
     }
-    equal(all_watches(store).await?.len(), first)
+    equal(all_watches(store).await.map_err(said)?.len(), first)
 }
 
 /// Polls a future so many times, in as many turns, and drops it unless it is ready before.
@@ -264,7 +253,7 @@ async fn polls<T>(count: usize, future: impl Future<Output = T>) -> Option<T> {
 }
 
 async fn dropped(store: &Xenstore) -> Result<(), String> {
-    let before = all_watches(store).await?.len();
+    let before = all_watches(store).await.map_err(said)?.len();
     for count in 0..200 {
         let count = count % 20;
         polls(count, store.read("name")).await;
@@ -273,7 +262,7 @@ async fn dropped(store: &Xenstore) -> Result<(), String> {
         polls(count, store.transaction(async |nodes| nodes.write("data/dropped", "x").await)).await;
         polls(count, store.wait_for("data/dropped", |_| Some(()))).await;
     }
-    equal(all_watches(store).await?.len(), before)?;
+    equal(all_watches(store).await.map_err(said)?.len(), before)?;
     // All ten transactions are to be had.
     let mut transactions = Vec::new();
     for _ in 0..10 {
@@ -286,11 +275,13 @@ async fn dropped(store: &Xenstore) -> Result<(), String> {
 
 async fn mixed(store: &Xenstore, operations: u32, dom0: bool) -> Result<(), String> {
     const TASKS: u32 = 50;
+    let allowed = all_watches(store).await.map_err(said)?.len();
+    let disturbed = Rc::new(Cell::new(0));
     store.write("data/count", "0").await.map_err(said)?;
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
-            let store = store.clone();
-            spawn(async move { worker(&store, task, operations / TASKS, dom0).await })
+            let (store, disturbed) = (store.clone(), Rc::clone(&disturbed));
+            spawn(async move { worker(&store, task, operations / TASKS, dom0.then_some(&disturbed)).await })
         })
         .collect();
     let mut counted = 0;
@@ -298,13 +289,19 @@ async fn mixed(store: &Xenstore, operations: u32, dom0: bool) -> Result<(), Stri
         counted += task.await?;
     }
     let found: u32 = store.read("data/count").await.map_err(said)?.number().map_err(said)?;
-    log::info!("{counted} transactions of {operations} operations");
+    let disturbed = disturbed.get();
+    log::info!("{counted} transactions of {operations} operations, and dom0 was in the way of {disturbed}");
     equal(found, counted)?;
+    ensure(counted > 0 && (disturbed > 0) == dom0, || {
+        format!("{counted} transactions, {disturbed} disturbed by dom0")
+    })?;
+    equal(all_watches(store).await.map_err(said)?.len(), allowed)?;
     store.remove("data/count").await.map_err(said)
 }
 
-/// Does many things, some of which others do at the same time; says how often it has counted.
-async fn worker(store: &Xenstore, task: u32, operations: u32, dom0: bool) -> Result<u32, String> {
+/// Does many things, some of which others do at the same time; says how often it has counted. If dom0 writes, transactions are
+/// counted that were done again and found another value of its then.
+async fn worker(store: &Xenstore, task: u32, operations: u32, disturbed: Option<&Cell<u32>>) -> Result<u32, String> {
     let mut seed = u64::from(task) + 1;
     let mut counted = 0;
     let own = format!("data/task/{task}");
@@ -312,10 +309,12 @@ async fn worker(store: &Xenstore, task: u32, operations: u32, dom0: bool) -> Res
     for operation in 0..operations {
         match number(&mut seed) >> 8 & 7 {
             0 => {
+                let last = Cell::new(None);
                 let count = async |nodes: &domu::xenstore::Nodes| {
-                    if dom0 {
-                        // Written by dom0 all the time.
-                        let _ = nodes.read("data/dom0").await;
+                    if let Some(disturbed) = disturbed {
+                        let value = nodes.read("data/dom0").await?;
+                        let is_another = last.replace(Some(value.clone())).is_some_and(|last| last != value);
+                        disturbed.set(disturbed.get() + u32::from(is_another));
                     }
                     let count: u32 = nodes.read("data/count").await?.number()?;
                     nodes.write("data/count", (count + 1).to_string()).await
@@ -367,7 +366,7 @@ async fn reset(store: &Xenstore) -> Result<(), String> {
 
 async fn cycles(store: &Xenstore, cycles: u64) -> Result<(), String> {
     let mut live = Vec::with_capacity(2);
-    let allowed = all_watches(store).await?.len();
+    let allowed = all_watches(store).await.map_err(said)?.len();
     let start = time::now();
     for count in [2, cycles] {
         for _ in 0..count {
@@ -388,7 +387,7 @@ async fn cycles(store: &Xenstore, cycles: u64) -> Result<(), String> {
         live.push(memory::quick_stat().live);
     }
     log::info!("{cycles} cycles of 40 watchers took {} ms", start.elapsed().as_millis());
-    equal(all_watches(store).await?.len(), allowed)?;
+    equal(all_watches(store).await.map_err(said)?.len(), allowed)?;
     no_more_memory(live[0], live[1])
 }
 
