@@ -8,10 +8,14 @@
 //! Of what another answers, the domain's part is priced: time that dom0's xenstored takes is dom0's. There the hypercalls are
 //! the notifications, and a round trip of the ring is a halt, in which the domain waits for an answer.
 
+mod claims;
+
 use std::array;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+
+use claims::Figures;
 
 use crate::build::{self, Flavour};
 use crate::lab::cpio::Archive;
@@ -78,7 +82,7 @@ const LARGE: u32 = 4096;
 /// The guest of these.
 const OPERATION: &str = "op";
 
-static OPERATIONS: [Operation; 33] = [
+static OPERATIONS: [Operation; 34] = [
     operation("a yield, with its turn", "yield", 10_000),
     operation("a wait for what has come", "wait", 10_000),
     operation("a timer set, yield, given up", "timer", 10_000),
@@ -116,6 +120,7 @@ static OPERATIONS: [Operation; 33] = [
     paired("a page mapped and unmapped", "map_1", 1_000),
     paired("32 pages mapped and unmapped", "map_32", 200),
     paired("a request and its response", "ring", 1_000),
+    paired("an event, while idle", "idle", 200),
 ];
 
 /// The guest that tells what its boot has cost, and the memory in MiB that it is given: the cost is not to follow that.
@@ -174,16 +179,17 @@ pub fn run() -> Result<()> {
         let cost = boot_cost(&mut session, &boot_domain(memory));
         boots.push((memory, cost.with_context(|| format!("measuring a boot with {memory} MiB"))?));
     }
-    let mut prices = Vec::new();
+    let mut operations = Vec::new();
     for operation in &OPERATIONS {
         let mut measured =
             |times| took(&mut session, operation, times).with_context(|| format!("measuring: {}", operation.what));
         let (none, all) = (measured(0)?, measured(operation.times)?);
         let price: [u64; 3] = array::from_fn(|figure| all[figure].saturating_sub(none[figure]));
         say!("{}: {} ns", operation.what, grouped(price[0] / operation.times));
-        prices.push(price);
+        operations.push(price.map(|figure| figure as f64 / operation.times as f64));
     }
-    let allocators = allocators(&mut session)?;
+    let (prices, payloads) = allocators(&mut session)?;
+    let mut missed = 0;
     println!("{:<28} {:>12}  {:>12}  {:>12}", "entry to main", "instructions", "hypercalls", "table bytes");
     for (memory, [instructions, hypercalls, tables]) in boots {
         let what = format!("{memory} MiB");
@@ -192,6 +198,7 @@ pub fn run() -> Result<()> {
     println!();
     println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "vCPU time in ns", "least", "most", "predecessor", "aim");
     for line in lines {
+        missed += usize::from(line.ends_with(MISSED));
         println!("{line}");
     }
     println!();
@@ -199,26 +206,48 @@ pub fn run() -> Result<()> {
         "{:<28} {:>10} {:>7}  {:>12}  {:>12}  {:>12}",
         "of one", "hypercalls", "halts", "vCPU time/ns", "predecessor", "aim"
     );
-    for (operation, price) in OPERATIONS.iter().zip(prices) {
-        let [time, hypercalls, halts] = price.map(|figure| figure as f64 / operation.times as f64);
-        let price = time as u64;
+    for (operation, [time, hypercalls, halts]) in OPERATIONS.iter().zip(&operations) {
+        let price = *time as u64;
         let shown = |figure: Option<u64>| figure.map_or_else(|| "-".into(), grouped);
         let verdict = match operation.aim {
-            Some(aim) if price <= aim => "  reached",
-            Some(_) => "  missed",
+            Some(aim) if price <= aim => REACHED,
+            Some(_) => MISSED,
             None => "",
         };
+        missed += usize::from(verdict == MISSED);
         let (predecessor, aim) = (shown(operation.predecessor), shown(operation.aim));
         println!(
-            "{:<28} {hypercalls:>10.2} {halts:>7.2}  {:>12}  {predecessor:>12}  {aim:>12}{verdict}",
+            "{:<28} {hypercalls:>10.2} {halts:>7.2}  {:>12}  {predecessor:>12}  {aim:>12}  {verdict}",
             operation.what,
             grouped(price)
         );
     }
     println!();
     println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "instructions", "allocate", "at most", "free", "at most");
-    allocators.iter().for_each(|line| println!("{line}"));
+    for Price { name, blocks, figures: [mean, worst, mean_free, worst_free] } in &prices {
+        let what = format!("{name}, {blocks} blocks");
+        println!("{what:<28} {mean:>12}  {worst:>12}  {mean_free:>12}  {worst_free:>12}");
+    }
+    payloads.iter().for_each(|line| println!("{line}"));
+    println!();
+    for (claim, holds) in (Figures { operations: &operations, prices: &prices }).claims() {
+        missed += usize::from(!holds);
+        println!("{:<8} {claim}", if holds { REACHED } else { MISSED });
+    }
+    if missed > 0 {
+        bail!("{missed} of the aims are missed");
+    }
     Ok(())
+}
+
+const REACHED: &str = "reached";
+const MISSED: &str = "missed";
+
+/// What an allocator takes with so many blocks, in instructions: allocating, at most, freeing, at most.
+struct Price {
+    name: String,
+    blocks: u64,
+    figures: [u64; 4],
 }
 
 /// The configuration of a guest that is measured, with its memory in MiB: it reads the clock without an exit.
@@ -232,8 +261,8 @@ fn config(guest: &str, memory: u32, cmdline: Option<String>) -> Result<Config> {
     })
 }
 
-/// What the guest says of each allocator: a line of a table for each number of blocks, and one for the payload.
-fn allocators(session: &mut Session) -> Result<Vec<String>> {
+/// What the guest says of each allocator: prices with each number of blocks, and a line for the payload.
+fn allocators(session: &mut Session) -> Result<(Vec<Price>, Vec<String>)> {
     let watch = Watch { limit: 5 * LIMIT, most: 1 << 16, on_console: &mut |_| {} };
     let outcome = domain::run(session, ALLOCATORS, watch)?;
     domain::destroy(session, ALLOCATORS)?;
@@ -241,21 +270,24 @@ fn allocators(session: &mut Session) -> Result<Vec<String>> {
     if outcome.reason != Some(Reason::Poweroff) || text.contains("@fail") {
         bail!("the allocators were not priced; the console:\n{text}");
     }
-    let mut lines = Vec::new();
+    let (mut prices, mut payloads) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["@price", name, blocks, mean, worst, mean_free, worst_free] => {
-                let what = format!("{name}, {blocks} blocks");
-                lines.push(format!("{what:<28} {mean:>12}  {worst:>12}  {mean_free:>12}  {worst_free:>12}"));
+            ["@price", name, blocks, ref figures @ ..] => {
+                let parsed: Result<Vec<u64>, _> = figures.iter().map(|figure| figure.parse()).collect();
+                let figures = parsed.ok().and_then(|figures| figures.try_into().ok());
+                let price = figures.zip(blocks.parse().ok());
+                let (figures, blocks) = price.with_context(|| format!("reading {line:?}"))?;
+                prices.push(Price { name: name.into(), blocks, figures });
             }
             ["@payload", name, percent] => {
-                lines.push(format!("{name}: {percent} % of 32 MiB are payload when it is full"))
+                payloads.push(format!("{name}: {percent} % of 32 MiB are payload when it is full"))
             }
             _ => {}
         }
     }
-    Ok(lines)
+    Ok((prices, payloads))
 }
 
 fn operation_domain(operation: &Operation, times: u64) -> String {
@@ -290,7 +322,7 @@ fn domain_of(row: &Row, round: usize) -> String {
 fn line(row: &Row, times: &[u64]) -> String {
     let least = times.iter().min().copied().unwrap_or(0);
     let most = times.iter().max().copied().unwrap_or(0);
-    let verdict = if most <= row.aim { "reached" } else { "missed" };
+    let verdict = if most <= row.aim { REACHED } else { MISSED };
     format!(
         "{:<28} {:>12}  {:>12}  {:>12}  {:>12}  {verdict}",
         row.what,

@@ -32,7 +32,8 @@ async fn main(domain: Domain) -> Result<(), &'static str> {
     if let Some(peer) = peer
         && option(&domain, "port").is_none()
     {
-        return serve(domain, peer).await.map_err(|_| "it failed");
+        let served = if thing == IDLE { knock(domain, peer).await } else { serve(domain, peer).await };
+        return served.map_err(|_| "it failed");
     }
     let before = (domain.cost().hypercalls, activity().halts);
     price(domain, thing, times).await.map_err(|_| "it failed")?;
@@ -115,6 +116,7 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
         "map_1" => mappings(domain, 1, times).await?,
         "map_32" => mappings(domain, GRANTED, times).await?,
         "ring" => round_trips(domain, times).await?,
+        IDLE => knocks(domain, times).await?,
         "store_read" => reads(domain, 1, times).await?,
         "store_sequence" => reads(domain, READS, times).await?,
         "store_overlap" => overlapping_reads(domain, times).await?,
@@ -225,6 +227,32 @@ async fn serve(domain: Domain, peer: DomainId) -> domu::Result {
             port.notify()?;
         }
     }
+}
+
+/// What one domain waits for, and the other does each millisecond.
+const IDLE: &str = "idle";
+
+/// The first of two domains: sends events, once the second has sent one.
+async fn knock(domain: Domain, peer: DomainId) -> domu::Result {
+    let port = eventchn::alloc_unbound(peer)?;
+    domain.console().write_all(format!("@offer port={} references=\n", port.number()).as_bytes()).await?;
+    port.after(port.count()).await?;
+    loop {
+        time::sleep(Duration::from_millis(1)).await;
+        port.notify()?;
+    }
+}
+
+/// Events that come while the domain is halted.
+async fn knocks(domain: Domain, times: u64) -> domu::Result {
+    let port = eventchn::bind_interdomain(peer_of(domain), option(&domain, "port").unwrap_or(0) as u32)?;
+    // The first comes with the binding.
+    let mut seen = port.after(0).await?;
+    port.notify()?;
+    for _ in 0..times {
+        seen = port.after(seen).await?;
+    }
+    Ok(())
 }
 
 /// What the first domain has offered.
