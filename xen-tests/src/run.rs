@@ -12,6 +12,7 @@ use crate::cli::{Build, Run};
 use crate::lab::cpio::Archive;
 use crate::lab::dom0::{Lab, Session};
 use crate::lab::domain::{self, Config, Followed, Outcome, Watch};
+use crate::lab::input;
 use crate::lab::pair;
 use crate::lab::smoke;
 use crate::paths;
@@ -83,7 +84,9 @@ pub fn run(wanted: &Run) -> Result<u8> {
     say!("xl create {name}.xl");
     let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
     let gdb = session.gdb().map(|socket| gdb_command(&image, socket, &logs)).transpose()?;
-    let outcome = domain::run_attached(&mut session, &name, watch, || gdb.as_deref().map_or(Ok(()), wait_for_gdb))?;
+    let outcome = domain::run_attached(&mut session, &name, watch, input::stdin(), || {
+        gdb.as_deref().map_or(Ok(()), wait_for_gdb)
+    })?;
     Ok(verdict(&outcome, &image, &logs, wanted.limit))
 }
 

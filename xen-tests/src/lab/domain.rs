@@ -6,6 +6,7 @@
 //! may otherwise destroy it before xenconsoled has emptied its ring.
 
 use std::fmt;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -179,17 +180,18 @@ pub fn run(session: &mut Session, name: &str, watch: Watch<'_>) -> Result<Outcom
     follow(session, name, start, mark, watch)
 }
 
-/// The same with the tool's own input going to its console, from when it is held and `before` has been done.
+/// The same with what is read from somewhere going to its console, from when it is held and `before` has been done.
 pub fn run_attached(
     session: &mut Session,
     name: &str,
     watch: Watch<'_>,
+    source: impl Read + Send + 'static,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<Outcome> {
     let mark = session.serial().length();
     session.must(&format!("xl create -p {}", config_of(name)), COMMAND_LIMIT)?;
     before()?;
-    let input = Input::from_stdin(session, name)?;
+    let input = Input::new(session, name, source)?;
     let start = Instant::now();
     session.must(&format!("xl unpause {name}"), COMMAND_LIMIT)?;
     follow_with(session, name, start, mark, watch, Some(input))

@@ -3,7 +3,7 @@
 //! The console is a terminal in dom0, which xenconsoled has made raw: all bytes pass. It takes no more than the guest
 //! reads, so dom0's agent hands a piece on beside its other work, and refuses the next one until the last is through.
 
-use std::io::Read;
+use std::io::{Read, Stdin};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -15,6 +15,14 @@ use super::domain::COMMAND_LIMIT;
 /// Bytes in a piece at most. What comes over the control line while nobody reads there is safe up to 64 KiB.
 const PIECE: usize = 4096;
 
+/// The tool's own input.
+pub fn stdin() -> Stdin {
+    // SAFETY: ignoring a signal runs no code of ours. In the background of a terminal, reading from that then fails
+    // instead of stopping the tool.
+    unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
+    std::io::stdin()
+}
+
 /// The input of a guest that runs.
 pub struct Input {
     tty: String,
@@ -24,16 +32,13 @@ pub struct Input {
 }
 
 impl Input {
-    /// What the tool reads from its standard input from now on goes to the console of the domain with this name.
-    pub fn from_stdin(session: &mut Session, name: &str) -> Result<Input> {
+    /// What is read from somewhere from now on goes to the console of the domain with this name.
+    pub fn new(session: &mut Session, name: &str, mut source: impl Read + Send + 'static) -> Result<Input> {
         let tty = session.must(&format!("console_of {name}"), COMMAND_LIMIT)?;
         let (sender, pieces) = sync_channel(1);
-        // SAFETY: ignoring a signal runs no code of ours. In the background of a terminal, reading from that then fails
-        // instead of stopping the tool.
-        unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
         std::thread::spawn(move || {
             let mut buffer = [0; PIECE];
-            while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
+            while let Ok(count @ 1..) = source.read(&mut buffer) {
                 if sender.send(buffer[..count].to_vec()).is_err() {
                     break;
                 }

@@ -1,13 +1,17 @@
 //! The console's input, and output while nobody reads it: tests in which dom0 takes part.
 
+use std::io::Cursor;
+
 use anyhow::{Context, Result, ensure};
 
 use super::case::{Case, Stage, Where, ended};
-use crate::lab::domain::{COMMAND_LIMIT, Outcome, Reason};
+use crate::lab::domain::{self, COMMAND_LIMIT, Outcome, Reason, Watch};
 use crate::pattern::input_byte;
 
 /// Bytes that are echoed, where the test is one of many and where it is one for itself.
 const ECHOED: [usize; 2] = [65_536, 1_048_576];
+/// Bytes that go the way of the tool's own input: several pieces.
+const TYPED: usize = 20_000;
 /// Lines that a guest writes while its console is not read: several times what the ring takes.
 const LINES: usize = 500;
 /// The lines of the log before them.
@@ -22,14 +26,30 @@ pub fn cases(cases: &mut Vec<Case>) {
         cases.push(
             Case::new(name.clone(), "echo", |_| Ok(()))
                 .cmdline(format!("domu.log=off echo={size}"))
-                .file(&format!("{}.sent", name.replace("::", "-")), (0..size).map(input_byte).collect())
+                .file(&format!("{}.sent", name.replace("::", "-")), sent(size))
                 .seconds(120)
                 .on(place)
                 .steps(echo),
         );
     }
+    let typed = Case::new("console::typed", "echo", |_| Ok(())).cmdline(format!("domu.log=off echo={TYPED}"));
+    cases.push(typed.file("console-typed.sent", sent(TYPED)).seconds(120).steps(typed_into));
     let stalled = Case::new("console::stopped", "stalled", |_| Ok(())).cmdline(LINES.to_string());
     cases.push(stalled.steps(|stage| stopped(&stopped_for_a_while(stage)?)));
+}
+
+fn sent(size: usize) -> Vec<u8> {
+    (0..size).map(input_byte).collect()
+}
+
+/// What goes into `cargo xen run` comes back.
+fn typed_into(stage: &mut Stage) -> Result<()> {
+    let (domain, log) = (stage.domain.clone(), stage.log());
+    let watch = Watch { limit: stage.limit, most: 0, on_console: &mut |_| {} };
+    let outcome = domain::run_attached(stage.session, &domain, watch, Cursor::new(sent(TYPED)), || Ok(()))?;
+    echoed(stage, &format!("/guests/{domain}.sent"), &log)?;
+    ended(&outcome, Reason::Poweroff)?;
+    stage.destroy()
 }
 
 /// What dom0 writes to the console's terminal comes back. It is compared there: the way out is slow.
@@ -39,10 +59,15 @@ fn echo(stage: &mut Stage) -> Result<()> {
         let terminal = stage.dom0(&format!("console_of {}", stage.domain))?;
         stage.dom0(&format!("cat {sent} > {} 2> /dev/null &", terminal.trim())).map(drop)
     })?;
-    let compared = stage.session.run(&format!("cmp {sent} {log}"), COMMAND_LIMIT)?;
-    ensure!(compared.status == 0, "what came back differs from what was sent: {}", compared.text().trim_end());
+    echoed(stage, &sent, &log)?;
     ended(&outcome, Reason::Poweroff)?;
     stage.destroy()
+}
+
+fn echoed(stage: &mut Stage, sent: &str, log: &str) -> Result<()> {
+    let compared = stage.session.run(&format!("cmp {sent} {log}"), COMMAND_LIMIT)?;
+    ensure!(compared.status == 0, "what came back differs from what was sent: {}", compared.text().trim_end());
+    Ok(())
 }
 
 fn stopped_for_a_while(stage: &mut Stage) -> Result<Outcome> {
