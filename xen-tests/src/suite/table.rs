@@ -276,10 +276,11 @@ fn balloon_is_followed(stage: &mut Stage) -> Result<()> {
     ];
     let outcome = stage.run_after(|stage| {
         let (domain, log) = (stage.domain.clone(), stage.log());
-        // What `xl list` shows is noted until the domain has ended, and more is allowed when the guest asks for it.
+        // What `xl list` shows is noted from before it runs until the domain has ended, and more is allowed when the guest asks for it.
         stage.dom0(&format!(
-            "(asked=; while xl list {domain} > /run/list 2> /dev/null; do \
-                 awk 'NR == 2 {{ print $3 }}' /run/list >> /run/list.{domain}; \
+            "note() {{ awk 'NR == 2 {{ print $3 }}' /run/list >> /run/list.{domain}; }}; \
+             xl list {domain} > /run/list && note && \
+             (asked=; while xl list {domain} > /run/list 2> /dev/null; do note; \
                  [ -z \"$asked\" ] && grep -q 'more, please' {log} && asked=1 && xl mem-set {domain} 128; \
                  sleep 0.3; \
              done > /dev/null 2>&1 &)"
