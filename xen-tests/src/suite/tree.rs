@@ -35,7 +35,10 @@ pub fn run(suite: &mut Suite) {
     });
     suite.test("build::stack_size", stack_size);
     suite.test("build::float_target", float::specification);
-    suite.test("build::stack_protector", protector::run);
+    // It builds and disassembles all there is, which takes minutes.
+    if suite.selection.all || !suite.selection.filter.is_empty() {
+        suite.test("build::stack_protector", protector::run);
+    }
 }
 
 /// Runs what is asked for of those that start a domain.
