@@ -71,14 +71,14 @@ impl Page {
     fn filled(word: u32) -> Option<Self> {
         let frame = memory::take(1)?;
         let page = NonNull::new(arch::phys(frame << 12))?;
-        // SAFETY: a frame of the heap is aligned, and mapped read-write for good; this page is nobody else's from here on.
+        // SAFETY: a frame of the heap is aligned, mapped read-write for good, and nobody else's from here on.
+        unsafe { page.cast().write([word; WORDS]) };
+        // SAFETY: as above; from here on this view, or a copy of it, is the way to it.
         let page = unsafe { SharedPage::new(page, 1) };
-        let filled = Self { frame, page };
-        filled.fill(word);
-        Some(filled)
+        Some(Self { frame, page })
     }
 
-    fn fill(self, word: u32) {
+    fn fill(&self, word: u32) {
         for index in 0..WORDS {
             self.page.u32(4 * index).store(word, Ordering::Relaxed);
         }

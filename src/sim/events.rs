@@ -273,6 +273,16 @@ impl Machine {
         pending.is_some_and(|info| info.u64(shared_info::PENDING + 8 * word).load(Ordering::SeqCst) & bit != 0)
     }
 
+    /// The ports that are pending by the two-level interface.
+    pub(super) fn pending_ports(&self) -> impl Iterator<Item = u32> {
+        let words = self.info.into_iter().flat_map(|info| {
+            (0..shared_info::WORDS).map(move |word| info.u64(shared_info::PENDING + 8 * word).load(Ordering::SeqCst))
+        });
+        words
+            .zip((0..).step_by(64))
+            .flat_map(|(word, first)| (0..64).filter(move |bit| word & 1 << bit != 0).map(move |bit| first + bit))
+    }
+
     fn clear_pending(&mut self, port: u32) {
         match (&mut self.events.fifo, &self.info) {
             (Some(fifo), _) => fifo.close(port),

@@ -10,7 +10,7 @@ use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo::{
     CONTROL_SIZE, HEAD, LINKED, MASKED, PENDING, PORTS, PRIORITIES, PRIORITY_DEFAULT, READY, WORDS,
 };
-use crate::abi::event_channel::{ExpandArray, InitControl, SetPriority, TWO_LEVEL_PORTS};
+use crate::abi::event_channel::{ExpandArray, InitControl, SetPriority};
 use crate::abi::memory::PAGE_SIZE;
 use crate::shared::SharedPage;
 
@@ -99,7 +99,7 @@ impl Machine {
         }
         let control = self.given_page(request.control_gfn)?;
         request.link_bits = PORTS.trailing_zeros() as u8;
-        let without_word = (1..TWO_LEVEL_PORTS).filter(|&port| self.is_pending(port)).collect();
+        let without_word = self.pending_ports().collect();
         self.events.fifo = Some(Fifo {
             control,
             offset: request.offset as usize,

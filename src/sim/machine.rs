@@ -38,9 +38,6 @@ pub(crate) const CONSOLE_PORT: u32 = 2;
 /// The number of a domain that is not told it.
 const DEFAULT_DOMAIN: u16 = 7;
 
-/// What reading the time stamp counter costs.
-const TSC_READ_NS: u64 = 1_000;
-
 /// The system time when the domain, and with it its time stamp counter, starts.
 pub(crate) const START_NS: u64 = 1_000_000_000;
 
@@ -109,6 +106,8 @@ pub(crate) struct Machine {
     cpu: Cpu,
     /// What RDRAND and RDSEED give.
     random: Random,
+    /// What reading the time stamp counter costs.
+    look_ns: u64,
     /// The root of the tables in force.
     root: u64,
     #[cfg(fuzzing)]
@@ -230,6 +229,7 @@ impl Machine {
             serial: Vec::new(),
             cpu,
             random: guest.random,
+            look_ns: guest.look_ns,
             root: 0,
             #[cfg(fuzzing)]
             trusted: guest.trusted,
@@ -430,7 +430,7 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
 /// The time stamp counter: a tick for each nanosecond since the domain started.
 pub(crate) fn read_tsc() -> u64 {
     with(|machine| {
-        machine.clock_ns += TSC_READ_NS;
+        machine.clock_ns += machine.look_ns;
         machine.catch_up();
         machine.clock_ns - START_NS
     })

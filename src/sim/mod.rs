@@ -178,6 +178,7 @@ pub struct Guest {
     pub(crate) consumer_ahead: u32,
     pub(crate) start_info: Option<Change>,
     pub(crate) random: Random,
+    pub(crate) look_ns: u64,
     pub(crate) rich: bool,
     pub(crate) port_limit: u32,
     pub(crate) fifo: bool,
@@ -260,6 +261,7 @@ impl Guest {
             consumer_ahead: 0,
             start_info: None,
             random: Random::Works,
+            look_ns: 1_000,
             rich: true,
             port_limit: 1024,
             fifo: true,
@@ -327,6 +329,13 @@ impl Guest {
         action: impl FnOnce(&mut Outside<'_>) + Send + 'static,
     ) -> Self {
         self.actions.push((machine::START_NS + delay.as_nanos() as u64, Box::new(action)));
+        self
+    }
+
+    /// Lets each look at the clock take so long: 1 µs unless told. Whoever spins until a deadline looks less often then.
+    #[must_use]
+    pub const fn clock_look(mut self, takes: core::time::Duration) -> Self {
+        self.look_ns = takes.as_nanos() as u64;
         self
     }
 
