@@ -97,7 +97,6 @@ fn copies_of_a_whole_batch_are_one_hypercall() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_full_batch_takes_no_more_and_stays_as_it_is() {
     let report = run(Guest::new(), async || {
         let page = offer(8);
@@ -157,7 +156,6 @@ fn each_copy_has_its_own_result() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn every_status_is_told() {
     let status = Arc::new(Mutex::new(Status::OKAY));
     let its = Arc::clone(&status);
@@ -185,7 +183,6 @@ fn every_status_is_told() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn no_copy_reaches_beyond_its_page() {
     run(Guest::new(), async || {
         let _ = offer(8);
@@ -204,7 +201,6 @@ fn no_copy_reaches_beyond_its_page() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_page_that_is_not_there_is_tried_again_alone() {
     let (guest, asked) = patient(COPY, 2);
     let report = run(guest, async || {
@@ -219,7 +215,6 @@ fn a_page_that_is_not_there_is_tried_again_alone() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn patience_ends() {
     let (guest, _) = patient(COPY, u32::MAX);
     let report = run(guest, async || {
@@ -235,7 +230,6 @@ fn patience_ends() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_future_that_is_dropped_copies_nothing_later() {
     let (guest, _) = patient(COPY, 3);
     let report = run(guest, async || {
@@ -254,7 +248,6 @@ fn a_future_that_is_dropped_copies_nothing_later() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_hypercall_that_is_refused_is_an_error_of_each_copy() {
     let guest = Guest::new().fault(|hypercall, _| (hypercall == Hypercall::GrantTable).then_some(Errno::ENOSYS));
     let report = run(guest, async || {
@@ -289,7 +282,6 @@ fn the_own_grants_may_be_copied_from_and_to() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn two_domains_copy_both_ways() {
     const LEN: usize = 300_000;
     // The first page has but the beginning.

@@ -94,7 +94,6 @@ fn both_ends_see_the_same_memory() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn pages_of_several_peers_follow_each_other() {
     run(Guest::new(), async || {
         offer(PEER, &[Reference(8), Reference(9)]);
@@ -114,7 +113,6 @@ fn pages_of_several_peers_follow_each_other() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn what_is_refused_is_an_error_and_leaves_nothing() {
     run(Guest::new(), async || {
         offer(PEER, &[Reference(8)]);
@@ -174,7 +172,6 @@ fn a_failure_at_any_page_undoes_the_others() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_page_that_is_not_there_is_tried_again_alone() {
     let (guest, asked) = patient(MAP_GRANT_REF, 3);
     let report = run(guest, async || {
@@ -189,7 +186,6 @@ fn a_page_that_is_not_there_is_tried_again_alone() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn patience_ends() {
     let (guest, _) = patient(MAP_GRANT_REF, u32::MAX);
     let report = run(guest, async || {
@@ -219,7 +215,6 @@ fn a_future_that_is_dropped_leaves_nothing_mapped() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_hypercall_that_is_refused_is_an_error() {
     let fail = |operation: u64| {
         move |hypercall, op: u64| (hypercall == Hypercall::GrantTable && op == operation).then_some(Errno::ENOSYS)
@@ -240,7 +235,6 @@ fn a_hypercall_that_is_refused_is_an_error() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn space_that_xen_does_not_clear_is_never_used_again() {
     let refused = Arc::new(AtomicU32::new(1));
     let its = Arc::clone(&refused);
@@ -264,7 +258,6 @@ fn space_that_xen_does_not_clear_is_never_used_again() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn space_that_is_used_up_is_an_error_and_comes_back() {
     // One window, and no more.
     let map = [(0, 3 << 20, 1), (6 << 20, u64::MAX, 2)];
@@ -345,7 +338,6 @@ fn two_domains_share_from_one_to_a_thousand_pages() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_peer_that_is_gone_leaves_what_is_mapped_and_nothing_else() {
     let (told, mapped) = (Told::default(), AtomicU32::new(0));
     let reports = Host::new()
@@ -374,7 +366,6 @@ fn a_peer_that_is_gone_leaves_what_is_mapped_and_nothing_else() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "it takes seconds to boot a domain; other tests have the same code")]
 fn a_domain_that_ends_lets_go_of_what_it_has_mapped() {
     let told = Told::default();
     let reports = Host::new()
