@@ -64,10 +64,24 @@ pub fn cases(cases: &mut Vec<Case>) {
             .line("max_event_channels = 6000"),
         );
     }
+    cases.push(
+        Case::new("events::virq", "events", |_| Ok(())).cmdline("virq").on(Where::VERSIONS).steps(debug_key_is_pressed),
+    );
     for (count, place) in BETWEEN_TWO.into_iter().zip([Where::MAIN, Where::NOWHERE]) {
         let case = Case::new(format!("events::two_domains_{count}"), "peer", |_| Ok(())).seconds(300).on(place);
         cases.push(case.steps(move |stage| two_domains(stage, count)));
     }
+}
+
+/// Xen's key `q` lists all domains, and raises the interrupt for debugging in each.
+fn debug_key_is_pressed(stage: &mut Stage) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let log = stage.log();
+        stage
+            .dom0(&format!("until grep -q 'waiting for the virtual' {log}; do sleep 0.2; done; xl debug-keys q"))
+            .map(drop)
+    })?;
+    all_ok(&outcome, &["events.virq"])
 }
 
 /// One domain makes a port for another, which binds to it and sends events, each when the last is answered.

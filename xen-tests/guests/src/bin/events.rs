@@ -1,7 +1,11 @@
 //! Event channels, timers and tasks on real Xen, within one domain, by the interface for events that is in force.
 //!
 //! The command line says how many events there are to be and, if the domain is to have ports up to a number only, how many
-//! it gets at least.
+//! it gets at least. With `virq` on it there is one case alone:
+//!
+//! * `events.virq`: the virtual interrupt for debugging comes, which Xen raises at the key `q`.
+//!
+//! Without it, these:
 //!
 //! * `events.fifo` or `events.two_level`: the interface is that, as the command line asks for.
 //! * `events.self`: the number of events that the command line names go between two ports of this domain, none is lost.
@@ -27,16 +31,21 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
+use domu::abi::event_channel::virq;
 use domu::eventchn::{self, Abi, Binding, Priority};
 use domu::executor::{activity, spawn, yield_now};
 use domu::{Domain, DomainId, time};
-use domu_guests::verdict;
+use domu_guests::{ensure, verdict};
 
 domu::main!(main);
 
 const MS: Duration = Duration::from_millis(1);
 
 async fn main(domain: Domain) -> domu::Result {
+    if domain.words().any(|word| word.raw() == b"virq") {
+        verdict(&domain, "events.virq", debug_key().await);
+        return Ok(());
+    }
     let mut numbers = domain.words().map_while(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok());
     let (events, ports) = (numbers.next().unwrap_or(1000), numbers.next().unwrap_or(900));
     verdict(&domain, "events.self", to_itself(events).await);
@@ -82,6 +91,15 @@ async fn to_itself(events: u64) -> Result<(), String> {
     }
     let received = answers.await?;
     if (seen, received) == (events + 1, events) { Ok(()) } else { Err(format!("{seen} and {received} of {events}")) }
+}
+
+async fn debug_key() -> Result<(), String> {
+    let port = eventchn::bind_virq(virq::DEBUG).map_err(said)?;
+    log::info!("waiting for the virtual interrupt");
+    let seen = port.after(0).await.map_err(said)?;
+    ensure(seen == 1 && port.binding() == Ok(Binding::Virq(virq::DEBUG)), || {
+        format!("{seen} events, {:?}", port.binding())
+    })
 }
 
 async fn bindings() -> Result<(), String> {
