@@ -300,12 +300,11 @@ fn what_a_peer_had_that_died_comes_back() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "minutes: thousands of pages")]
 fn thousands_of_deferred_pages_come_back_within_a_second_by_bounded_turns() {
-    const SINGLE: usize = 3000;
+    const SINGLE: usize = if cfg!(miri) { 60 } else { 3000 };
     run(guest(32), async || {
         let single: Vec<_> = (0..SINGLE).map(|_| read_write(1).unwrap()).collect();
-        let run = read_write(1000).unwrap();
+        let run = read_write(SINGLE / 3).unwrap();
         let all: Vec<_> = single.iter().chain([&run]).flat_map(numbers).collect();
         for &number in &all {
             let _ = outside(|peer| peer.map(PEER, number, true)).unwrap();
@@ -351,9 +350,8 @@ fn an_idle_domain_wakes_for_deferred_pages_alone_and_ever_less_often() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "minutes: hundreds of pages; the same code runs in the test before")]
 fn deferred_pages_of_all_ages_are_looked_at_together() {
-    const COUNT: u32 = 200;
+    const COUNT: u32 = if cfg!(miri) { 20 } else { 200 };
     let report = run(guest(4), async || {
         let all: Vec<_> = (0..COUNT).map(|_| read_write(1).unwrap()).collect();
         let used: Vec<_> = all.iter().flat_map(numbers).collect();
@@ -421,26 +419,30 @@ fn who_waits_for_references_gets_those_that_a_peer_gives_back() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "minutes: thousands of pages")]
 fn twenty_thousand_references_are_in_use_at_once() {
-    let report = run(guest(160), async || {
-        let mut all: Vec<_> = (0..20).map(|_| Granted::<ReadWrite>::try_new(TO, 1000).unwrap()).collect();
-        assert_eq!((stat().in_use, stat().frames, stat().max_frames), (20_000, 40, 64));
+    // For Miri it is the sixteenth part.
+    const FRAMES: u32 = if cfg!(miri) { 4 } else { 64 };
+    const RUN: usize = if cfg!(miri) { 60 } else { 1000 };
+    const REFERENCES: usize = 512 * FRAMES as usize - 8;
+    let report = run(guest(if cfg!(miri) { 16 } else { 160 }).grant_frames(FRAMES), async || {
+        let mut all: Vec<_> = (0..20).map(|_| Granted::<ReadWrite>::try_new(TO, RUN).unwrap()).collect();
+        let frames = (8 + 20 * RUN).div_ceil(512) as u32;
+        assert_eq!((stat().in_use as usize, stat().frames, stat().max_frames), (20 * RUN, frames, FRAMES));
         let mut seen: Vec<_> = all.iter().flat_map(numbers).collect();
         seen.sort_unstable();
         seen.dedup();
-        assert_eq!((seen.len(), seen.first(), seen.last()), (20_000, Some(&8), Some(&20_007)));
+        assert_eq!((seen.len(), seen.first(), seen.last()), (20 * RUN, Some(&8), Some(&(20 * RUN as u32 + 7))));
         // The first and the last are what they are said to be.
         for granted in [&all[0], &all[19]] {
-            granted.memory().write(999 * 4096, b"last");
+            granted.memory().write((RUN - 1) * 4096, b"last");
             let mut bytes = [0; 4];
             let last = *numbers(granted).last().unwrap();
             outside(|peer| peer.copy_from(PEER, last, 0, &mut bytes)).unwrap();
             assert_eq!(&bytes, b"last");
         }
-        all.extend((0..12).map(|_| read_write(1000).unwrap()));
-        all.push(read_write(760).unwrap());
-        assert_eq!((stat().in_use, stat().free, stat().frames), (32_760, 0, 64));
+        all.extend((0..12).map(|_| read_write(RUN).unwrap()));
+        all.push(read_write(REFERENCES - 32 * RUN).unwrap());
+        assert_eq!((stat().in_use as usize, stat().free, stat().frames), (REFERENCES, 0, FRAMES));
         assert_eq!(read_write(1).unwrap_err(), Error::NoReferences);
         let mut waiting = pin!(Granted::<ReadWrite>::new(TO, 1));
         assert!(poll_once(&mut waiting).await.is_none());
@@ -448,12 +450,12 @@ fn twenty_thousand_references_are_in_use_at_once() {
         all.pop();
         assert!(poll_once(&mut waiting).await.unwrap().is_ok());
         drop(all);
-        assert_eq!((stat().in_use, stat().free, stat().waiting), (0, 32_760, 0));
+        assert_eq!((stat().in_use, stat().free as usize, stat().waiting), (0, REFERENCES, 0));
     });
     assert_eq!(report.granted, []);
     // One hypercall for each page of the table.
     let placed = report.calls(Hypercall::Memory, ADD_TO_PHYSMAP);
-    assert_eq!(placed, 64 + 1);
+    assert_eq!(placed, FRAMES as usize + 1);
 }
 
 #[test]
@@ -541,7 +543,6 @@ fn who_waits_is_served_in_turn_and_not_overtaken() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "minutes: hundreds of pages; the same code runs in the tests before and behind")]
 fn a_peer_holds_up_those_who_wait_for_what_it_has_and_nobody_else() {
     run(guest(8).grant_frames(1), async || {
         let granted = read_write(1).unwrap();
