@@ -34,12 +34,12 @@ pub fn judge_absent(ended: &Ended) -> Result<()> {
 pub fn cases(cases: &mut Vec<Case>) {
     let everywhere = Where { xenstoreds: true, ..Where::VERSIONS };
     let at_length = Where { xenstoreds: true, ..Where::NOWHERE };
-    for (name, cmdline, seconds, place) in
-        [("client", "1000", 300, everywhere), ("busy", "10000 dom0 cycles=1000", 1800, at_length)]
+    for (name, cmdline, dom0_writes, seconds, place) in
+        [("client", "1000", false, 300, everywhere), ("busy", "10000 dom0 cycles=1000", true, 1800, at_length)]
     {
         let case =
             Case::new(format!("xenstore::{name}"), "xenstore_client", |_| Ok(())).cmdline(cmdline).seconds(seconds);
-        cases.push(case.on(place).steps(dom0_takes_part));
+        cases.push(case.on(place).steps(move |stage| dom0_takes_part(stage, dom0_writes)));
     }
     cases.push(Case::new("xenstore::example", "xenstore", |_| Ok(())).steps(example_is_told));
 }
@@ -63,16 +63,19 @@ fn example_is_told(stage: &mut Stage) -> Result<()> {
     ended(&outcome, Reason::Poweroff)
 }
 
-/// Dom0 makes a directory whose listing is longer than a message, and then writes to a node of the guest's all the time.
-fn dom0_takes_part(stage: &mut Stage) -> Result<()> {
+/// Dom0 makes a directory whose listing is longer than a message, and then, if asked to, writes to a node of the guest's all the
+/// time.
+fn dom0_takes_part(stage: &mut Stage, writes: bool) -> Result<()> {
     let outcome = stage.run_after(|stage| {
         let domain = stage.domain.clone();
+        let writing = match writes {
+            true => "(while xenstore-exists $data; do xenstore-write $data/dom0 $RANDOM; sleep 0.1; done > /dev/null 2>&1 &)",
+            false => "true",
+        };
         stage.dom0(&format!(
             "data=/local/domain/$(xl domid {domain})/data; \
              xenstore-write $(for i in $(seq 0 199); do printf '%s/big/%060d x ' $data $i; done) && \
-             xenstore-write $data/dom0 0 $data/ready 1 && \
-             (while xl domid {domain} > /dev/null 2>&1; do xenstore-write $data/dom0 $RANDOM; sleep 0.1; done \
-                 > /dev/null 2>&1 &)"
+             xenstore-write $data/dom0 0 $data/ready 1 && {writing}"
         ))?;
         Ok(())
     })?;
