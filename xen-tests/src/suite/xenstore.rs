@@ -35,7 +35,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     let everywhere = Where { xenstoreds: true, ..Where::VERSIONS };
     let at_length = Where { xenstoreds: true, ..Where::NOWHERE };
     for (name, cmdline, dom0_writes, seconds, place) in
-        [("client", "1000", false, 300, everywhere), ("busy", "10000 dom0 cycles=1000", true, 1800, at_length)]
+        [("client", "400", false, 300, everywhere), ("busy", "10000 dom0 cycles=1000", true, 1800, at_length)]
     {
         let case =
             Case::new(format!("xenstore::{name}"), "xenstore_client", |_| Ok(())).cmdline(cmdline).seconds(seconds);

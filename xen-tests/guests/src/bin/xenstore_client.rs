@@ -58,7 +58,7 @@ async fn main(domain: Domain) -> domu::Result {
     verdict(&domain, "xenstore.domains", domains(&domain, &store).await);
     verdict(&domain, "xenstore.directory", directory(&store).await);
     verdict(&domain, "xenstore.transactions", transactions(&store).await);
-    verdict(&domain, "xenstore.watches", watches(&store).await);
+    verdict(&domain, "xenstore.watches", watches(&store, operations / 2).await);
     verdict(&domain, "xenstore.dropped", dropped(&store).await);
     verdict(&domain, "xenstore.mixed", mixed(&store, operations, dom0).await);
     verdict(&domain, "xenstore.cycles", cycles(&store, cycles_wanted).await);
@@ -200,7 +200,7 @@ async fn transactions(store: &Xenstore) -> Result<(), String> {
     store.remove("data/t").await.map_err(said)
 }
 
-async fn watches(store: &Xenstore) -> Result<(), String> {
+async fn watches(store: &Xenstore, watchers: u32) -> Result<(), String> {
     let mut one = store.watch("data/w").await.map_err(said)?;
     let mut other = store.watch("data/w").await.map_err(said)?;
     equal(one.next().await.map_err(said)?.as_str(), "data/w")?;
@@ -223,11 +223,11 @@ async fn watches(store: &Xenstore) -> Result<(), String> {
     let second = all_watches(store).await.map_err(said)?.len();
     log::info!("{first} watches are to be had");
     equal(second, first)?;
-    for _ in 0..500 {
+    for _ in 0..watchers {
         let mut watch = store.watch("data/again").await.map_err(said)?;
         watch.next().await.map_err(said)?;
     }
-    let shared: Vec<_> = (0..500)
+    let shared: Vec<_> = (0..watchers)
         .map(|_| {
             let store = store.clone();
             spawn(async move { store.watch("data/shared").await?.next().await })
