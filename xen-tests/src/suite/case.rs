@@ -17,7 +17,7 @@ pub struct Where {
     pub main: bool,
     /// Every version of Xen, not only the main one.
     pub versions: bool,
-    /// Either xenstored.
+    /// On the main version, oxenstored too; on the others that is left to `--all`.
     pub xenstoreds: bool,
     /// On the main version, the rich processor too.
     pub processors: bool,
@@ -44,7 +44,7 @@ impl Where {
         match (xenstored, cpu) {
             (Xenstored::C, Cpu::Poor) if main => self.main,
             (Xenstored::C, Cpu::Poor) => self.versions,
-            (Xenstored::Ocaml, Cpu::Poor) => self.main && self.xenstoreds && (main || self.versions),
+            (Xenstored::Ocaml, Cpu::Poor) => self.main && self.xenstoreds && main,
             (Xenstored::C, Cpu::Rich) => self.processors && main,
             (Xenstored::Ocaml, Cpu::Rich) => false,
         }

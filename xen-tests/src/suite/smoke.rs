@@ -16,8 +16,8 @@ use crate::symbols;
 /// How long one may take: a boot is about a second.
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// Crashes that are looked at on each version of Xen: one of each kind of exception, of report and of check. How the processor
-/// finds the others does not depend on Xen.
+/// Crashes that are looked at on each version of Xen, on the rich processor and in the plain build: one of each kind of exception,
+/// of report and of check. How the processor finds the others does not depend on those.
 const ELSEWHERE: [&str; 8] =
     ["divide", "double_fault", "execute_data", "heap_overrun", "overflow", "panic", "smash", "write_code"];
 
@@ -35,7 +35,8 @@ struct Test {
     judge: Judge,
 }
 
-/// On which versions of Xen a test runs without `--all`, which runs each on all.
+/// Where a test runs without `--all`, which runs each everywhere: on every version of Xen and on both processors, on the main
+/// version and the poor processor, or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Usual {
     All,
@@ -83,7 +84,11 @@ fn tests() -> Vec<Test> {
             guest: crash::GUEST,
             cmdline: crash.how,
             flavour,
-            usual: if hardened && ELSEWHERE.contains(&crash.how) { Usual::All } else { Usual::Main },
+            usual: match (hardened, ELSEWHERE.contains(&crash.how)) {
+                (true, true) => Usual::All,
+                (true, false) | (false, true) => Usual::Main,
+                (false, false) => Usual::None,
+            },
             limit: LIMIT,
             judge: Judge::Crash(crash),
         }));
@@ -99,11 +104,9 @@ pub fn run(suite: &mut Suite) -> Result<()> {
         let main = version == setup::MAIN;
         for cpu in [Cpu::Poor, Cpu::Rich] {
             for test in &tests {
-                // The plain build is for the poor processor, but with `--all`.
                 let usual = match (main, cpu) {
                     (true, Cpu::Poor) => test.usual != Usual::None,
-                    (true, Cpu::Rich) => test.usual != Usual::None && test.flavour == Flavour::Hardened,
-                    (false, Cpu::Poor) => test.usual == Usual::All,
+                    (true, Cpu::Rich) | (false, Cpu::Poor) => test.usual == Usual::All,
                     (false, Cpu::Rich) => false,
                 };
                 if (usual || suite.selection.all) && suite.wants(&name(version, cpu, test)) {

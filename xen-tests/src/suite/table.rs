@@ -258,7 +258,6 @@ fn memory(cases: &mut Vec<Case>) {
             .memory(64)
             .maxmem(256)
             .seconds(120)
-            .on(Where::VERSIONS)
             .steps(balloon_is_followed),
     );
 }
