@@ -63,7 +63,8 @@ fn example_is_told(stage: &mut Stage) -> Result<()> {
     ended(&outcome, Reason::Poweroff)
 }
 
-/// Dom0 makes a directory whose listing is longer than a message, and then, if asked to, writes to a node of the guest's all the
+/// Dom0 makes a directory whose listing is longer than a message, says whether its server gives such a one in parts, and then, if
+/// asked to, writes to a node of the guest's all the
 /// time.
 fn dom0_takes_part(stage: &mut Stage, writes: bool) -> Result<()> {
     let outcome = stage.run_after(|stage| {
@@ -75,7 +76,8 @@ fn dom0_takes_part(stage: &mut Stage, writes: bool) -> Result<()> {
         stage.dom0(&format!(
             "data=/local/domain/$(xl domid {domain})/data; \
              xenstore-write $(for i in $(seq 0 199); do printf '%s/big/%060d x ' $data $i; done) && \
-             xenstore-write $data/dom0 0 $data/ready 1 && {writing}"
+             xenstore-write $data/dom0 0 $data/ready $(pidof oxenstored > /dev/null && echo whole || echo parts) && \
+             {writing}"
         ))?;
         Ok(())
     })?;

@@ -8,7 +8,8 @@
 //! * `xenstore.nodes`: nodes are written, listed, removed; values are any bytes; permissions are set and read.
 //! * `xenstore.errors`: refusals have types, and what is too long is not sent.
 //! * `xenstore.domains`: homes, and who is introduced.
-//! * `xenstore.directory`: of what dom0 has made, a listing beyond 4096 bytes is whole, or an error of its own where the server gives no parts.
+//! * `xenstore.directory`: of what dom0 has made, a listing beyond 4096 bytes is whole, or an error of its own where the server, as dom0 says,
+//!   gives no parts.
 //! * `xenstore.transactions`: they commit, abort, and end when dropped; more than the server allows wait.
 //! * `xenstore.watches`: events arrive, watchers share a watch, and those that ended leave nothing.
 //! * `xenstore.dropped`: futures dropped at any moment leave nothing either.
@@ -148,10 +149,12 @@ async fn domains(domain: &Domain, store: &Xenstore) -> Result<(), String> {
 
 async fn directory(store: &Xenstore) -> Result<(), String> {
     const COUNT: usize = 200;
-    let made = store.wait_for("data/ready", |value| value.map(|_| ()));
-    time::timeout(Duration::from_secs(60), made).await.map_err(|_| "dom0 has made none".to_string())?.map_err(said)?;
-    let in_parts = store.request(MessageType::DIRECTORY_PART, &[b"data", b"0"]).await.is_ok();
-    log::info!("the server gives parts of a directory: {in_parts}");
+    let made = store.wait_for("data/ready", |value| value.map(|server| &**server == b"parts"));
+    let made = time::timeout(Duration::from_secs(60), made).await;
+    let in_parts = made.map_err(|_| "dom0 has made none".to_string())?.map_err(said)?;
+    let answered = store.request(MessageType::DIRECTORY_PART, &[b"data", b"0"]).await.is_ok();
+    log::info!("the server gives parts of a directory: {answered}");
+    equal(answered, in_parts)?;
     let listing = store.directory("data/big").await.map(|mut names| {
         names.sort();
         names
