@@ -18,12 +18,6 @@ const MS: Duration = Duration::from_millis(1);
 /// Both interfaces of Xen's event channels. Tests of what neither changes run on the usual one, FIFO.
 const BOTH: [Abi; 2] = [Abi::TwoLevel, Abi::Fifo];
 
-/// Those that a test runs on: under Miri FIFO alone, as two-level brings no other unsafe code; `tests/fifo.rs` has a producer by
-/// it.
-fn each() -> impl Iterator<Item = Abi> {
-    BOTH.into_iter().skip(usize::from(cfg!(miri)))
-}
-
 /// A guest on a Xen that has an interface at best.
 fn on(abi: Abi) -> Guest {
     match abi {
@@ -340,7 +334,7 @@ fn yielding_takes_no_timer_and_no_hypercall() {
 
 #[test]
 fn events_are_counted_whenever_they_come() {
-    for abi in each() {
+    for abi in BOTH {
         let report = run(on(abi).offer_port(3, 17), async |_| {
             let port = eventchn::bind_interdomain(DomainId(3), 17)?;
             assert_eq!(port.binding(), Ok(Binding::Interdomain(DomainId(3), 17)));
@@ -355,7 +349,7 @@ fn events_are_counted_whenever_they_come() {
 
 #[test]
 fn an_event_wakes_an_idle_domain_once_and_costs_no_hypercall() {
-    for abi in each() {
+    for abi in BOTH {
         let guest = on(abi).after(5 * MS, |outside| outside.notify(4)).after(9 * MS, |outside| outside.notify(4));
         let report = run(guest, async |_| {
             let port = eventchn::alloc_unbound(DomainId(5))?;
@@ -377,7 +371,7 @@ fn an_event_wakes_an_idle_domain_once_and_costs_no_hypercall() {
 
 #[test]
 fn an_event_between_two_waits_is_not_lost() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi), async |_| {
             let port = eventchn::bind_ipi()?;
             let mut seen = 0;
@@ -398,7 +392,7 @@ fn an_event_between_two_waits_is_not_lost() {
 
 #[test]
 fn several_wait_for_one_port() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi).after(MS, |outside| outside.notify(4)), async |_| {
             let port = Rc::new(eventchn::alloc_unbound(DomainId(1))?);
             let tasks: Vec<_> = (0..3)
@@ -417,7 +411,7 @@ fn several_wait_for_one_port() {
 
 #[test]
 fn a_storm_from_one_port_starves_nobody() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi), async |_| {
             let storm = Rc::new(eventchn::bind_ipi()?);
             let quiet = eventchn::bind_ipi()?;
@@ -459,7 +453,7 @@ fn a_storm_from_one_port_starves_nobody() {
 
 #[test]
 fn a_domain_talks_to_itself() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi), async |domain| {
             let one = eventchn::alloc_unbound(DomainId::SELF)?;
             let other = eventchn::bind_interdomain(DomainId::SELF, one.number())?;
@@ -483,7 +477,7 @@ fn a_domain_talks_to_itself() {
 
 #[test]
 fn what_xen_refuses_is_an_error() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi).port_limit(7), async |_| {
             assert_eq!(eventchn::bind_interdomain(DomainId(9), 1).unwrap_err(), Error::NoPeer);
             let ports = [eventchn::bind_ipi()?, eventchn::bind_ipi()?, eventchn::bind_virq(1)?];
@@ -500,7 +494,7 @@ fn what_xen_refuses_is_an_error() {
 
 #[test]
 fn a_virtual_interrupt_arrives() {
-    for abi in each() {
+    for abi in BOTH {
         // The first port that a domain makes.
         run(on(abi).after(5 * MS, |outside| outside.notify(4)), async |_| {
             let port = eventchn::bind_virq(virq::DEBUG)?;
@@ -512,7 +506,7 @@ fn a_virtual_interrupt_arrives() {
 
 #[test]
 fn a_number_that_is_used_again_has_no_past() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi), async |_| {
             let first = eventchn::bind_ipi()?;
             let number = first.number();
@@ -631,7 +625,7 @@ fn no_interleaving_loses_an_event_behind_another() {
 #[test]
 fn many_ports_work() {
     const LIMIT: u32 = if cfg!(miri) { 200 } else { 4096 };
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi).port_limit(LIMIT), async |_| {
             let mut ports = Vec::new();
             while let Ok(port) = eventchn::bind_ipi() {
@@ -682,7 +676,7 @@ fn an_interval_that_is_behind_keeps_nobody_waiting() {
 
 #[test]
 fn the_timer_is_not_for_others_and_has_its_port_when_none_is_left() {
-    for abi in each() {
+    for abi in BOTH {
         let report = run(on(abi).port_limit(6), async |_| {
             assert_eq!(eventchn::bind_virq(0).unwrap_err(), Error::NoInterrupt);
             let mut ports = Vec::new();
@@ -700,7 +694,7 @@ fn the_timer_is_not_for_others_and_has_its_port_when_none_is_left() {
 #[test]
 fn events_and_timers_come_to_a_busy_domain_in_their_order() {
     const UNIT: Duration = Duration::from_micros(if cfg!(miri) { 100 } else { 1000 });
-    for abi in each() {
+    for abi in BOTH {
         let guest = on(abi).after(9 * UNIT, |outside| outside.notify(4)).after(5 * UNIT, |outside| outside.notify(5));
         run(guest, async |_| {
             let (late, early) = (eventchn::alloc_unbound(DomainId(1))?, eventchn::alloc_unbound(DomainId(1))?);
@@ -732,7 +726,7 @@ impl std::task::Wake for Owner {
 
 #[test]
 fn a_waker_may_own_what_waits() {
-    for abi in each() {
+    for abi in BOTH {
         run(on(abi), async |_| {
             let port = eventchn::bind_ipi()?;
             let (mut sleep, mut after) = (Box::pin(time::sleep(MS)), Box::pin(port.after(0)));
