@@ -35,6 +35,7 @@
 //! it, in the order of the old priority.
 
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -72,8 +73,9 @@ impl Page {
         let frame = memory::take(1)?;
         let page = NonNull::new(arch::phys(frame << 12))?;
         // SAFETY: a frame of the heap is aligned, mapped read-write for good, and nobody else's from here on.
-        unsafe { page.cast().write([word; WORDS]) };
-        // SAFETY: as above; from here on this view, or a copy of it, is the way to it.
+        let words = unsafe { page.cast::<[MaybeUninit<u32>; WORDS]>().as_mut() };
+        words.fill(MaybeUninit::new(word));
+        // SAFETY: as above; the reference ends here, and this view, or a copy of it, is the only way to the page.
         let page = unsafe { SharedPage::new(page, 1) };
         Some(Self { frame, page })
     }
