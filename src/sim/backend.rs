@@ -9,6 +9,9 @@ use super::memory;
 use crate::abi::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::shared::SharedPage;
 
+/// What one that crawls takes for a byte.
+const CRAWL_NS: u64 = 250_000_000;
+
 /// The behaviour of the console's backend. It acts when it is notified, and, if it has more to do then, each millisecond or
 /// whenever the domain polls. All but the one that is absent hand on input.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +120,8 @@ impl Reader {
         let (read, handed_on) = (self.serve_output(now_ns), self.hand_on());
         let unread = self.page.u32(OUT_PROD).load(Ordering::Acquire) != self.consumed;
         self.next_ns = match self.backend {
-            Backend::Trickles(_) | Backend::Wakes(_) | Backend::Crawls if unread => Some(now_ns + 1_000_000),
+            Backend::Trickles(_) | Backend::Wakes(_) if unread => Some(now_ns + 1_000_000),
+            Backend::Crawls if unread => Some(START_NS + (Self::crawled(now_ns) + 1) * CRAWL_NS),
             Backend::Storms => Some(now_ns + 1_000_000),
             _ => None,
         };
@@ -132,8 +136,7 @@ impl Reader {
             Backend::Trickles(bytes) => self.read(bytes),
             Backend::StopsAfter(bytes) => self.read(bytes - so_far),
             Backend::Crawls => {
-                let due = (now_ns - START_NS) / 250_000_000;
-                self.read((due - u64::from(so_far)) as u32);
+                self.read((Self::crawled(now_ns) - u64::from(so_far)) as u32);
                 false
             }
             Backend::Storms => true,
@@ -148,6 +151,11 @@ impl Reader {
             Backend::Wakes(turns) => self.acted > turns && self.read(u32::MAX),
             Backend::Idle | Backend::Absent => false,
         }
+    }
+
+    /// Bytes that a backend has read by now that takes so long for each.
+    const fn crawled(now_ns: u64) -> u64 {
+        (now_ns - START_NS) / CRAWL_NS
     }
 
     /// Reads up to `limit` bytes; true if there were any.
