@@ -96,16 +96,22 @@ fn a_conflict_is_done_again_with_pauses_and_a_bound() {
             .await;
         assert_eq!((done, runs.get()), (Ok(()), 4));
         assert_eq!(store.read("data/t").await?, "31");
-        assert!(!start.elapsed().is_zero(), "there are pauses");
+        assert!((MS..20 * MS).contains(&start.elapsed()), "the first pauses are short");
+        let (start, mut moments) = (time::now(), Vec::new());
         runs.set(0);
         let done = store.transaction(async |nodes| {
             runs.set(runs.get() + 1);
+            moments.push(start.elapsed());
             nodes.read("data/t").await?;
             server.write("/local/domain/7/data/t", runs.get().to_string());
             nodes.write("data/t", "mine").await
         });
         assert_eq!(done.await, Err(Error::Conflict));
         assert_eq!(runs.get(), MOST_ATTEMPTS);
+        // By chance, up to 1, 2, 4, 8 ms and so on, and 64 ms in the end.
+        let (early, late) = (moments[4], *moments.last().unwrap() - moments[4]);
+        assert!(early < 16 * MS && late > 500 * MS, "{moments:?}");
+        assert!(moments.windows(2).all(|pair| pair[1] - pair[0] < 65 * MS), "{moments:?}");
         assert_eq!(server.transactions(ME), 0);
         Ok(())
     });

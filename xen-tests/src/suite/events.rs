@@ -76,10 +76,9 @@ pub fn cases(cases: &mut Vec<Case>) {
 /// Xen's key `q` lists all domains, and raises the interrupt for debugging in each.
 fn debug_key_is_pressed(stage: &mut Stage) -> Result<()> {
     let outcome = stage.run_with(|stage| {
-        let log = stage.log();
-        stage
-            .dom0(&format!("until grep -q 'waiting for the virtual' {log}; do sleep 0.2; done; xl debug-keys q"))
-            .map(drop)
+        let domain = stage.domain.clone();
+        stage.until_said(&domain, "waiting")?;
+        stage.dom0("xl debug-keys q").map(drop)
     })?;
     all_ok(&outcome, &["events.virq"])
 }

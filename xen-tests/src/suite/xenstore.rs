@@ -70,7 +70,7 @@ fn dom0_takes_part(stage: &mut Stage, writes: bool) -> Result<()> {
     let outcome = stage.run_after(|stage| {
         let domain = stage.domain.clone();
         let writing = match writes {
-            true => "(while xenstore-exists $data; do xenstore-write $data/dom0 $RANDOM; sleep 0.1; done > /dev/null 2>&1 &)",
+            true => "(while xenstore-exists ${data%/data}/vm; do xenstore-write $data/dom0 $RANDOM; sleep 0.1; done > /dev/null 2>&1 &)",
             false => "true",
         };
         stage.dom0(&format!(

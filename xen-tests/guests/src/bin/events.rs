@@ -28,7 +28,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
 use domu::abi::event_channel::virq;
@@ -239,21 +239,33 @@ async fn order() -> Result<(), String> {
 }
 
 async fn busy() -> Result<(), String> {
-    let task = spawn(async {
+    // When the sleep is over, and the turn in which a task of that turn sees it first.
+    let (deadline, due) = (Rc::new(Cell::new(time::now())), Rc::new(Cell::new(None)));
+    let (its, seen) = (Rc::clone(&deadline), Rc::clone(&due));
+    let task = spawn(async move {
         loop {
+            if seen.get().is_none() && time::now() >= its.get() {
+                seen.set(Some(activity().turns));
+            }
             yield_now().await;
         }
     });
     // The domain may be kept waiting for all of a sleep, and then has no turns in it.
     let mut most = 0;
     for _ in 0..20 {
-        let (start, before) = (time::now(), activity());
-        time::sleep(5 * MS).await;
-        let (late, after) = (start.elapsed() - 5 * MS, activity());
+        let before = activity();
+        deadline.set(time::now() + 5 * MS);
+        due.set(None);
+        time::sleep_until(deadline.get()).await;
+        let (late, after) = (deadline.get().elapsed(), activity());
         let (turns, halts) = (after.turns - before.turns, after.halts - before.halts);
         log::info!("{late:?} late after {turns} turns of a busy task");
         if halts > 0 {
             return Err(format!("{halts} halts beside a busy task"));
+        }
+        let behind = due.get().map_or(0, |due| after.turns - due);
+        if behind > 1 {
+            return Err(format!("{behind} turns late"));
         }
         most = most.max(turns);
         if most > 20 {
