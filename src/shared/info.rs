@@ -111,3 +111,109 @@ impl SharedInfo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+    use std::boxed::Box;
+    use std::vec;
+
+    use super::*;
+    use crate::sim::race::script;
+    use crate::sim::{Guest, outside};
+    use crate::{state, time as clocks};
+
+    fn run(main: impl AsyncFnOnce(&SharedInfo)) {
+        Guest::new()
+            .run(async |_| {
+                // From here on Xen gives the wall clock.
+                let _ = clocks::wall_clock();
+                main(&state::get().expect("it runs").info).await;
+            })
+            .powered_off();
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_while_it_is_read_is_old_or_new() {
+        run(async |info| {
+            let mut old = info.read_wall_clock();
+            // The word of its version, and three fields; what comes then comes behind them.
+            for place in 0..5 {
+                // All fields differ.
+                let now_ns = [1_000_000_000_100_000_000, 5_000_000_000_900_000_000][place % 2];
+                script::begin(vec![(place, Box::new(move |outside| outside.set_wall_clock(now_ns)))]);
+                let found = info.read_wall_clock();
+                script::end().1.into_iter().for_each(|(_, act)| outside(act));
+                let new = info.read_wall_clock();
+                assert_eq!(found, if place < 4 { new } else { old }, "{place}");
+                assert_ne!(new, old);
+                old = new;
+            }
+        });
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_being_set_is_waited_for() {
+        run(async |info| {
+            let old = info.read_wall_clock();
+            let change = |outside: &mut crate::sim::Outside<'_>| {
+                let page = outside.info();
+                page.u32(offset::WALL_CLOCK_SECONDS).fetch_xor(0xdead, Ordering::SeqCst);
+                page.u32(offset::WALL_CLOCK_VERSION).fetch_add(1, Ordering::SeqCst);
+            };
+            outside(change);
+            script::begin(vec![(14, Box::new(change))]);
+            assert_eq!(info.read_wall_clock(), old);
+            let (accesses, later) = script::end();
+            assert!(accesses > 14 && later.is_empty(), "{accesses}");
+        });
+    }
+
+    /// Has Xen write a time record of this number alone; but for the end, if it is to last.
+    fn write_time(page: SharedPage, value: u8, lasts: bool) {
+        let at = |field| offset::VCPU_TIME + field;
+        page.u32(at(time::VERSION)).fetch_add(1, Ordering::SeqCst);
+        page.u64(at(time::TSC_TIMESTAMP)).store(value.into(), Ordering::SeqCst);
+        page.u64(at(time::SYSTEM_TIME)).store(value.into(), Ordering::SeqCst);
+        page.u32(at(time::TSC_TO_SYSTEM_MUL)).store(value.into(), Ordering::SeqCst);
+        page.u8(at(time::TSC_SHIFT)).store(value, Ordering::SeqCst);
+        page.u32(at(time::VERSION)).fetch_add(u32::from(!lasts), Ordering::SeqCst);
+    }
+
+    #[test]
+    fn a_time_record_that_is_written_while_it_is_read_is_read_again() {
+        run(async |info| {
+            let reads = Cell::new(0);
+            // The counter is read behind the fields.
+            let (record, tsc) = info.read_time(|| {
+                reads.set(reads.get() + 1);
+                if reads.get() == 1 {
+                    outside(|outside| write_time(outside.info(), 5, false));
+                }
+                reads.get()
+            });
+            assert_eq!((record.tsc_timestamp, record.system_time_ns, tsc), (5, 5, 2));
+            assert_eq!((record.tsc_to_system_mul, record.tsc_shift), (5, 5));
+        });
+    }
+
+    #[test]
+    fn a_time_record_that_is_being_written_is_waited_for() {
+        run(async |info| {
+            let reads = Cell::new(0);
+            outside(|outside| write_time(outside.info(), 3, true));
+            let (record, tsc) = info.read_time(|| {
+                reads.set(reads.get() + 1);
+                if reads.get() == 3 {
+                    outside(|outside| {
+                        let page = outside.info();
+                        page.u32(offset::VCPU_TIME + time::VERSION).fetch_sub(1, Ordering::SeqCst);
+                        write_time(page, 6, false);
+                    });
+                }
+                reads.get()
+            });
+            assert_eq!((record.tsc_timestamp, record.system_time_ns, tsc), (6, 6, 4));
+        });
+    }
+}

@@ -142,6 +142,12 @@ impl Outside<'_> {
         *self.0.events.ports.get_mut(&port).expect("a port of the domain's") = End::Unbound(peer);
     }
 
+    /// Xen's page of shared information.
+    #[cfg(test)]
+    pub(crate) fn info(&self) -> crate::shared::SharedPage {
+        self.0.info.expect("the domain has placed it")
+    }
+
     /// Sets dom0's clock: nanoseconds since 1970, now.
     pub fn set_wall_clock(&mut self, now_ns: u64) {
         self.0.set_wall_clock(now_ns);

@@ -149,7 +149,8 @@ fn under_libfuzzer(suite: &mut Suite) {
 }
 
 /// Runs the crate's tests under Miri, the interpreter that finds undefined behaviour: the library's own, and with `--all`
-/// those of whole modules. They take minutes on one processor.
+/// those of whole modules, of features, and with several schedules what depends on the order of two threads' accesses. Those
+/// take an hour on one processor.
 pub fn miri(suite: &mut Suite) {
     let name = "host::miri";
     if !suite.wants(name) {
@@ -160,14 +161,23 @@ pub fn miri(suite: &mut Suite) {
         return suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
     }
     say!("cargo +nightly miri test, while other tests run");
-    let mut command = build::cargo(&paths::workspace());
-    command.args(["+nightly", "miri", "test", "--package", "domu", "--lib", "--no-fail-fast"]);
-    if suite.selection.all {
-        command.arg("--tests");
+    if !suite.selection.all {
+        return counted(suite, name, &mut miri_command(&["--lib", "--no-fail-fast"]), MIRI_LIMIT);
     }
+    counted(suite, name, &mut miri_command(&["--lib", "--tests", "--no-fail-fast"]), MIRI_LIMIT);
+    let of_features = ["--all-features", "--test", "embassy", "--test", "console", "--no-fail-fast"];
+    counted(suite, "host::miri_of_features", &mut miri_command(&of_features), MIRI_LIMIT);
+    let mut seeds = miri_command(&["--test", "ring_races", "--", "our_ends_on_two_threads"]);
+    seeds.env("MIRIFLAGS", "-Zmiri-many-seeds=0..16");
+    counted(suite, "host::miri_of_schedules", &mut seeds, MIRI_LIMIT);
+}
+
+fn miri_command(arguments: &[&str]) -> Command {
+    let mut command = build::cargo(&paths::workspace());
     // Its builds are of no use to others, nor others' to it.
-    command.arg("--target-dir").arg(paths::target().join("miri"));
-    counted(suite, name, &mut command, MIRI_LIMIT);
+    command.args(["+nightly", "miri", "test", "--package", "domu", "--target-dir"]).arg(paths::target().join("miri"));
+    command.args(arguments);
+    command
 }
 
 /// Runs test programs, whose tests are counted as well as the run itself.

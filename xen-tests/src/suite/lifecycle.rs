@@ -1,6 +1,6 @@
 //! What `xl` does to a domain that runs, and the ends that a domain comes to by itself.
 //!
-//! Two of them run everywhere by default: between them they have each node under `control`, and every kind of answer.
+//! Two of them run on each version by default: between them they have each node under `control`, and every kind of answer.
 
 use std::time::Duration;
 
