@@ -5,7 +5,7 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::machine::Machine;
@@ -36,9 +36,9 @@ pub(crate) struct Grants {
     /// The entry that the domain accessed last.
     touched: Option<u32>,
     /// Frames that are granted, by reference: what the entries said when the domain had accessed them.
-    granted: BTreeMap<u32, u64>,
-    /// The same by frame, as a frame may be granted by several references.
-    by_frame: BTreeSet<(u64, u32)>,
+    granted: Vec<Option<u64>>,
+    /// How many those are: nothing is looked for among none.
+    count: usize,
     pub(super) mappings: Mappings,
     /// Domains whose part the test plays.
     pub(super) peers: BTreeMap<u16, Peer>,
@@ -78,8 +78,8 @@ impl Grants {
             pins: BTreeMap::new(),
             pinned: BTreeMap::new(),
             touched: None,
-            granted: BTreeMap::new(),
-            by_frame: BTreeSet::new(),
+            granted: std::vec![None; ENTRIES_PER_FRAME as usize],
+            count: 0,
             mappings: Mappings::default(),
             peers: BTreeMap::new(),
             fault,
@@ -138,15 +138,11 @@ impl Grants {
     /// Notes what an entry says.
     fn note(&mut self, reference: u32) {
         let entry = self.entry(reference).filter(|entry| !entry.flags.is_empty());
-        let frame = entry.map(|entry| entry.frame);
-        let before = match frame {
-            Some(frame) => self.granted.insert(reference, frame),
-            None => self.granted.remove(&reference),
-        };
-        if let Some(before) = before {
-            self.by_frame.remove(&(before, reference));
+        if let Some(granted) = self.granted.get_mut(reference as usize) {
+            self.count -= usize::from(granted.is_some());
+            *granted = entry.map(|entry| entry.frame);
+            self.count += usize::from(granted.is_some());
         }
-        self.by_frame.extend(frame.map(|frame| (frame, reference)));
     }
 
     /// The domain accesses a page that Xen has placed at a frame.
@@ -160,7 +156,8 @@ impl Grants {
     /// References that are granted to somebody, without those of the toolstack's.
     pub(super) fn granted(&mut self) -> Vec<u32> {
         self.check_touched();
-        self.granted.range(2..).map(|(&reference, _)| reference).collect()
+        let granted = (0..).zip(&self.granted).skip(2).filter(|(_, frame)| frame.is_some());
+        granted.map(|(reference, _)| reference).collect()
     }
 
     /// The domain uses frames anew, or gives them to Xen.
@@ -176,7 +173,10 @@ impl Grants {
         self.check_touched();
         let pinned = self.pinned.range(frames.clone()).next();
         assert!(pinned.is_none(), "freed while a peer uses it: frame {pinned:x?}");
-        let granted = self.by_frame.range((frames.start, 0)..(frames.end, 0)).next();
+        if self.count == 0 {
+            return;
+        }
+        let granted = self.granted.iter().flatten().find(|frame| frames.contains(frame));
         assert!(granted.is_none(), "freed while it is granted: frame {granted:x?}");
     }
 }
@@ -198,6 +198,7 @@ impl Machine {
         let index = u32::try_from(index).ok().filter(|index| *index < self.grants.limit).ok_or(Errno::EINVAL)?;
         while self.grants.frames.len() <= index as usize {
             self.grants.frames.push(memory::page());
+            self.grants.granted.extend([None; ENTRIES_PER_FRAME as usize]);
         }
         // What is placed twice moves.
         if let Some(before) = self.grants.placed.remove(&index) {
