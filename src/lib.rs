@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
+// What the heap, and the report of a damaged one, ask of the other modules.
+#![cfg_attr(not(feature = "allocator"), allow(dead_code, unused_imports))]
 
 extern crate alloc;
 #[cfg(not(target_os = "none"))]
