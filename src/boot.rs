@@ -120,8 +120,10 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     let [console, xenstore] = [Location::console(), Location::xenstore()].map(|location| {
         location.filter(|location| {
             let frame = FrameRange { start: location.frame, end: location.frame + 1 };
+            // RAM that is not free holds the image, or what the loader left: a peer must not write there.
+            let used = image.all.overlaps(frame) || map.ram.contains(frame) && !free.contains(frame);
             complete &= free.remove(frame).is_ok();
-            location.frame < HIGHEST_FRAME && !image.all.overlaps(frame) && !map.window.overlaps(frame)
+            location.frame < HIGHEST_FRAME && !used && !map.window.overlaps(frame)
         })
     });
     // One page is not for both.

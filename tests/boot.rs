@@ -1,5 +1,7 @@
 //! Boot and the ends of a domain on the simulated Xen.
 
+use std::sync::{Arc, Mutex};
+
 use domu::abi::errno::Errno;
 use domu::abi::xen::Hypercall;
 use domu::lifecycle::{self, Reason};
@@ -77,6 +79,28 @@ fn every_failure_of_boot_has_a_message_and_crashes() {
         let (report, seen) = guest.look(|_| ());
         assert_eq!((report.end, seen), (CRASH, None), "{message}");
         assert_eq!(report.debug_text(), format!("domu: {message}\n"));
+    }
+}
+
+#[test]
+fn a_console_in_what_the_loader_left_is_none() {
+    let line = b"word \xff\xff\xff\xff";
+    let guest = || Guest::new().command_line(line).module([0xff; 8192], "its line");
+    // Start info, map, list of modules, and the two texts.
+    let places = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&places);
+    guest()
+        .start_info(move |info| {
+            into.lock().unwrap().extend([info.memmap_paddr, info.modlist_paddr, info.cmdline_paddr]);
+        })
+        .look(|_| ());
+    let places = places.lock().unwrap().clone();
+    assert_eq!(places.len(), 3);
+    for place in places {
+        let (report, seen) = guest().console_param(place >> 12).look(|domain| {
+            (domain.console().is_connected(), domain.command_line() == line, domain.modules()[0].data() == [0xff; 8192])
+        });
+        assert_eq!((report.end, seen), (POWEROFF, Some((false, true, true))), "{place:#x}");
     }
 }
 
