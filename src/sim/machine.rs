@@ -164,6 +164,8 @@ impl Machine {
         let mut memory = Memory::default();
         memory.back(0, guest.backed);
         let page = memory.back(CONSOLE_FRAME << 12, 4096);
+        // A console that is said to lie in RAM does; what stands in the page then is the rings.
+        let page = guest.console_param.and_then(|frame| memory.ram(frame.checked_mul(4096)?)).unwrap_or(page);
         let loaded = Self::load(&memory, &guest);
         let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
         let reservation = guest.reservation.unwrap_or(ram + XL_EXTRA_PAGES);
