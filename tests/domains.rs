@@ -301,6 +301,7 @@ fn ports_are_bound_by_whom_they_are_for_and_once() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "three domains take turns at each access: not done in minutes, even with five rounds")]
 fn a_storm_from_one_domain_starves_nobody() {
     const ROUNDS: u64 = if cfg!(miri) { 5 } else { 30 };
     for seed in 0..SEEDS.min(10) {
