@@ -301,9 +301,10 @@ fn ports_are_bound_by_whom_they_are_for_and_once() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "three domains take turns at each access: not done in minutes, even with five rounds")]
 fn a_storm_from_one_domain_starves_nobody() {
-    const ROUNDS: u64 = if cfg!(miri) { 5 } else { 30 };
+    // Under Miri it is short, and of few events: whoever makes it looks long at the clock.
+    const ROUNDS: u64 = if cfg!(miri) { 1 } else { 30 };
+    let look = if cfg!(miri) { MS / 20 } else { MS / 1000 };
     for seed in 0..SEEDS.min(10) {
         let over = AtomicU64::new(0);
         let reports = run(Host::new()
@@ -331,7 +332,7 @@ fn a_storm_from_one_domain_starves_nobody() {
                 assert_eq!(ignored.count(), 1, "of which nobody took note");
                 Ok(())
             })
-            .domain(2, Guest::new(), async |_| -> domu::Result {
+            .domain(2, Guest::new().clock_look(look), async |_| -> domu::Result {
                 let (storm, ignored) = (connect(1, FIRST).await?, connect(1, FIRST + 1).await?);
                 let start = time::now();
                 while over.load(Ordering::SeqCst) == 0 {
