@@ -152,32 +152,30 @@ fn under_libfuzzer(suite: &mut Suite) {
 /// those of whole modules, of features, and with several schedules what depends on the order of two threads' accesses. Those
 /// take an hour on one processor.
 pub fn miri(suite: &mut Suite) {
-    let name = "host::miri";
-    if !suite.wants(name) {
-        return;
-    }
-    if !setup::miri() {
-        let how = "rustup toolchain install nightly --component miri,rust-src";
-        return suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
-    }
-    say!("cargo +nightly miri test, while other tests run");
-    if !suite.selection.all {
-        return counted(suite, name, &mut miri_command(&["--lib", "--no-fail-fast"]), MIRI_LIMIT);
-    }
-    counted(suite, name, &mut miri_command(&["--lib", "--tests", "--no-fail-fast"]), MIRI_LIMIT);
+    let (few, many) = (["--lib", "--no-fail-fast"], ["--lib", "--tests", "--no-fail-fast"]);
     let of_features = ["--all-features", "--test", "embassy", "--test", "console", "--no-fail-fast"];
-    counted(suite, "host::miri_of_features", &mut miri_command(&of_features), MIRI_LIMIT);
-    let mut seeds = miri_command(&["--test", "ring_races", "--", "our_ends_on_two_threads"]);
-    seeds.env("MIRIFLAGS", "-Zmiri-many-seeds=0..16");
-    counted(suite, "host::miri_of_schedules", &mut seeds, MIRI_LIMIT);
-}
-
-fn miri_command(arguments: &[&str]) -> Command {
-    let mut command = build::cargo(&paths::workspace());
-    // Its builds are of no use to others, nor others' to it.
-    command.args(["+nightly", "miri", "test", "--package", "domu", "--target-dir"]).arg(paths::target().join("miri"));
-    command.args(arguments);
-    command
+    let of_schedules = ["--test", "ring_races", "--", "our_ends_on_two_threads"];
+    let mut runs = vec![("host::miri", if suite.selection.all { many.as_slice() } else { few.as_slice() }, "")];
+    if suite.selection.all {
+        runs.push(("host::miri_of_features", &of_features, ""));
+        runs.push(("host::miri_of_schedules", &of_schedules, "-Zmiri-many-seeds=0..16"));
+    }
+    runs.retain(|(name, ..)| suite.wants(name));
+    let installed = runs.is_empty() || setup::miri();
+    for (name, arguments, flags) in runs {
+        if !installed {
+            let how = "rustup toolchain install nightly --component miri,rust-src";
+            suite.report.skipped(name, &format!("no nightly toolchain with Miri here (`{how}`)"));
+            continue;
+        }
+        say!("cargo +nightly miri test {}, while other tests run", arguments.join(" "));
+        let mut command = build::cargo(&paths::workspace());
+        // Its builds are of no use to others, nor others' to it.
+        command
+            .args(["+nightly", "miri", "test", "--package", "domu", "--target-dir"])
+            .arg(paths::target().join("miri"));
+        counted(suite, name, command.args(arguments).env("MIRIFLAGS", flags), MIRI_LIMIT);
+    }
 }
 
 /// Runs test programs, whose tests are counted as well as the run itself.
