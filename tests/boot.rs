@@ -86,7 +86,7 @@ fn every_failure_of_boot_has_a_message_and_crashes() {
 fn a_console_in_what_the_loader_left_is_none() {
     let line = b"word \xff\xff\xff\xff";
     let guest = || Guest::new().command_line(line).module([0xff; 8192], "its line");
-    // Start info, map, list of modules, and the two texts.
+    // The map, the list of modules and the command line.
     let places = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&places);
     guest()

@@ -41,12 +41,12 @@ impl Where {
 
     /// Whether a machine is among them.
     pub fn includes(self, main: bool, xenstored: Xenstored, cpu: Cpu) -> bool {
-        match (xenstored, cpu) {
-            (Xenstored::C, Cpu::Poor) if main => self.main,
-            (Xenstored::C, Cpu::Poor) => self.versions,
-            (Xenstored::Ocaml, Cpu::Poor) => self.main && self.xenstoreds && main,
-            (Xenstored::C, Cpu::Rich) => self.processors && main,
-            (Xenstored::Ocaml, Cpu::Rich) => false,
+        match (main, xenstored, cpu) {
+            (true, Xenstored::C, Cpu::Poor) => self.main,
+            (true, Xenstored::Ocaml, Cpu::Poor) => self.main && self.xenstoreds,
+            (true, Xenstored::C, Cpu::Rich) => self.processors,
+            (false, Xenstored::C, Cpu::Poor) => self.versions,
+            _ => false,
         }
     }
 }

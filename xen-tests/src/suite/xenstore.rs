@@ -63,15 +63,16 @@ fn example_is_told(stage: &mut Stage) -> Result<()> {
     ended(&outcome, Reason::Poweroff)
 }
 
-/// Dom0 makes a directory whose listing is longer than a message, says whether its server gives such a one in parts, and then, if
-/// asked to, writes to a node of the guest's all the
-/// time.
+/// Dom0 makes a directory whose listing is longer than a message, says whether its server gives such a one in parts, and
+/// then, if asked to, writes to a node of the guest's all the time.
 fn dom0_takes_part(stage: &mut Stage, writes: bool) -> Result<()> {
     let outcome = stage.run_after(|stage| {
         let domain = stage.domain.clone();
-        let writing = match writes {
-            true => "(while xenstore-exists ${data%/data}/vm; do xenstore-write $data/dom0 $RANDOM; sleep 0.1; done > /dev/null 2>&1 &)",
-            false => "true",
+        let writing = if writes {
+            "(while xenstore-exists ${data%/data}/vm; do xenstore-write $data/dom0 $RANDOM; sleep 0.1; done \
+                 > /dev/null 2>&1 &)"
+        } else {
+            "true"
         };
         stage.dom0(&format!(
             "data=/local/domain/$(xl domid {domain})/data; \
