@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
-use super::Error;
 use super::ring::{Progress, Ring};
+use super::{Error, emergency};
 use crate::eventchn::{Location, Port};
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
 use crate::state::State;
@@ -167,12 +167,15 @@ impl Attachment {
         drop(self.port.lock().take());
         // What it leaves is for the end of the turn.
         let _ = self.with(|device| {
-            if let Device::Ring(ring) = device
-                && !location.is_some_and(|location| ring.resume(location))
-            {
-                super::say_corrupt();
-                *device = Device::Absent;
+            let Device::Ring(ring) = device else { return Ok(()) };
+            match location.filter(|location| ring.is_at(*location)).map(|location| ring.resume(location)) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(Corrupt)) => super::say_corrupt(),
+                None => {
+                    emergency::say(format_args!("domu: console closed: it is not where it was before the resume\n"))
+                }
             }
+            *device = Device::Absent;
             Ok(())
         });
     }

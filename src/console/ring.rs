@@ -65,14 +65,17 @@ impl Ring {
         })
     }
 
-    /// Joins the ring again, which a resume has cleared; what waits behind it stays. False if that cannot be: the page is
-    /// another, which nothing is mapped to, or its indices are impossible.
-    pub(super) fn resume(&mut self, location: Location) -> bool {
-        let Ok(ring) = Self::attach(self.page, location) else { return false };
+    /// Whether that is the page it has, to which its address is mapped.
+    pub(super) const fn is_at(&self, location: Location) -> bool {
+        self.frame == location.frame
+    }
+
+    /// Joins the ring again, which a resume has cleared, in the page that it was in; what waits behind it stays.
+    pub(super) fn resume(&mut self, location: Location) -> Result<(), Corrupt> {
+        let ring = Self::attach(self.page, location)?;
         let backlog = core::mem::take(&mut self.backlog);
-        let is_same = self.frame == location.frame;
         *self = Self { backlog, ..ring };
-        is_same
+        Ok(())
     }
 
     /// Whether a backend serves the ring, as far as it says.

@@ -1,15 +1,23 @@
 //! What is done before the domain is suspended, and what is lost if that takes too long.
 
 use core::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use domu::abi::errno::Errno;
+use domu::abi::xen::Hypercall;
+use domu::console;
 use domu::executor::spawn;
 use domu::lifecycle::{self, Resumption, stat};
-use domu::sim::{Backend, Guest, Store};
+use domu::sim::{Backend, Guest, Saved, Store};
 use domu::time;
 use domu::xenstore::Error;
 
 use crate::{MS, SECOND};
+
+/// HVMOP_get_param.
+const GET_PARAM: u64 = 1;
 
 /// How often a message that holds a text was sent to the server.
 fn asked(store: &Store, text: &str) -> usize {
@@ -133,4 +141,30 @@ fn a_console_that_nobody_reads_costs_seconds_and_is_counted() {
         Ok(())
     });
     assert_eq!(report.powered_off().resumes, 1);
+}
+
+#[test]
+fn a_console_that_the_new_domain_does_not_have_is_closed_and_said_so() {
+    let restored = Arc::new(AtomicBool::new(false));
+    let has_none = Arc::clone(&restored);
+    let guest = Guest::new()
+        .backend(Backend::Idle)
+        .saves(move || {
+            restored.store(true, Ordering::Relaxed);
+            Saved::Restored(SECOND)
+        })
+        .fault(move |call, operation| {
+            ((call, operation) == (Hypercall::Hvm, GET_PARAM) && has_none.load(Ordering::Relaxed))
+                .then_some(Errno::EPERM)
+        });
+    let report = guest.run(async |domain| -> domu::Result {
+        let waiting = spawn(async move { domain.console().write_all(&[b'.'; 4096]).await });
+        time::sleep(MS).await;
+        lifecycle::suspend().await?;
+        assert_eq!(waiting.await, Err(console::Error::Absent));
+        assert!(!domain.console().is_connected());
+        Ok(())
+    });
+    let said = report.powered_off().debug_text();
+    assert_eq!(said, "domu: console closed: it is not where it was before the resume\n");
 }
