@@ -12,7 +12,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Choices of places for the steps of an event, each at or behind the one before: before each of so many accesses, and when
 /// the domain halts. The steps are in three groups, split in any way, and each group comes at once: more groups are tried
-/// with less around them, by `tests/executor.rs`. Miri takes a second for a wait, and has a few choices from all over.
+/// with less around them, by `tests/executor/races.rs`. Miri takes a second for a wait, and has a few choices from all over.
 fn places(accesses: usize) -> impl Iterator<Item = [usize; race::FIFO_STEPS]> {
     let place = move |first: usize| (first..accesses).step_by(if cfg!(miri) { 4 } else { 1 }).chain([race::HALT]);
     let splits = (1..race::FIFO_STEPS).flat_map(|first| (first..=race::FIFO_STEPS).map(move |second| (first, second)));
