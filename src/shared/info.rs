@@ -198,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn a_time_record_that_is_behind_the_last_does_not_turn_the_clock_back() {
+        run(async |_| {
+            let before = clocks::now();
+            outside(|outside| write_time(outside.info(), 1, false));
+            assert_eq!((clocks::now(), clocks::now()), (before, before));
+        });
+    }
+
+    #[test]
     fn a_time_record_that_is_being_written_is_waited_for() {
         run(async |info| {
             let reads = Cell::new(0);

@@ -122,6 +122,11 @@ impl Outside<'_> {
         self.0.raise(port);
     }
 
+    /// Raises a virtual interrupt, as Xen does: on the port that the domain has bound to it, if any.
+    pub fn raise_virq(&mut self, number: u32) {
+        self.0.raise_virq(number);
+    }
+
     /// Binds a port of a peer's to one that the domain has made for it, as a toolstack does.
     ///
     /// # Panics
@@ -279,6 +284,14 @@ impl Machine {
         pending.is_some_and(|info| info.u64(shared_info::PENDING + 8 * word).load(Ordering::SeqCst) & bit != 0)
     }
 
+    /// Raises a virtual interrupt on the port that is bound to it, if any.
+    fn raise_virq(&mut self, number: u32) {
+        let bound = self.events.ports.iter().find(|(_, end)| **end == End::Virq(number));
+        if let Some((&port, _)) = bound {
+            self.raise(port);
+        }
+    }
+
     /// The ports that are pending by the two-level interface.
     pub(super) fn pending_ports(&self) -> impl Iterator<Item = u32> {
         let words = self.info.into_iter().flat_map(|info| {
@@ -328,10 +341,7 @@ impl Machine {
                 }
             } else if self.events.timer_ns == Some(when) {
                 self.events.timer_ns = None;
-                let timer = self.events.ports.iter().find(|(_, end)| **end == End::Virq(virq::TIMER));
-                if let Some((&port, _)) = timer {
-                    self.raise(port);
-                }
+                self.raise_virq(virq::TIMER);
             } else if let Some(index) = self.events.actions.iter().position(|(other, _)| *other == when) {
                 let (_, action) = self.events.actions.remove(index);
                 action(&mut Outside(self));
