@@ -145,13 +145,12 @@ impl Table {
         drop(waiter);
     }
 
-    /// Forgets all ports, as Xen has closed them: who waits is woken, and finds that his is from before the resume.
-    pub(crate) fn resume(&self) {
+    /// Forgets all ports, as Xen has closed them. Who waits, and is to be woken, finds that his is from before the resume.
+    pub(crate) fn resume(&self) -> impl Iterator<Item = Waker> {
         let mut inner = self.0.lock();
-        let ports = core::mem::take(&mut inner.ports);
         inner.waiting = 0;
-        drop(inner);
-        ports.into_iter().flatten().flat_map(|entry| entry.waiters).for_each(|waiter| waiter.waker.wake());
+        let ports = core::mem::take(&mut inner.ports);
+        ports.into_iter().flatten().flat_map(|entry| entry.waiters).map(|waiter| waiter.waker)
     }
 
     /// Whether a future waits for any port, and somebody for that.

@@ -241,10 +241,14 @@ impl Grants {
         self.set_next_look(&self.inner.lock());
     }
 
-    /// Places the table again, after a resume, in which nothing is granted: what was deferred is free. References stay with
-    /// whoever holds a grant from before.
+    /// Places the table again, after a resume, in which nothing is granted. References stay with whoever holds a grant from
+    /// before.
     pub(crate) fn resume(&self) -> Result<(), Errno> {
-        self.inner.lock().table.resume()?;
+        self.inner.lock().table.resume()
+    }
+
+    /// After a resume what was deferred is free. Who waits for references, of another Xen's table by now, looks again.
+    pub(crate) fn reclaim(&self) {
         loop {
             let mut inner = self.inner.lock();
             let Some(entry) = inner.deferred.pop() else { break };
@@ -263,7 +267,6 @@ impl Grants {
         let waker = inner.next_waiter();
         drop(inner);
         waker.into_iter().for_each(Waker::wake);
-        Ok(())
     }
 
     /// Whether a deferred grant may yet wake somebody who waits for references.

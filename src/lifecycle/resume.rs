@@ -6,6 +6,7 @@
 
 use core::fmt;
 use core::sync::atomic::Ordering;
+use core::task::Waker;
 
 use crate::abi::errno::Errno;
 use crate::eventchn::Location;
@@ -25,7 +26,7 @@ impl fmt::Display for Failure {
 
 /// Makes all of it anew, once the domain runs elsewhere. Each module knows what it needs; this alone knows the order.
 ///
-/// Nothing is locked, as a task calls it. Tasks that are woken run when all is done.
+/// Nothing is locked, as a task calls it. Wakers are the application's code: they are called when all is done.
 pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Failure> {
     let failed = |what| move |errno| Failure(what, errno);
 
@@ -41,7 +42,7 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
     state.delivery.resume().map_err(failed("the FIFO interface of events"))?;
 
     // 4. Ports, of which none is left; the timer's is bound when it is next set. Nor is there a watchdog.
-    state.events.resume();
+    let waited = state.events.resume();
     state.timers.resume();
     state.lifecycle.watchdogs.resume();
 
@@ -58,5 +59,10 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
     // 7. The rings. Watches are registered again by xenstore's task.
     state.console.resume(Location::console());
     state.xenstore.resume(Location::xenstore());
+
+    // 8. Who waits for anything of it looks again.
+    waited.for_each(Waker::wake);
+    state.timers.look_again();
+    state.grants.reclaim();
     Ok(())
 }

@@ -237,16 +237,18 @@ impl Resumes {
     ///
     /// Nothing is lost by dropping the future.
     pub async fn next(&mut self) -> Resumption {
+        let waits = Waits(self);
         poll_fn(|context| {
+            let Waits(Self { state, number, seen }) = waits;
             let waker = context.waker().clone();
-            let mut history = self.state.lifecycle.suspends.history.lock();
-            if let Some(last) = history.last.filter(|_| history.count > self.seen) {
-                self.seen = history.count;
+            let mut history = state.lifecycle.suspends.history.lock();
+            if let Some(last) = history.last.filter(|_| history.count > *seen) {
+                *seen = history.count;
                 return Poll::Ready(last);
             }
-            let before = history.remove(self.number);
-            let background = self.state.executor.is_in_background();
-            history.waiting.push(Waiting { stream: self.number, waker, background });
+            let before = history.remove(*number);
+            let background = state.executor.is_in_background();
+            history.waiting.push(Waiting { stream: *number, waker, background });
             drop(history);
             drop(before);
             Poll::Pending
@@ -255,9 +257,12 @@ impl Resumes {
     }
 }
 
-impl Drop for Resumes {
+/// Whoever waits for what a stream gives next, as long as he does.
+struct Waits<'a>(&'a mut Resumes);
+
+impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        let waiting = self.state.lifecycle.suspends.history.lock().remove(self.number);
+        let waiting = self.0.state.lifecycle.suspends.history.lock().remove(self.0.number);
         drop(waiting);
     }
 }

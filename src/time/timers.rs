@@ -101,12 +101,14 @@ impl Timers {
     #[cfg(feature = "embassy-time")]
     pub(crate) fn set_earliest(&self, deadline_ns: u64, waker: &Waker) {
         let deadline = Instant(deadline_ns);
+        // Its clone may have other addresses, and is what is kept.
+        let waker = waker.clone();
         let waiter = Waiter::Waker(waker.data().addr(), core::ptr::from_ref(waker.vtable()).addr());
-        if self.0.lock().by_waker.get(&waiter).is_some_and(|before| *before <= deadline) {
+        let mut inner = self.0.lock();
+        if inner.by_waker.get(&waiter).is_some_and(|before| *before <= deadline) {
+            drop(inner);
             return;
         }
-        let waker = waker.clone();
-        let mut inner = self.0.lock();
         let before = inner.by_waker.insert(waiter, deadline);
         let before = before.and_then(|before| inner.deadlines.remove(&Key(before, waiter)));
         let same = inner.deadlines.insert(Key(deadline, waiter), waker);
@@ -200,17 +202,16 @@ impl Timers {
         set.is_ok()
     }
 
-    /// Wakes all who wait, as the wall clock has moved on without the other: who still waits sets his timer again.
+    /// Wakes all who wait, as the domain was suspended: the wall clock has moved on without the other, and the timer of the
+    /// virtual CPU may be another. Who still waits sets his timer again.
     pub(crate) fn look_again(&self) {
         self.fire_all(Instant(u64::MAX));
     }
 
-    /// Forgets the timer of the virtual CPU, which is to be bound and set again, and wakes all who wait.
+    /// Forgets the timer of the virtual CPU, which is to be bound and set again.
     pub(crate) fn resume(&self) {
         let mut inner = self.0.lock();
         (inner.programmed, inner.port) = (None, None);
-        drop(inner);
-        self.look_again();
     }
 
     /// Binds the timer's port, the first that the domain binds, if that has not been done.

@@ -1,18 +1,21 @@
 //! What is done before the domain is suspended, and what is lost if that takes too long.
 
 use core::fmt::Write;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use domu::abi::errno::Errno;
 use domu::abi::xen::Hypercall;
 use domu::console;
 use domu::executor::spawn;
-use domu::lifecycle::{self, Resumption, stat};
-use domu::sim::{Backend, Guest, Saved, Store};
-use domu::time;
+use domu::lifecycle::{self, Reason, Resumption, stat};
+use domu::sim::{Backend, End, Guest, Saved, Store};
 use domu::xenstore::Error;
+use domu::{eventchn, time};
 
 use crate::{MS, SECOND};
 
@@ -167,4 +170,42 @@ fn a_console_that_the_new_domain_does_not_have_is_closed_and_said_so() {
     });
     let said = report.powered_off().debug_text();
     assert_eq!(said, "domu: console closed: it is not where it was before the resume\n");
+}
+
+/// A waker that writes to the log.
+struct Loud;
+
+impl Wake for Loud {
+    fn wake(self: Arc<Self>) {
+        log::info!("woken");
+    }
+}
+
+#[test]
+fn a_waker_that_logs_is_called_when_the_console_is_there_again() {
+    let report = Guest::new().run(async |_| -> domu::Result {
+        log::info!("before");
+        let port = eventchn::bind_ipi()?;
+        let waker = Waker::from(Arc::new(Loud));
+        let mut context = Context::from_waker(&waker);
+        let (mut event, mut sleep) = (pin!(port.after(0)), pin!(time::sleep(100 * SECOND)));
+        assert!(event.as_mut().poll(&mut context).is_pending() && sleep.as_mut().poll(&mut context).is_pending());
+        lifecycle::suspend().await?;
+        assert_eq!(event.await, Err(eventchn::Error::BeforeResume));
+        Ok(())
+    });
+    let report = report.powered_off();
+    assert_eq!((report.debug_text().as_str(), report.console_text().matches("woken").count()), ("", 2));
+}
+
+#[test]
+fn a_wait_for_a_resume_that_was_given_up_keeps_no_domain_from_its_end() {
+    let report = Guest::new().run(async |domain| {
+        let mut resumes = domain.resumes();
+        assert_eq!(time::timeout(MS, resumes.next()).await, Err(time::Elapsed));
+        pending::<()>().await;
+        drop(resumes);
+    });
+    assert_eq!(report.end, End::Shutdown(Reason::Crash));
+    assert!(report.debug_text().contains("nothing is left that could wake it"));
 }
