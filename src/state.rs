@@ -76,6 +76,10 @@ impl State {
     /// Whether the code that runs has something of the state in hand: on one virtual CPU nobody else can. Code of the
     /// application's that is called then must not come back.
     pub(crate) fn is_at_work(&self) -> bool {
+        #[cfg(feature = "embassy-executor")]
+        if crate::embassy::is_locked() {
+            return true;
+        }
         self.timers.is_locked()
             || self.events.is_locked()
             || self.grants.is_locked()

@@ -38,6 +38,12 @@ impl Hook {
 /// its domain, on the host by another thread.
 static HOOKS: Mutex<Vec<&'static Hook>> = Mutex::new(Vec::new());
 
+/// Whether somebody has the list in hand.
+#[cfg(target_os = "none")]
+pub(crate) fn is_locked() -> bool {
+    HOOKS.is_locked()
+}
+
 #[unsafe(export_name = "__pender")]
 extern "Rust" fn pender(context: *mut ()) {
     let hook = HOOKS.lock().get(context.addr()).copied();

@@ -43,5 +43,7 @@ mod executor;
 #[cfg(feature = "embassy-time")]
 mod time;
 
+#[cfg(all(feature = "embassy-executor", target_os = "none"))]
+pub(crate) use executor::is_locked;
 #[cfg(feature = "embassy-executor")]
 pub use executor::run;

@@ -1,5 +1,7 @@
 //! Which ports have fired, by whichever of Xen's two interfaces, and letting them fire again.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use spin::Once;
 
 use super::fifo::Fifo;
@@ -41,18 +43,27 @@ pub(crate) struct Delivery {
     wants_fifo: bool,
     /// What was chosen; none for two-level.
     fifo: Once<Option<Fifo>>,
+    /// It takes memory, which is not to be asked for a second time meanwhile.
+    at_work: AtomicBool,
 }
 
 impl Delivery {
-    /// Whether somebody has its queues in hand.
+    /// Whether somebody has it in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
-        self.fifo().is_some_and(Fifo::is_locked)
+        self.at_work.load(Ordering::Relaxed) || self.fifo().is_some_and(Fifo::is_locked)
+    }
+
+    fn work<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.at_work.store(true, Ordering::Relaxed);
+        let result = act();
+        self.at_work.store(false, Ordering::Relaxed);
+        result
     }
 
     /// Begins with the two-level interface, as every domain does.
     pub(crate) const fn new(wants_fifo: bool) -> Self {
-        Self { wants_fifo, fifo: Once::new() }
+        Self { wants_fifo, fifo: Once::new(), at_work: AtomicBool::new(false) }
     }
 
     fn fifo(&self) -> Option<&Fifo> {
@@ -65,10 +76,10 @@ impl Delivery {
 
     /// Chooses the interface, before the first port is bound: the better one, if Xen has it.
     pub(crate) fn choose(&self) {
-        self.fifo.call_once(|| if self.wants_fifo { Fifo::start() } else { None });
+        self.work(|| self.fifo.call_once(|| if self.wants_fifo { Fifo::start() } else { None }));
         // Ports that the toolstack made have their words from here on. Not part of the call above: the domain may end in
         // between, and polls its console by what has been chosen. A refusal is told to who binds a port.
-        let _ = self.fifo().map(|fifo| fifo.add_pages(0));
+        let _ = self.fifo().map(|fifo| self.work(|| fifo.add_pages(0)));
     }
 
     /// Chooses the same interface again, after a resume with the other in force and all ports masked.
@@ -82,7 +93,7 @@ impl Delivery {
 
     /// Makes room for a port that was bound, and is masked.
     pub(crate) fn reserve(&self, port: u32) -> Result<(), Error> {
-        self.fifo().map_or(Ok(()), |fifo| fifo.reserve(port))
+        self.fifo().map_or(Ok(()), |fifo| self.work(|| fifo.reserve(port)))
     }
 
     /// Keeps events on a port from being taken.
