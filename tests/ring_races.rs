@@ -523,7 +523,7 @@ fn a_few_events_that_bring_nothing_delay_nobody() {
 /// A front end on another CPU has the next request there whenever we look: other tasks and timers have their turn all the same.
 #[test]
 fn a_peer_that_always_has_a_request_starves_nobody() {
-    const REQUESTS: u32 = if cfg!(miri) { 200 } else { 2000 };
+    const REQUESTS: u32 = if cfg!(miri) { 400 } else { 2000 };
     let pages = SharedPages::new(1);
     let _front = FrontRing::<u8, u8, _>::new(pages.clone());
     let mut back = BackRing::<u8, u8, _>::attach(pages.clone()).unwrap();
@@ -543,7 +543,7 @@ fn a_peer_that_always_has_a_request_starves_nobody() {
                 let count = served.clone();
                 let other = executor::spawn(async move {
                     let mut turns = vec![];
-                    for _ in 0..4 {
+                    for _ in 0..if cfg!(miri) { 1 } else { 4 } {
                         executor::yield_now().await;
                         turns.push(count.get());
                         time::sleep(Duration::from_nanos(1)).await;

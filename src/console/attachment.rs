@@ -6,11 +6,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
+use super::gate::Gate;
 use super::ring::{Progress, Ring};
 use super::{Error, emergency};
-use crate::eventchn::{Location, Port};
+use crate::eventchn::{Location, Pace, Port};
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
 use crate::state::State;
+use crate::time::Instant;
 use crate::{arch, hypercall};
 
 /// Where output goes, and input comes from.
@@ -30,6 +32,10 @@ pub(crate) struct Attachment {
     port: Mutex<Option<Arc<Port>>>,
     /// The ring has something to settle at the end of the turn.
     unsettled: AtomicBool,
+    /// What the backend has had of the domain lately, from whichever port.
+    pace: Pace,
+    /// Lets its events in for lines of the log that wait.
+    gate: Gate,
 }
 
 impl Attachment {
@@ -40,7 +46,13 @@ impl Attachment {
     }
 
     const fn new(device: Device) -> Self {
-        Self { device: Mutex::new(device), port: Mutex::new(None), unsettled: AtomicBool::new(false) }
+        Self {
+            device: Mutex::new(device),
+            port: Mutex::new(None),
+            unsettled: AtomicBool::new(false),
+            pace: Pace::new(),
+            gate: Gate::new(),
+        }
     }
 
     /// No console.
@@ -100,17 +112,21 @@ impl Attachment {
         result
     }
 
+    /// What the backend has had of the domain lately.
+    pub(super) const fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
     /// The port, for tasks to wait on.
     pub(super) fn port(&self, state: &'static State) -> Result<Arc<Port>, Error> {
-        if let Some(port) = &*self.port.lock() {
+        // In hand while it is made, which takes memory: nobody is to make it a second time meanwhile.
+        let mut kept = self.port.lock();
+        if let Some(port) = &*kept {
             return Ok(Arc::clone(port));
         }
-        let port = match &*self.device.lock() {
-            Device::Ring(ring) => Port::adopt(ring.port, state).map_err(Error::Port)?,
-            _ => return Err(Error::Absent),
-        };
-        let port = Arc::new(port);
-        *self.port.lock() = Some(Arc::clone(&port));
+        let Device::Ring(Ring { port, .. }) = *self.device.lock() else { return Err(Error::Absent) };
+        let port = Arc::new(Port::adopt(port, state).map_err(Error::Port)?);
+        *kept = Some(Arc::clone(&port));
         Ok(port)
     }
 
@@ -119,10 +135,13 @@ impl Attachment {
         if !self.unsettled.load(Ordering::Relaxed) {
             return;
         }
-        let waits = matches!(&*self.device.lock(), Device::Ring(ring) if ring.has_backlog());
-        if waits && let Ok(port) = self.port(state) {
-            // The next event is let in before the ring is looked at: it wakes the domain if there is no room yet.
-            let _ = port.count();
+        let waits = match &*self.device.lock() {
+            Device::Ring(ring) if ring.has_backlog() => Some(ring.output.consumed()),
+            _ => None,
+        };
+        match waits.map(|read| (read, self.port(state))) {
+            Some((read, Ok(port))) => self.gate.open(state, &port, &self.pace, read),
+            _ => self.gate.leave(),
         }
         // A ring that is corrupt has told so.
         let _ = self.with(|device| match device {
@@ -133,6 +152,11 @@ impl Attachment {
             }
             _ => Ok(()),
         });
+    }
+
+    /// When the main loop is to settle again at the latest: its backend is not let wake the domain before that.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.gate.closed().filter(|_| self.unsettled.load(Ordering::Relaxed))
     }
 
     /// At an end of the domain, waits until the backend has read everything, with a bound.

@@ -2,7 +2,10 @@
 //!
 //! Nothing here makes the domain wait while it runs: a task that writes more than there is room for awaits the backend, and
 //! so does one that reads. Lines of the log are kept, up to 64 KiB, while the ring is full; beyond that whole lines are lost,
-//! counted and told of. Only an end of the domain waits for what is still to be read, with a bound.
+//! counted and told of. Only a suspend and an end of the domain wait for what is still to be read, with a bound.
+//!
+//! A backend that is always ready, with input or with room, keeps nobody else from running, and one that sends events for
+//! nothing is looked at once in a millisecond, beyond a few.
 //!
 //! ```no_run
 //! # async fn example(domain: domu::Domain) -> domu::Result {
@@ -17,6 +20,7 @@
 
 mod attachment;
 pub(crate) mod emergency;
+mod gate;
 mod input;
 pub(crate) mod last;
 pub(crate) mod log;
@@ -219,21 +223,34 @@ impl Console {
         mut attempt: impl FnMut(&mut Device) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         let state = self.0;
-        if let Some(done) = state.console.with(&mut attempt)? {
+        let pace = state.console.pace();
+        pace.share().await;
+        let mut attempt = || {
+            let done = state.console.with(&mut attempt)?;
+            done.is_some().then(|| pace.found());
+            Ok(done)
+        };
+        if let Some(done) = attempt()? {
             return Ok(done);
         }
+        let mut woken = false;
         loop {
             let port = state.console.port(state)?;
             // Counted before the attempt: an event that comes after it ends the wait.
             let seen = port.count();
-            if let Some(done) = state.console.with(&mut attempt)? {
+            if let Some(done) = attempt()? {
                 return Ok(done);
             }
-            match port.after(seen).await {
-                // In the new domain the console has another port.
-                Ok(_) | Err(eventchn::Error::BeforeResume) => {}
-                Err(error) => return Err(Error::Port(error)),
+            if woken {
+                pace.empty(state).await;
             }
+            woken = match port.after(seen).await {
+                Ok(_) => true,
+                // In the new domain the console has another port.
+                Err(eventchn::Error::BeforeResume) => false,
+                Err(error) => return Err(Error::Port(error)),
+            };
+            pace.waited();
         }
     }
 }

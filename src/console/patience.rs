@@ -1,4 +1,4 @@
-//! Waiting for the backend where no task can: when a domain ends. With a bound, for all such waits together.
+//! Waiting for the backend where no task can: when a domain ends or is suspended. With a bound, for all such waits together.
 
 use super::Error;
 use super::ring::Ring;

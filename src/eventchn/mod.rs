@@ -45,6 +45,7 @@ use core::fmt;
 pub(crate) use delivery::Delivery;
 pub use delivery::{Abi, abi};
 pub(crate) use location::Location;
+pub(crate) use pace::Pace;
 pub(crate) use polled::PolledPort;
 pub use port::{After, Binding, Port, alloc_unbound, bind_interdomain, bind_ipi, bind_virq};
 pub use priority::Priority;

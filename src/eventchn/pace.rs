@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// What the peer of a port has had of its domain lately. A count that is lost to another CPU would do no harm, so they have no
 /// order.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
+#[derive(Debug)]
+pub(crate) struct Pace {
     /// Finds since others had their turn.
     finds: AtomicU32,
     /// Empty events beyond finds, since a moment.
@@ -38,12 +38,22 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// A peer that has had nothing.
+    pub(crate) const fn new() -> Self {
+        Self {
+            finds: AtomicU32::new(0),
+            empty: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            spurious: AtomicU64::new(0),
+        }
+    }
+
     /// Lets others have their turn, if it is time for that.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future takes the turn from nobody: the next one begins with it.
-    pub(super) async fn share(&self) {
+    pub(crate) async fn share(&self) {
         if self.finds.load(Ordering::Relaxed) >= FINDS {
             executor::yield_now().await;
             self.waited();
@@ -51,44 +61,49 @@ impl Pace {
     }
 
     /// Something was found.
-    pub(super) fn found(&self) {
+    pub(crate) fn found(&self) {
         self.finds.fetch_add(1, Ordering::Relaxed);
         self.empty.store(self.empty.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 
+    /// What was found makes up for all that has brought nothing before.
+    pub(crate) fn made_up(&self) {
+        self.empty.store(0, Ordering::Relaxed);
+    }
+
     /// The task has waited, so that others had their turn.
-    pub(super) fn waited(&self) {
+    pub(crate) fn waited(&self) {
         self.finds.store(0, Ordering::Relaxed);
     }
 
     /// An event has brought nothing: pauses if there were too many such.
-    pub(super) async fn empty(&self, state: &State) {
-        self.spurious.fetch_add(1, Ordering::Relaxed);
-        if self.is_pressed(state) {
-            time::sleep(PAUSE).await;
+    pub(crate) async fn empty(&self, state: &State) {
+        if let Some(until) = self.rest(state) {
+            time::sleep_until(until).await;
         }
     }
 
-    /// Counts an empty event, and says whether there were too many lately. The clock is read only once there were enough to
-    /// ask, as that may cost an exit.
-    fn is_pressed(&self, state: &State) -> bool {
+    /// An event has brought nothing. Says until when the next look is to wait, if there were too many such lately. The clock is
+    /// read only once there were enough to ask, as that may cost an exit.
+    pub(crate) fn rest(&self, state: &State) -> Option<Instant> {
+        self.spurious.fetch_add(1, Ordering::Relaxed);
         let empty = self.empty.load(Ordering::Relaxed).saturating_add(1);
         self.empty.store(empty, Ordering::Relaxed);
         if empty < PATIENCE {
-            return false;
+            return None;
         }
         let now = time::now_in(state);
         let since = Instant::from_nanos(self.since.load(Ordering::Relaxed));
-        let pressed = now < since + empty * PAUSE;
-        if !pressed {
-            self.since.store(now.as_nanos(), Ordering::Relaxed);
-            self.empty.store(0, Ordering::Relaxed);
+        if now < since + empty * PAUSE {
+            return Some(now + PAUSE);
         }
-        pressed
+        self.since.store(now.as_nanos(), Ordering::Relaxed);
+        self.empty.store(0, Ordering::Relaxed);
+        None
     }
 
     /// How many events have brought nothing.
-    pub(super) fn spurious(&self) -> u64 {
+    pub(crate) fn spurious(&self) -> u64 {
         self.spurious.load(Ordering::Relaxed)
     }
 }

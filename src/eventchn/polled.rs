@@ -1,4 +1,4 @@
-//! A port that is waited for by polling Xen: the console's, when a domain ends and no task can wait.
+//! A port that is waited for by polling Xen: the console's, when a domain ends or is suspended and no task can wait.
 
 use super::two_level;
 use crate::abi::errno::Errno;

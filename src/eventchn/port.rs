@@ -102,10 +102,16 @@ impl Port {
         })
     }
 
-    /// Takes over a port that the toolstack made.
+    /// Takes over a port that the toolstack made, if it has: a number of none, or of one that the domain has already, would
+    /// make it two owners' now or later.
     pub(crate) fn adopt(port: PolledPort, state: &'static State) -> Result<Self, Error> {
+        let number = port.number();
+        let found = hypercall::event_status(number).map_err(|errno| Error::from_xen(errno, Some(Error::NoPeer)))?;
+        if !matches!(found.status, status::UNBOUND | status::INTERDOMAIN) || state.events.has(number) {
+            return Err(Error::NoPeer);
+        }
         state.delivery.choose();
-        Self::keep(port.number(), state)
+        Self::keep(number, state)
     }
 
     /// Makes room for a port, and begins to count its events.
@@ -113,7 +119,12 @@ impl Port {
         state.delivery.reserve(number)?;
         state.events.reserve(number)?;
         state.events.add(number, state);
-        Ok(Self { number, state, generation: state.generation(), pace: Pace::default() })
+        Ok(Self { number, state, generation: state.generation(), pace: Pace::new() })
+    }
+
+    /// What its peer has had of the domain lately.
+    pub(crate) const fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Wakes whoever waits, as an event does.

@@ -83,7 +83,12 @@ impl Table {
         inner.ports.try_reserve(needed).map_err(|_| Error::OutOfMemory)
     }
 
-    /// Begins to count a port's events.
+    /// Whether a port is in it.
+    pub(super) fn has(&self, port: u32) -> bool {
+        self.0.lock().entry(port).is_some()
+    }
+
+    /// Begins to count the events of a port that is not in it.
     pub(super) fn add(&self, port: u32, state: &State) {
         let mut inner = self.0.lock();
         let length = inner.ports.len().max(port as usize + 1);

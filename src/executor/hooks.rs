@@ -91,6 +91,9 @@ impl fmt::Debug for Turns {
 
 /// Has a function called at the beginning of each turn of the main loop, for ever: an idle domain has no turns.
 ///
+/// What only a hook looks at keeps no domain going: a main that no timer and no wait could wake is told so, and ends, even if
+/// a hook would wake it after an event. A task is to wait for that.
+///
 /// # Panics
 ///
 /// Outside of a domain, where there is no main loop.
@@ -99,7 +102,7 @@ pub fn before_turn(hook: impl FnMut() + 'static) {
 }
 
 /// Has a function called at the end of each turn of the main loop, for ever: after tasks, timers and events, before the domain
-/// decides whether it is idle. What the function makes ready has the next turn.
+/// decides whether it is idle. What the function makes ready has the next turn; the rest is as for [`before_turn`].
 ///
 /// # Panics
 ///

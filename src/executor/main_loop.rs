@@ -174,7 +174,8 @@ pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output
         }
         let now = *now.get_or_insert_with(|| time::now_in(state));
         enable_interrupts(state);
-        if timers.program(state, now, grants.next_look()) && !info.upcall_pending() {
+        let own = grants.next_look().into_iter().chain(console.next_look()).min();
+        if timers.program(state, now, own) && !info.upcall_pending() {
             executor.halts.fetch_add(1, Ordering::Relaxed);
             arch::idle();
         }

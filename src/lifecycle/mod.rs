@@ -51,7 +51,7 @@
 //! | transactions of xenstore | gone: [`xenstore::Error::BeforeResume`](crate::xenstore::Error::BeforeResume) |
 //! | a request that xenstore has not answered in time | [`xenstore::Error::Interrupted`](crate::xenstore::Error::Interrupted); those that it did not have yet are sent to the new one |
 //! | watches | go on, each with an event |
-//! | the console | goes on; what its backend has not read in time is lost, and counted. One that is not in the same page is closed |
+//! | the console | goes on; output that its backend has not read in time is lost, and counted; input that nobody had read is lost. One that is not in the same page is closed |
 //! | sleeps, timeouts, intervals | go on: the [monotonic clock](crate::time) has stood still |
 //! | the wall clock | is right, and [`sleep_until_wall_clock`](crate::time::sleep_until_wall_clock) looks at it again |
 //! | a [`Watchdog`] | begins anew when it is fed; by itself, if the suspend was cancelled |

@@ -258,7 +258,10 @@ impl Machine {
     }
 
     pub(crate) fn port_status(&self, request: &mut Status) -> Result<u64, Errno> {
-        (request.status, request.bound) = match self.events.ports.get(&request.port) {
+        let Events { ports, store_port, console_port, .. } = &self.events;
+        (request.status, request.bound) = match ports.get(&request.port) {
+            // Their servers have bound them.
+            None if [*store_port, *console_port].contains(&request.port) => (status::INTERDOMAIN, [0, request.port]),
             None => (status::CLOSED, [0; 2]),
             Some(&End::Unbound(domain)) => (status::UNBOUND, [u32::from(domain), 0]),
             Some(&End::Own(other)) => (status::INTERDOMAIN, [u32::from(self.number_of(DomainId::SELF.0)), other]),

@@ -356,7 +356,9 @@ impl Machine {
     pub(super) fn get_param(&self, param: &mut hvm::Param) -> Result<u64, Errno> {
         param.value = match param.index {
             hvm::CONSOLE_PFN => self.console_frame,
-            hvm::CONSOLE_EVTCHN if self.reader.is_some() => u64::from(self.events.console_port),
+            hvm::CONSOLE_EVTCHN if self.reader.is_some() => {
+                u64::from(self.console_port_param.unwrap_or(self.events.console_port))
+            }
             hvm::STORE_PFN if self.store.is_some() => STORE_FRAME,
             hvm::STORE_EVTCHN if self.store.is_some() => u64::from(self.events.store_port),
             hvm::CONSOLE_EVTCHN | hvm::STORE_PFN | hvm::STORE_EVTCHN => 0,

@@ -58,6 +58,8 @@ pub(crate) struct Machine {
     /// The host has no large pages left.
     pub(crate) fragmented: bool,
     pub(crate) console_frame: u64,
+    /// What the parameter says instead of the port.
+    pub(crate) console_port_param: Option<u32>,
     pub(crate) initial_domain: bool,
     pub(crate) reader: Option<Reader>,
     /// The store, and the number by which it knows the domain.
@@ -197,6 +199,7 @@ impl Machine {
             partial: reservation < ram,
             fragmented: guest.fragmented,
             map: guest.memory,
+            console_port_param: guest.console_port_param,
             console_frame: guest.console_param.unwrap_or(console_frame),
             initial_domain: guest.initial_domain,
             reader,

@@ -172,6 +172,7 @@ pub struct Guest {
     pub(crate) initial_domain: bool,
     pub(crate) backend: Backend,
     pub(crate) console_param: Option<u64>,
+    pub(crate) console_port_param: Option<u32>,
     pub(crate) console_index: u32,
     pub(crate) fault: Option<Fault>,
     pub(crate) extents_taken: u64,
@@ -255,6 +256,7 @@ impl Guest {
             initial_domain: false,
             backend: Backend::Drains,
             console_param: None,
+            console_port_param: None,
             console_index: 0,
             fault: None,
             extents_taken: u64::MAX,
@@ -480,6 +482,13 @@ impl Guest {
     #[must_use]
     pub const fn console_param(mut self, frame: u64) -> Self {
         self.console_param = Some(frame);
+        self
+    }
+
+    /// Overrides the console's port in the domain's parameters.
+    #[must_use]
+    pub const fn console_port_param(mut self, port: u32) -> Self {
+        self.console_port_param = Some(port);
         self
     }
 

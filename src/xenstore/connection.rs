@@ -102,6 +102,24 @@ enum Next {
     Nobody,
 }
 
+/// What a turn of the task came to.
+struct Turn {
+    next: Next,
+    /// Something was received, or sent.
+    moved: bool,
+    /// The connection has broken.
+    broken: bool,
+}
+
+/// What was exchanged with the server.
+#[derive(Default)]
+struct Exchanged {
+    received: bool,
+    /// There is more to be received.
+    more: bool,
+    sent: bool,
+}
+
 /// A transaction: the request that began it, and how often the domain had been resumed by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TransactionId {
@@ -340,6 +358,9 @@ async fn serve(state: &'static State) {
         match port.ok_or(Error::Absent).and_then(|port| Port::adopt(port, state).map_err(Error::Port)) {
             Ok(port) => speak(state, &port).await,
             Err(error) => {
+                if let Error::Port(error) = error {
+                    log::warn!("xenstore: no connection: {error}");
+                }
                 let mut woken = Vec::new();
                 let mut inner = connection.inner.lock();
                 inner.fail(error, &mut woken);
@@ -355,21 +376,27 @@ async fn serve(state: &'static State) {
 /// Speaks with the server until the port is from before a resume.
 async fn speak(state: &'static State, port: &Port) {
     let connection = &state.xenstore;
-    let mut woken = Vec::new();
+    let (mut woken, mut by_event) = (Vec::new(), false);
     while port.is_current() {
         // Counted before the look: an event that comes after it ends the wait.
         let seen = port.count();
-        let (next, broken) = connection.inner.lock().turn(port, &mut woken);
+        let Turn { next, moved, broken } = connection.inner.lock().turn(port, &mut woken);
         if broken {
             log::warn!("xenstore: the server shows what cannot be, or has given up; the connection is broken");
         }
         woken.drain(..).for_each(Waker::wake);
+        if moved {
+            // The server sends several events for a message.
+            port.pace().made_up();
+        } else if core::mem::take(&mut by_event) {
+            port.pace().empty(state).await;
+        }
         if next == Next::Again {
             yield_now().await;
             continue;
         }
         let mut event = pin!(port.after(seen));
-        poll_fn(|context| {
+        by_event = poll_fn(|context| {
             let mut look = || event.as_mut().poll(context).is_ready();
             let has_come = match next {
                 Next::Server => look(),
@@ -377,7 +404,7 @@ async fn speak(state: &'static State, port: &Port) {
                 Next::Nobody | Next::Again => false,
             };
             if has_come {
-                return Poll::Ready(());
+                return Poll::Ready(true);
             }
             let waker = context.waker().clone();
             let mut inner = connection.inner.lock();
@@ -386,22 +413,22 @@ async fn speak(state: &'static State, port: &Port) {
                 core::mem::replace(&mut inner.task, if asked { Task::Looks } else { Task::Waits(Some(waker)) });
             drop(inner);
             drop(before);
-            if asked { Poll::Ready(()) } else { Poll::Pending }
+            if asked { Poll::Ready(false) } else { Poll::Pending }
         })
         .await;
     }
 }
 
 impl Inner {
-    /// Speaks with the server, and says how to go on, and whether the connection has broken.
-    fn turn(&mut self, port: &Port, woken: &mut Vec<Waker>) -> (Next, bool) {
+    /// Speaks with the server.
+    fn turn(&mut self, port: &Port, woken: &mut Vec<Waker>) -> Turn {
         // What is asked for from here on is for the next turn.
         self.task = Task::Waits(None);
         let exchanged = self.exchange(woken);
         let broken = exchanged.is_err();
-        let (more, sent) = exchanged.unwrap_or_else(|Impossible| {
+        let Exchanged { received, more, sent } = exchanged.unwrap_or_else(|Impossible| {
             self.give_up(woken);
-            (false, true)
+            Exchanged { sent: true, ..Exchanged::default() }
         });
         if self.held && self.is_quiet() {
             woken.extend(self.waits.take());
@@ -422,7 +449,7 @@ impl Inner {
         } else {
             Next::Background
         };
-        (next, broken)
+        Turn { next, moved: received || sent, broken }
     }
 
     /// Whether the server has all of each request that it has part of, and owes no answer.
@@ -430,26 +457,25 @@ impl Inner {
         self.calls.sent() == 0
     }
 
-    /// Takes what the server has sent and sends what there is to be sent. Says whether there is more of the first, and
-    /// whether there was any of the second.
-    fn exchange(&mut self, woken: &mut Vec<Waker>) -> Result<(bool, bool), Impossible> {
+    /// Takes what the server has sent and sends what there is to be sent.
+    fn exchange(&mut self, woken: &mut Vec<Waker>) -> Result<Exchanged, Impossible> {
         if let Stage::Waiting(page) = self.stage {
-            let Some(link) = page.join()? else { return Ok((false, false)) };
+            let Some(link) = page.join()? else { return Ok(Exchanged::default()) };
             self.stage = Stage::Connected(Box::new(link));
             self.watches.ask_again(true, &mut self.calls);
         }
         let Self { stage: Stage::Connected(link), calls, watches, owes, held, .. } = self else {
-            return Ok((false, false));
+            return Ok(Exchanged::default());
         };
         link.check()?;
-        let mut more = true;
+        let (mut received, mut more) = (false, true);
         for _ in 0..MOST_PIECES {
             let (count, message) = link.receive()?;
             if count == 0 {
                 more = false;
                 break;
             }
-            *owes = true;
+            (*owes, received) = (true, true);
             let Some(message) = message else { continue };
             if message.header.ty == MessageType::WATCH_EVENT {
                 watches.event(message.payload, woken);
@@ -466,7 +492,7 @@ impl Inner {
             sent += link.send()?;
         }
         *owes |= sent > 0;
-        Ok((more, sent > 0))
+        Ok(Exchanged { received, more, sent: sent > 0 })
     }
 
     /// Ends the connection, for all who wait for an answer; watches go on with the next, if the server offers one.

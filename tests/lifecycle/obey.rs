@@ -309,7 +309,8 @@ fn obeying_costs_a_waiting_main_a_port_and_three_notifications_once() {
     };
     let (plain, halts) = run(Guest::new());
     let (obedient, more_halts) = run(Guest::new().obedient());
-    assert_eq!((obedient - plain, more_halts - halts), (4, 0), "the simulated server answers at once");
+    // The port is looked at before it is taken.
+    assert_eq!((obedient - plain, more_halts - halts), (1 + 1 + 3, 0), "the simulated server answers at once");
 }
 
 #[test]

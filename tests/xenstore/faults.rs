@@ -1,12 +1,17 @@
 //! Servers that answer with what makes no sense, or not at all.
 
+use std::time::Duration;
+
 use domu::abi::xs_wire::{ERROR, ERROR_COMM, FEATURE_ERROR, FEATURE_RECONNECTION, MessageType, REQ_CONS, RSP_PROD};
-use domu::executor::spawn;
-use domu::sim::{Message, Store};
+use domu::executor::{activity, after_turn, spawn, yield_now};
+use domu::sim::{Message, Store, outside};
 use domu::time;
 use domu::xenstore::{Code, Error};
 
 use super::{ME, MS, count, run};
+
+/// The server's port.
+const PORT: u32 = 1;
 
 /// Shows an index that cannot be.
 pub fn break_connection(server: &Store) {
@@ -235,6 +240,30 @@ fn features_that_nobody_knows_are_not_used() {
         break_connection(&server);
         assert_eq!(store.read("data/x").await, Err(Error::Broken));
         assert_eq!(store.read("data/x").await, Err(Error::Broken));
+        Ok(())
+    });
+}
+
+/// Its server's events, without anything in the ring.
+#[test]
+fn events_that_bring_nothing_cost_a_turn_in_a_millisecond_here_too() {
+    const TIME: Duration = Duration::from_millis(if cfg!(miri) { 20 } else { 200 });
+    run(&Store::new(), async move |domain| {
+        let mut watch = domain.xenstore().watch("data").await?;
+        let _ = watch.next().await?;
+        let waiting = spawn(async move { watch.next().await });
+        yield_now().await;
+        // Each event that is delivered brings a turn, and that the next event.
+        after_turn(|| outside(|outside| outside.notify(PORT)));
+        time::sleep(TIME).await;
+        let before = activity();
+        time::sleep(TIME).await;
+        let (turns, halts) = (activity().turns - before.turns, activity().halts - before.halts);
+        let millis = TIME.as_millis() as u64;
+        assert!(halts >= millis / 2 && turns <= 4 * millis, "{turns} turns and {halts} halts in {millis} ms");
+        // What does come, comes.
+        domain.xenstore().write("data/there", "1").await?;
+        assert!(waiting.await.is_ok());
         Ok(())
     });
 }
