@@ -1,5 +1,8 @@
 //! Grants that a domain gives, on the simulated Xen, with peers that do what they want.
 
+#[path = "common/keep.rs"]
+mod keep;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -19,6 +22,7 @@ use domu::lifecycle::Reason;
 use domu::memory::{self, Pages};
 use domu::sim::{End, Guest, Host, Report, outside};
 use domu::time::{now, sleep, timeout};
+use keep::keep;
 
 /// A peer whose part the test plays.
 const PEER: u16 = 3;
@@ -670,7 +674,7 @@ fn share(seed: u64, dies: bool) -> (u32, u32) {
             (0..mapping.count()).for_each(|page| mapping.memory().write(page * 4096, &[7; 64]));
             sleep(Duration::from_micros(seed % 500)).await;
             if dies {
-                std::mem::forget(mapping);
+                keep(mapping);
             }
         }
     };

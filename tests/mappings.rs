@@ -1,6 +1,8 @@
 //! Pages of peers, mapped in: with peers whose part the test plays, and between two domains of a simulated host.
 
 mod common;
+#[path = "common/keep.rs"]
+mod keep;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +17,7 @@ use domu::shared::Owner;
 use domu::sim::{Guest, Host, Report, outside};
 use domu::time::{self, timeout};
 use domu::{DomainId, memory};
+use keep::keep;
 
 /// Domains whose part the test plays.
 const PEER: DomainId = DomainId(3);
@@ -378,7 +381,7 @@ fn a_domain_that_ends_lets_go_of_what_it_has_mapped() {
         .domain(2, Guest::new(), async |_| {
             let mapping = Mapping::<ReadWrite>::new(DomainId(1), &told.hear().await).await.unwrap();
             // It never drops it.
-            std::mem::forget(mapping);
+            keep(mapping);
         })
         .run();
     let _: Vec<_> = reports.into_iter().map(Report::powered_off).collect();
