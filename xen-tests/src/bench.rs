@@ -82,6 +82,8 @@ const LARGE: u32 = 4096;
 /// The guest of these.
 const OPERATION: &str = "op";
 
+// Of events and tasks: sent to woken is "an event", a wait when it has come already "a wait", going idle and back "while
+// idle", a timer set and fired "a sleep".
 static OPERATIONS: [Operation; 34] = [
     operation("a yield, with its turn", "yield", 10_000),
     operation("a wait for what has come", "wait", 10_000),
@@ -123,6 +125,10 @@ static OPERATIONS: [Operation; 34] = [
     paired("an event, while idle", "idle", 200),
 ];
 
+/// What is told of sleeps beside what they cost: how late they are.
+static LATENESS: [Operation; 2] =
+    [operation("a sleep of 1 ms, halted", "late", 200), operation("the same beside a busy task", "late_busy", 200)];
+
 /// The guest that tells what its boot has cost, and the memory in MiB that it is given: the cost is not to follow that.
 const BOOT: &str = "boot_cost";
 const BOOT_MEMORY: [u32; 2] = [16, 6144];
@@ -154,6 +160,10 @@ pub fn run() -> Result<()> {
             let config = config(OPERATION, operation.memory, Some(operation_words(operation, times)))?;
             domain::add(&mut archive, &operation_domain(operation, times), OPERATION, &config);
         }
+    }
+    for operation in &LATENESS {
+        let config = config(OPERATION, operation.memory, Some(operation_words(operation, operation.times)))?;
+        domain::add(&mut archive, &operation_domain(operation, operation.times), OPERATION, &config);
     }
     for memory in BOOT_MEMORY {
         domain::add(&mut archive, &boot_domain(memory), BOOT, &config(BOOT, memory, None)?);
@@ -188,6 +198,11 @@ pub fn run() -> Result<()> {
         say!("{}: {} ns", operation.what, grouped(price[0] / operation.times));
         operations.push(price.map(|figure| figure as f64 / operation.times as f64));
     }
+    let mut late = Vec::new();
+    for operation in &LATENESS {
+        let figures = lateness(&mut session, operation);
+        late.push((operation.what, figures.with_context(|| format!("measuring how late is: {}", operation.what))?));
+    }
     let (prices, payloads) = allocators(&mut session)?;
     let mut missed = 0;
     println!("{:<28} {:>12}  {:>12}  {:>12}", "entry to main", "instructions", "hypercalls", "table bytes");
@@ -221,6 +236,12 @@ pub fn run() -> Result<()> {
             operation.what,
             grouped(price)
         );
+    }
+    println!();
+    println!("{:<28} {:>12}  {:>12}  {:>12}", "late by ns", "least", "median", "most");
+    for (what, figures) in late {
+        let [least, median, most] = figures.map(grouped);
+        println!("{what:<28} {least:>12}  {median:>12}  {most:>12}");
     }
     println!();
     println!("{:<28} {:>12}  {:>12}  {:>12}  {:>12}", "instructions", "allocate", "at most", "free", "at most");
@@ -353,6 +374,14 @@ fn took(session: &mut Session, operation: &Operation, times: u64) -> Result<[u64
         [hypercalls, halts] => Ok([time, hypercalls, halts]),
         _ => bail!("the guest did not tell what it took; its console:\n{text}"),
     }
+}
+
+/// How late the sleeps of an operation's guest were: least, median, most, in nanoseconds.
+fn lateness(session: &mut Session, operation: &Operation) -> Result<[u64; 3]> {
+    let (_, text) = measure_and_hear(session, &operation_domain(operation, operation.times))?;
+    let line = text.lines().find_map(|line| line.split_once("@late ")).map(|(_, numbers)| numbers);
+    let numbers: Vec<u64> = line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
+    numbers.try_into().map_err(|_| anyhow!("the guest did not tell how late it was; its console:\n{text}"))
 }
 
 /// Processor time of a domain from when it is let run to when it has powered off.

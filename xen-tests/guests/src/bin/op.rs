@@ -1,5 +1,5 @@
 //! Does one thing many times, to be priced: its command line is the thing and the number. It tells what it took of what only
-//! it can count: `@took HYPERCALLS HALTS`.
+//! it can count: `@took HYPERCALLS HALTS`; of sleeps also by how much they were late: `@late LEAST MEDIAN MOST`, in nanoseconds.
 //!
 //! What needs another domain is done by two of these: the first grants its pages and offers them, and the second is priced.
 
@@ -105,6 +105,16 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
                 time::sleep(Duration::from_millis(1)).await;
             }
         }
+        "late" => lateness(domain, times).await?,
+        "late_busy" => {
+            let busy = spawn(async {
+                loop {
+                    yield_now().await;
+                }
+            });
+            lateness(domain, times).await?;
+            drop(busy);
+        }
         // To a domain that does not use it.
         "grant" => {
             for _ in 0..times {
@@ -129,6 +139,21 @@ async fn price(domain: Domain, thing: &str, times: u64) -> domu::Result {
         }
         "store_event" => changes(domain, times).await?,
         _ => log::error!("no such thing: {thing}"),
+    }
+    Ok(())
+}
+
+/// How late so many sleeps of a millisecond are.
+async fn lateness(domain: Domain, times: u64) -> domu::Result {
+    let mut late = Vec::new();
+    for _ in 0..times {
+        let deadline = time::now() + Duration::from_millis(1);
+        time::sleep_until(deadline).await;
+        late.push(deadline.elapsed().as_nanos());
+    }
+    late.sort_unstable();
+    if let [least, .., most] = late[..] {
+        domain.console().write_all(format!("@late {least} {} {most}\n", late[late.len() / 2]).as_bytes()).await?;
     }
     Ok(())
 }
