@@ -65,6 +65,7 @@ pub use hypercall::XenVersion;
 ///     Ok(())
 /// }
 /// ```
+#[doc(alias = "block_on")]
 #[macro_export]
 macro_rules! main {
     ($main:path) => {

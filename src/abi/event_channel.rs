@@ -153,14 +153,19 @@ pub struct SetPriority {
 #[doc(alias = "EVTCHNSTAT_")]
 pub mod status {
     /// It is not in use.
+    #[doc(alias = "EVTCHNSTAT_closed")]
     pub const CLOSED: u32 = 0;
     /// It waits for a peer.
+    #[doc(alias = "EVTCHNSTAT_unbound")]
     pub const UNBOUND: u32 = 1;
     /// It has a peer.
+    #[doc(alias = "EVTCHNSTAT_interdomain")]
     pub const INTERDOMAIN: u32 = 2;
     /// It has a VIRQ.
+    #[doc(alias = "EVTCHNSTAT_virq")]
     pub const VIRQ: u32 = 4;
     /// It is this domain's own.
+    #[doc(alias = "EVTCHNSTAT_ipi")]
     pub const IPI: u32 = 5;
 }
 
@@ -168,9 +173,14 @@ pub mod status {
 #[doc(alias = "VIRQ_")]
 pub mod virq {
     /// The timer of a virtual CPU.
+    #[doc(alias = "VIRQ_TIMER")]
     pub const TIMER: u32 = 0;
-    /// Asked for with `xl debug-keys` or `xl sysrq`.
+    /// Asked for with `xl debug-keys q`, of all domains.
+    #[doc(alias = "VIRQ_DEBUG")]
     pub const DEBUG: u32 = 1;
+    /// A domain has ended, or wants the toolstack's attention: for the domain in which that runs.
+    #[doc(alias = "VIRQ_DOM_EXC")]
+    pub const DOM_EXC: u32 = 3;
 }
 
 /// Ports of the two-level interface; port 0 is never valid.
@@ -182,14 +192,19 @@ const _: () = assert!(size_of::<Send>() == 4 && size_of::<AllocUnbound>() == 8 &
 #[doc(alias = "EVTCHN_FIFO_")]
 pub mod fifo {
     /// The port has an event.
+    #[doc(alias = "EVTCHN_FIFO_PENDING")]
     pub const PENDING: u32 = 1 << 31;
     /// The port is not put into a queue.
+    #[doc(alias = "EVTCHN_FIFO_MASKED")]
     pub const MASKED: u32 = 1 << 30;
     /// The port is in a queue.
+    #[doc(alias = "EVTCHN_FIFO_LINKED")]
     pub const LINKED: u32 = 1 << 29;
     /// Xen is about to change the link: the port may not be unmasked.
+    #[doc(alias = "EVTCHN_FIFO_BUSY")]
     pub const BUSY: u32 = 1 << 28;
     /// The next port in the queue; zero at its end.
+    #[doc(alias = "EVTCHN_FIFO_LINK_MASK")]
     pub const LINK: u32 = (1 << 17) - 1;
     /// `ready`, four bytes: priorities whose queue is no longer empty.
     pub const READY: usize = 0;
@@ -198,8 +213,10 @@ pub mod fifo {
     /// Bytes of the control block, which begins at a multiple of eight.
     pub const CONTROL_SIZE: u32 = 72;
     /// Priorities, from 0, the highest.
+    #[doc(alias = "EVTCHN_FIFO_MAX_QUEUES")]
     pub const PRIORITIES: usize = 16;
     /// What a port has unless it is given another.
+    #[doc(alias = "EVTCHN_FIFO_PRIORITY_DEFAULT")]
     pub const PRIORITY_DEFAULT: u8 = 7;
     /// Event words in a page.
     pub const WORDS: usize = 1024;

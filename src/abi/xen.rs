@@ -63,22 +63,30 @@ pub const CONSOLE_IO_WRITE: u64 = 0;
 /// Byte offsets in the page of `struct shared_info`, 64-bit layout.
 pub mod shared_info {
     /// `vcpu_info[0].evtchn_upcall_pending`, one byte.
+    #[doc(alias = "evtchn_upcall_pending")]
     pub const UPCALL_PENDING: usize = 0;
     /// `vcpu_info[0].evtchn_pending_sel`, eight bytes.
+    #[doc(alias = "evtchn_pending_sel")]
     pub const PENDING_SELECTOR: usize = 8;
     /// `vcpu_info[0].time`, see [`vcpu_time_info`](super::vcpu_time_info).
     pub const VCPU_TIME: usize = 32;
     /// `evtchn_pending`, 64 words of eight bytes.
+    #[doc(alias = "evtchn_pending")]
     pub const PENDING: usize = 2048;
     /// `evtchn_mask`, 64 words of eight bytes.
+    #[doc(alias = "evtchn_mask")]
     pub const MASK: usize = 2560;
     /// `wc_version`, four bytes; odd while Xen writes the wall clock.
+    #[doc(alias = "wc_version")]
     pub const WALL_CLOCK_VERSION: usize = 3072;
     /// `wc_sec`, four bytes: the low half of the seconds since 1970 at system time zero.
+    #[doc(alias = "wc_sec")]
     pub const WALL_CLOCK_SECONDS: usize = 3076;
     /// `wc_nsec`, four bytes.
+    #[doc(alias = "wc_nsec")]
     pub const WALL_CLOCK_NANOSECONDS: usize = 3080;
     /// `wc_sec_hi`, four bytes: the high half of the seconds.
+    #[doc(alias = "wc_sec_hi")]
     pub const WALL_CLOCK_SECONDS_HIGH: usize = 3084;
     /// Words in each of the two bitmaps.
     pub const WORDS: usize = 64;
@@ -89,11 +97,15 @@ pub mod vcpu_time_info {
     /// Version, four bytes; odd while Xen writes.
     pub const VERSION: usize = 0;
     /// TSC when the system time was taken, eight bytes.
+    #[doc(alias = "tsc_timestamp")]
     pub const TSC_TIMESTAMP: usize = 8;
     /// Nanoseconds since the host booted, eight bytes.
+    #[doc(alias = "system_time")]
     pub const SYSTEM_TIME: usize = 16;
     /// Scale from TSC ticks to nanoseconds, 32-bit fraction, four bytes.
+    #[doc(alias = "tsc_to_system_mul")]
     pub const TSC_TO_SYSTEM_MUL: usize = 24;
     /// Shift of the tick difference before scaling, one signed byte.
+    #[doc(alias = "tsc_shift")]
     pub const TSC_SHIFT: usize = 28;
 }

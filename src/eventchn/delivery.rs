@@ -17,6 +17,7 @@ pub enum Abi {
     /// A bit for each port; all Xens have it.
     TwoLevel,
     /// Queues of ports, with priorities.
+    #[doc(alias = "EVTCHNOP_init_control")]
     Fifo,
 }
 

@@ -17,7 +17,7 @@ use crate::state::{self, State};
 /// A port of this domain. Dropping it closes it.
 ///
 /// A peer that is bound to it then finds its own end unbound: what it sends is swallowed.
-#[doc(alias = "evtchn_port_t")]
+#[doc(alias("evtchn_port_t", "EVTCHNOP_close"))]
 pub struct Port {
     number: u32,
     state: &'static State,
@@ -146,11 +146,12 @@ impl Port {
         self.number
     }
 
-    /// Raises an event at the other end. Nobody need be there: what is sent on an unbound port is swallowed.
+    /// Raises an event at the other end. Nobody need be there: Xen swallows what is sent to a peer that is gone, or has not come
+    /// yet, and [`binding`](Self::binding) tells of that.
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`], [`Error::Refused`].
+    /// [`Error::BeforeResume`]; [`Error::Refused`] of a port that is bound to a virtual interrupt.
     #[doc(alias = "EVTCHNOP_send")]
     pub fn notify(&self) -> Result<(), Error> {
         self.ask(hypercall::event_send)
@@ -202,6 +203,7 @@ impl Port {
 
     /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in
     /// [`after`](Self::after), are delivered as one. None of a port from before a resume, which has no more.
+    #[doc(alias = "EVTCHNOP_unmask")]
     #[must_use]
     pub fn count(&self) -> u64 {
         if self.is_current() { self.state.events.count(self.state, self.number) } else { 0 }

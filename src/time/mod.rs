@@ -90,6 +90,7 @@ impl fmt::Display for Instant {
 /// Now, on a clock that never goes back. Zero outside of a domain.
 ///
 /// Costs no exit, unless the host's time stamp counter is not reliable and Xen emulates it.
+#[doc(alias = "system_time")]
 #[must_use]
 pub fn now() -> Instant {
     state::get().map_or(Instant(0), now_in)
@@ -126,6 +127,7 @@ pub(crate) fn now_in(state: &State) -> Instant {
 /// The wall clock: what has passed since the beginning of 1970 in UTC, as dom0 has set it; zero outside of a domain.
 ///
 /// It is read anew each time and goes wherever dom0 puts it, back too.
+#[doc(alias = "wc_sec")]
 #[must_use]
 pub fn wall_clock() -> Duration {
     let Some(state) = state::get() else { return Duration::ZERO };

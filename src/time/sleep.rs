@@ -15,6 +15,7 @@ use crate::state::{self, State};
 /// # Cancel safety
 ///
 /// Dropping the future forgets the deadline.
+#[doc(alias = "set_timer_op")]
 pub fn sleep(duration: Duration) -> Sleep {
     sleep_until(now() + duration)
 }
