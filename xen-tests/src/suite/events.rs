@@ -67,9 +67,14 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(
         Case::new("events::virq", "events", |_| Ok(())).cmdline("virq").on(Where::VERSIONS).steps(debug_key_is_pressed),
     );
-    for (count, place) in BETWEEN_TWO.into_iter().zip([Where::MAIN, Where::NOWHERE]) {
-        let case = Case::new(format!("events::two_domains_{count}"), "peer", |_| Ok(())).seconds(300).on(place);
-        cases.push(case.steps(move |stage| two_domains(stage, count)));
+    let [few, many] = BETWEEN_TWO;
+    for (name, words, place) in [
+        (format!("{few}"), format!("count={few}"), Where::MAIN),
+        (format!("{many}"), format!("count={many}"), Where::NOWHERE),
+        ("two_level".into(), format!("count={few} domu.fifo=off"), Where::MAIN),
+    ] {
+        let case = Case::new(format!("events::two_domains_{name}"), "peer", |_| Ok(())).seconds(300).on(place);
+        cases.push(case.steps(move |stage| two_domains(stage, &words)));
     }
 }
 
@@ -84,8 +89,8 @@ fn debug_key_is_pressed(stage: &mut Stage) -> Result<()> {
 }
 
 /// One domain makes a port for another, which binds to it and sends events, each when the last is answered.
-fn two_domains(stage: &mut Stage, count: u32) -> Result<()> {
-    let [listener, connector] = stage.run_pair(&format!("count={count}"), |_, _| Ok(()))?;
+fn two_domains(stage: &mut Stage, words: &str) -> Result<()> {
+    let [listener, connector] = stage.run_pair(words, |_, _| Ok(()))?;
     all_ok(&listener, &["peer.listen"])?;
     all_ok(&connector, &["peer.connect"])
 }
