@@ -126,8 +126,8 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
             location.frame < HIGHEST_FRAME && !used && !map.window.overlaps(frame)
         })
     });
-    // One page is not for both.
-    let xenstore = xenstore.filter(|xenstore| console.is_none_or(|console| console.frame != xenstore.frame));
+    // What is said to be both's is the console's.
+    let xenstore = xenstore.filter(|xenstore| console.is_none_or(|console| console.is_apart(*xenstore)));
 
     // 5. RAM that the domain does not have goes back before anything touches it.
     let surplus = memory::give_back(&mut map, &mut free, reservation);

@@ -9,7 +9,7 @@ use spin::Mutex;
 use super::gate::Gate;
 use super::ring::{Progress, Ring};
 use super::{Error, emergency};
-use crate::eventchn::{Location, Pace, Port};
+use crate::eventchn::{self, Location, Pace, Port};
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
 use crate::state::State;
 use crate::time::Instant;
@@ -28,8 +28,8 @@ pub(super) enum Device {
 /// The console of a domain. It has no `Debug`: formatting goes through application code, which may write to the console.
 pub(crate) struct Attachment {
     device: Mutex<Device>,
-    /// The port, from when a task first waits for the backend; until then nobody cares for its events.
-    port: Mutex<Option<Arc<Port>>>,
+    /// The port, or why there is none, from when somebody first waits for the backend; until then nobody cares for its events.
+    port: Mutex<Option<Result<Arc<Port>, eventchn::Error>>>,
     /// The ring has something to settle at the end of the turn.
     unsettled: AtomicBool,
     /// What the backend has had of the domain lately, from whichever port.
@@ -96,7 +96,9 @@ impl Attachment {
     /// Has all who wait for the backend look again.
     fn wake(&self) {
         let port = self.port.lock().clone();
-        port.inspect(|port| port.wake());
+        if let Some(Ok(port)) = port {
+            port.wake();
+        }
     }
 
     /// As [`with`](Self::with) at an end of the domain, when nobody is woken any more, and when the device may be in use by
@@ -121,13 +123,16 @@ impl Attachment {
     pub(super) fn port(&self, state: &'static State) -> Result<Arc<Port>, Error> {
         // In hand while it is made, which takes memory: nobody is to make it a second time meanwhile.
         let mut kept = self.port.lock();
-        if let Some(port) = &*kept {
-            return Ok(Arc::clone(port));
+        if let Some(known) = &*kept {
+            return known.clone().map_err(Error::Port);
         }
         let Device::Ring(Ring { port, .. }) = *self.device.lock() else { return Err(Error::Absent) };
-        let port = Arc::new(Port::adopt(port, state).map_err(Error::Port)?);
-        *kept = Some(Arc::clone(&port));
-        Ok(port)
+        let port = Port::adopt(port, state).map(Arc::new);
+        // One that is wrong stays so; memory may come.
+        if matches!(port, Ok(_) | Err(eventchn::Error::NoPeer)) {
+            *kept = Some(port.clone());
+        }
+        port.map_err(Error::Port)
     }
 
     /// Ends a turn of the main loop: lines that wait move up, and the backend is told of what the turn has put into the ring.
@@ -181,9 +186,13 @@ impl Attachment {
         left.unwrap_or(0).into()
     }
 
-    /// After a suspend that was cancelled: an event may have been taken while the ring was waited for.
-    pub(crate) fn go_on(&self) {
-        self.wake();
+    /// After a suspend that was cancelled: an event may have been taken while the ring was waited for, from whomever the port is.
+    pub(crate) fn go_on(&self, state: &State) {
+        let port = match &*self.device.lock() {
+            Device::Ring(ring) => Some(ring.port),
+            _ => None,
+        };
+        port.inspect(|port| state.events.wake(state, port.number()));
     }
 
     /// Joins the ring of the new domain. Who waits for the old port is woken by its table.

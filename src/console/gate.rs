@@ -10,13 +10,13 @@ use crate::eventchn::{Pace, Port};
 use crate::state::State;
 use crate::time::{self, Instant};
 
-/// The gate. It is used by the main loop alone, so its parts have no order.
+/// The gate. On one virtual CPU nobody else uses it meanwhile, so its parts have no order.
 pub(super) struct Gate {
     /// Until when it is closed, in nanoseconds; zero if it is open.
     closed: AtomicU64,
     /// How many events there had been when it was opened the last time.
     events: AtomicU64,
-    /// How far the backend had read then, as its index.
+    /// How far the backend had read then, as far as the domain had looked, as its index.
     read: AtomicU32,
 }
 
@@ -36,7 +36,8 @@ impl Gate {
     }
 
     /// Lets the next event in, if it is time for that. To be done before the ring is looked at: then an event that comes later
-    /// wakes the domain. `read` is how far the backend has read.
+    /// wakes the domain. `read` is how far the
+    /// backend had read at the last look: what an event has brought counts in the next turn.
     pub(super) fn open(&self, state: &State, port: &Port, pace: &Pace, read: u32) {
         if self.closed().is_some_and(|until| time::now_in(state) < until) {
             return;
@@ -45,7 +46,7 @@ impl Gate {
         let events = port.count();
         let came = self.events.swap(events, Ordering::Relaxed) != events;
         if self.read.swap(read, Ordering::Relaxed) != read {
-            pace.found();
+            pace.expected();
         } else if came && let Some(until) = pace.rest(state) {
             // One more may come, and be delivered, until then.
             self.closed.store(until.as_nanos(), Ordering::Relaxed);

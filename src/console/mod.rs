@@ -224,10 +224,10 @@ impl Console {
     ) -> Result<T, Error> {
         let state = self.0;
         let pace = state.console.pace();
-        pace.share().await;
+        pace.share(state).await;
         let mut attempt = || {
             let done = state.console.with(&mut attempt)?;
-            done.is_some().then(|| pace.found());
+            done.is_some().then(|| pace.found(state));
             Ok(done)
         };
         if let Some(done) = attempt()? {
@@ -250,7 +250,6 @@ impl Console {
                 Err(eventchn::Error::BeforeResume) => false,
                 Err(error) => return Err(Error::Port(error)),
             };
-            pace.waited();
         }
     }
 }

@@ -22,6 +22,11 @@ impl Location {
         Self::read(STORE_PFN, STORE_EVTCHN)
     }
 
+    /// Whether the two have neither a page nor a port in common.
+    pub(crate) fn is_apart(self, other: Self) -> bool {
+        self.frame != other.frame && self.port != other.port
+    }
+
     /// Asks Xen. Zero and all ones mean that there is none, and so does a refusal.
     fn read(frame: u32, port: u32) -> Option<Self> {
         let frame = hypercall::hvm_get_param(frame).ok().filter(|&frame| frame != 0 && frame < 1 << 40)?;

@@ -6,8 +6,8 @@
 //! *Empty events.* A peer can send events that tell of nothing, without end, and each wakes the domain. A few are in their
 //! nature: what one tells of may have been found before it came, so each find makes up for one. Of those beyond that there may
 //! be one in each millisecond on average, and some at once; then there is a pause before the next look, in which one event
-//! is delivered at most. That is counted in the port, as it is one peer's doing: it does not begin anew with each wait, or when a
-//! wait is given up.
+//! is delivered at most to who pauses. That is counted with the port, as it is one peer's doing: it does not begin anew with each
+//! wait, or when a wait is given up.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
@@ -16,7 +16,7 @@ use crate::executor;
 use crate::state::State;
 use crate::time::{self, Instant};
 
-/// Finds in a row before others have their turn.
+/// Finds in a turn of the main loop before others have theirs.
 const FINDS: u32 = 64;
 /// Events that may bring nothing at once.
 const PATIENCE: u32 = 32;
@@ -27,8 +27,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// order.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Finds since others had their turn.
+    /// Finds in a turn of the main loop, and which that was.
     finds: AtomicU32,
+    turn: AtomicU64,
     /// Empty events beyond finds, since a moment.
     empty: AtomicU32,
     /// That moment, in nanoseconds.
@@ -42,6 +43,7 @@ impl Pace {
     pub(crate) const fn new() -> Self {
         Self {
             finds: AtomicU32::new(0),
+            turn: AtomicU64::new(0),
             empty: AtomicU32::new(0),
             since: AtomicU64::new(0),
             spurious: AtomicU64::new(0),
@@ -52,28 +54,37 @@ impl Pace {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future takes the turn from nobody: the next one begins with it.
-    pub(crate) async fn share(&self) {
-        if self.finds.load(Ordering::Relaxed) >= FINDS {
+    /// Dropping the future takes nothing along. Who waits for nothing at all finds nothing in a turn in which others are to
+    /// have theirs, and does in the next.
+    pub(crate) async fn share(&self, state: &State) {
+        if self.finds(state).load(Ordering::Relaxed) >= FINDS {
             executor::yield_now().await;
-            self.waited();
         }
     }
 
     /// Something was found.
-    pub(crate) fn found(&self) {
-        self.finds.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn found(&self, state: &State) {
+        self.finds(state).fetch_add(1, Ordering::Relaxed);
+        self.expected();
+    }
+
+    /// The count of this turn.
+    fn finds(&self, state: &State) -> &AtomicU32 {
+        let turn = state.executor.turn();
+        if self.turn.swap(turn, Ordering::Relaxed) != turn {
+            self.finds.store(0, Ordering::Relaxed);
+        }
+        &self.finds
+    }
+
+    /// An event has brought something: that makes up for one that has not.
+    pub(crate) fn expected(&self) {
         self.empty.store(self.empty.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 
     /// What was found makes up for all that has brought nothing before.
     pub(crate) fn made_up(&self) {
         self.empty.store(0, Ordering::Relaxed);
-    }
-
-    /// The task has waited, so that others had their turn.
-    pub(crate) fn waited(&self) {
-        self.finds.store(0, Ordering::Relaxed);
     }
 
     /// An event has brought nothing: pauses if there were too many such.

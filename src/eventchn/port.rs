@@ -130,8 +130,7 @@ impl Port {
     /// Wakes whoever waits, as an event does.
     pub(crate) fn wake(&self) {
         if self.is_current() {
-            self.state.events.fire(self.number);
-            let _ = self.count();
+            self.state.events.wake(self.state, self.number);
         }
     }
 
@@ -229,8 +228,8 @@ impl Port {
     /// peer may send 32 at once, and one in each millisecond on average. Then each is followed by a pause of a millisecond, in
     /// which one event is delivered at most. So one `look` is to look at all that the port's events may tell of.
     ///
-    /// A peer that has something there whenever `look` is asked keeps nobody else from running: after 64 finds without a wait
-    /// other tasks and timers have their turn, before the next look.
+    /// A peer that has something there whenever `look` is asked keeps nobody else from running: after 64 finds in a turn of the
+    /// main loop other tasks and timers have theirs, before the next look.
     ///
     /// # Errors
     ///
@@ -240,7 +239,7 @@ impl Port {
     ///
     /// What is found is returned at once, so a future that is dropped takes nothing along.
     pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
-        self.pace.share().await;
+        self.pace.share(self.state).await;
         let mut woken = false;
         loop {
             if !self.is_current() {
@@ -249,14 +248,13 @@ impl Port {
             // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
             let seen = self.count();
             if let Some(found) = look() {
-                self.pace.found();
+                self.pace.found(self.state);
                 return Ok(found);
             }
             if woken {
                 self.pace.empty(self.state).await;
             }
             self.after(seen).await?;
-            self.pace.waited();
             woken = true;
         }
     }

@@ -176,8 +176,14 @@ impl Table {
         });
     }
 
+    /// Wakes who waits for a port, as an event does.
+    pub(crate) fn wake(&self, state: &State, port: u32) {
+        self.fire(port);
+        let _ = self.count(state, port);
+    }
+
     /// Counts an event and wakes who waits for it.
-    pub(super) fn fire(&self, port: u32) {
+    fn fire(&self, port: u32) {
         let mut inner = self.0.lock();
         let Some(entry) = inner.entry(port) else { return };
         entry.count += 1;

@@ -82,6 +82,11 @@ impl Executor {
         enable_interrupts(state);
     }
 
+    /// Which turn of the main loop this is.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
     /// Does something as if nobody waited for it.
     pub(crate) fn background<T>(&self, act: impl FnOnce() -> T) -> T {
         let before = self.background.swap(true, Ordering::Relaxed);
@@ -196,7 +201,7 @@ pub struct Activity {
 #[must_use]
 pub fn activity() -> Activity {
     state::get().map_or_else(Activity::default, |state| Activity {
-        turns: state.executor.turns.load(Ordering::Relaxed),
+        turns: state.executor.turn(),
         halts: state.executor.halts.load(Ordering::Relaxed),
     })
 }

@@ -26,7 +26,8 @@ impl fmt::Display for Failure {
 
 /// Makes all of it anew, once the domain runs elsewhere. Each module knows what it needs; this alone knows the order.
 ///
-/// Nothing is locked, as a task calls it. Wakers are the application's code: they are called when all is done.
+/// Nothing is locked, as a task calls it. Wakers are the application's code: they are called when all that was Xen's is there
+/// again.
 pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Failure> {
     let failed = |what| move |errno| Failure(what, errno);
 
@@ -57,8 +58,9 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
     }
 
     // 7. The rings. Watches are registered again by xenstore's task.
-    state.console.resume(Location::console());
-    state.xenstore.resume(Location::xenstore());
+    let (console, xenstore) = (Location::console(), Location::xenstore());
+    state.console.resume(console);
+    state.xenstore.resume(xenstore.filter(|xenstore| console.is_none_or(|console| console.is_apart(*xenstore))));
 
     // 8. Who waits for anything of it looks again.
     waited.for_each(Waker::wake);

@@ -190,7 +190,7 @@ fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
         state.lifecycle.watchdogs.feed();
         state.timers.look_again();
     }
-    state.console.go_on();
+    state.console.go_on(state);
     result.map(|_| Resumption::Cancelled)
 }
 

@@ -385,10 +385,11 @@ async fn speak(state: &'static State, port: &Port) {
             log::warn!("xenstore: the server shows what cannot be, or has given up; the connection is broken");
         }
         woken.drain(..).for_each(Waker::wake);
+        let came = core::mem::take(&mut by_event);
         if moved {
             // The server sends several events for a message.
             port.pace().made_up();
-        } else if core::mem::take(&mut by_event) {
+        } else if came {
             port.pace().empty(state).await;
         }
         if next == Next::Again {
