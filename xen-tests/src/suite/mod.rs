@@ -121,12 +121,10 @@ pub fn run(selection: &Selection) -> Result<u8> {
     let new = || Suite { selection, report: Report::default(), logs: logs.clone(), images: Images::new() };
     let wanted = |tier| selection.tier.is_none_or(|only| only == tier);
     let (mut suite, mut beside) = (new(), new());
-    if wanted(Tier::Host) {
-        host::tests(&mut suite);
-    }
     thread::scope(|scope| {
         if wanted(Tier::Host) {
             scope.spawn(|| {
+                host::tests(&mut beside);
                 host::sources(&mut beside);
                 host::fuzz(&mut beside);
                 host::miri(&mut beside);
