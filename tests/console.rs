@@ -445,7 +445,7 @@ fn lines_end_as_terminals_and_files_end_them() {
     let long = "y".repeat(MAX_LINE);
     let input = ["one\ntwo\rthree\r\n\nfive\r\r\n", &long, "\n", &long, &long, "z\rafter\n"].concat();
     let expected = ["one", "two", "three", "", "five", "", &long, "?", "after"].map(str::to_owned);
-    for piece in if cfg!(miri) { [999, 2000, input.len()] } else { [1, 7, input.len()] } {
+    for piece in [1, 7, input.len()].into_iter().skip(if cfg!(miri) { 2 } else { 0 }) {
         let mut guest = Guest::new();
         for (number, bytes) in input.as_bytes().chunks(piece).enumerate() {
             let bytes = bytes.to_vec();
