@@ -8,7 +8,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -283,26 +284,33 @@ fn no_interleaving_with_a_consumer_loses_a_wake_up() {
     assert!(found > 0, "a consumer without the final check goes unnoticed");
 }
 
-/// The end of an event channel: events that were sent before somebody looks are one.
+/// The end of an event channel, in each direction with its pending bit: events that were sent before somebody looks are one.
+/// As with Xen's, who sends one that is pending already changes the bit all the same, so that who clears it sees what was
+/// written before.
 struct Port {
-    to_peer: SyncSender<()>,
-    from_peer: Receiver<()>,
+    to_peer: (Arc<AtomicBool>, SyncSender<()>),
+    from_peer: (Arc<AtomicBool>, Receiver<()>),
 }
 
 impl Port {
     fn pair() -> (Self, Self) {
-        let (to_first, from_second) = sync_channel(1);
-        let (to_second, from_first) = sync_channel(1);
-        (Self { to_peer: to_second, from_peer: from_second }, Self { to_peer: to_first, from_peer: from_first })
+        let directions = [(); 2].map(|()| (Arc::<AtomicBool>::default(), sync_channel(1)));
+        let [first, second] = directions.map(|(pending, (to, from))| ((Arc::clone(&pending), to), (pending, from)));
+        (Self { to_peer: first.0, from_peer: second.1 }, Self { to_peer: second.0, from_peer: first.1 })
     }
 
     fn notify(&self) {
-        // One is on its way already, or the peer is done.
-        let _ = self.to_peer.try_send(());
+        let (pending, wake) = &self.to_peer;
+        if !pending.swap(true, Ordering::AcqRel) {
+            // The peer may be done.
+            let _ = wake.send(());
+        }
     }
 
     fn wait(&self) {
-        self.from_peer.recv_timeout(Duration::from_secs(20)).expect("a wake-up is lost");
+        let (pending, woken) = &self.from_peer;
+        woken.recv_timeout(Duration::from_secs(20)).expect("a wake-up is lost");
+        pending.swap(false, Ordering::AcqRel);
     }
 }
 
