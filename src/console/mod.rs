@@ -225,31 +225,19 @@ impl Console {
         let state = self.0;
         let pace = state.console.pace();
         pace.share(state).await;
-        let mut attempt = || {
-            let done = state.console.with(&mut attempt)?;
-            done.is_some().then(|| pace.found(state));
-            Ok(done)
-        };
-        if let Some(done) = attempt()? {
+        // Without the port, which a domain that never waits has no use for.
+        if let Some(done) = state.console.with(&mut attempt)? {
+            pace.found(state);
             return Ok(done);
         }
-        let mut woken = false;
         loop {
             let port = state.console.port(state)?;
-            // Counted before the attempt: an event that comes after it ends the wait.
-            let seen = port.count();
-            if let Some(done) = attempt()? {
-                return Ok(done);
-            }
-            if woken {
-                pace.empty(state).await;
-            }
-            woken = match port.after(seen).await {
-                Ok(_) => true,
+            match port.until_by(pace, || state.console.with(&mut attempt).transpose()).await {
+                Ok(done) => return done,
                 // In the new domain the console has another port.
-                Err(eventchn::Error::BeforeResume) => false,
+                Err(eventchn::Error::BeforeResume) => {}
                 Err(error) => return Err(Error::Port(error)),
-            };
+            }
         }
     }
 }

@@ -238,8 +238,13 @@ impl Port {
     /// # Cancel safety
     ///
     /// What is found is returned at once, so a future that is dropped takes nothing along.
-    pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
-        self.pace.share(self.state).await;
+    pub async fn until<T>(&self, look: impl FnMut() -> Option<T>) -> Result<T, Error> {
+        self.until_by(&self.pace, look).await
+    }
+
+    /// As [`until`](Self::until), at the pace of a peer that may have had other ports before.
+    pub(crate) async fn until_by<T>(&self, pace: &Pace, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
+        pace.share(self.state).await;
         let mut woken = false;
         loop {
             if !self.is_current() {
@@ -248,11 +253,11 @@ impl Port {
             // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
             let seen = self.count();
             if let Some(found) = look() {
-                self.pace.found(self.state);
+                pace.found(self.state);
                 return Ok(found);
             }
             if woken {
-                self.pace.empty(self.state).await;
+                pace.empty(self.state).await;
             }
             self.after(seen).await?;
             woken = true;
