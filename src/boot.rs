@@ -127,7 +127,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         })
     });
     // What is said to be both's is the console's.
-    let xenstore = xenstore.filter(|xenstore| console.is_none_or(|console| console.is_apart(*xenstore)));
+    let xenstore = xenstore.filter(|xenstore| xenstore.is_apart(console));
 
     // 5. RAM that the domain does not have goes back before anything touches it.
     let surplus = memory::give_back(&mut map, &mut free, reservation);

@@ -27,7 +27,8 @@ impl Gate {
 
     /// Until when it is closed.
     pub(super) fn closed(&self) -> Option<Instant> {
-        Some(Instant::from_nanos(self.closed.load(Ordering::Relaxed))).filter(|until| *until != Instant::from_nanos(0))
+        let until = self.closed.load(Ordering::Relaxed);
+        (until != 0).then(|| Instant::from_nanos(until))
     }
 
     /// Nobody waits behind it any more.

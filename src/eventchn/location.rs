@@ -22,9 +22,9 @@ impl Location {
         Self::read(STORE_PFN, STORE_EVTCHN)
     }
 
-    /// Whether the two have neither a page nor a port in common.
-    pub(crate) fn is_apart(self, other: Self) -> bool {
-        self.frame != other.frame && self.port != other.port
+    /// Whether it has neither a page nor a port in common with another, if there is one.
+    pub(crate) fn is_apart(self, other: Option<Self>) -> bool {
+        other.is_none_or(|other| self.frame != other.frame && self.port != other.port)
     }
 
     /// Asks Xen. Zero and all ones mean that there is none, and so does a refusal.

@@ -60,7 +60,7 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
     // 7. The rings. Watches are registered again by xenstore's task.
     let (console, xenstore) = (Location::console(), Location::xenstore());
     state.console.resume(console);
-    state.xenstore.resume(xenstore.filter(|xenstore| console.is_none_or(|console| console.is_apart(*xenstore))));
+    state.xenstore.resume(xenstore.filter(|xenstore| xenstore.is_apart(console)));
 
     // 8. Who waits for anything of it looks again.
     waited.for_each(Waker::wake);
