@@ -368,20 +368,24 @@ fn took(session: &mut Session, operation: &Operation, times: u64) -> Result<[u64
     } else {
         measure_and_hear(session, &name)?
     };
-    let line = text.lines().find_map(|line| line.split_once("@took ")).map(|(_, numbers)| numbers);
-    let numbers: Vec<u64> = line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
-    match numbers[..] {
+    match told(&text, "@took ")[..] {
         [hypercalls, halts] => Ok([time, hypercalls, halts]),
         _ => bail!("the guest did not tell what it took; its console:\n{text}"),
     }
 }
 
+/// The numbers that the guest of an operation tells behind a mark; none if it does not.
+fn told(text: &str, mark: &str) -> Vec<u64> {
+    let line = text.lines().find_map(|line| line.split_once(mark)).map(|(_, numbers)| numbers);
+    line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect()
+}
+
 /// How late the sleeps of an operation's guest were: least, median, most, in nanoseconds.
 fn lateness(session: &mut Session, operation: &Operation) -> Result<[u64; 3]> {
     let (_, text) = measure_and_hear(session, &operation_domain(operation, operation.times))?;
-    let line = text.lines().find_map(|line| line.split_once("@late ")).map(|(_, numbers)| numbers);
-    let numbers: Vec<u64> = line.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect();
-    numbers.try_into().map_err(|_| anyhow!("the guest did not tell how late it was; its console:\n{text}"))
+    told(&text, "@late ")
+        .try_into()
+        .map_err(|_| anyhow!("the guest did not tell how late it was; its console:\n{text}"))
 }
 
 /// Processor time of a domain from when it is let run to when it has powered off.
