@@ -36,7 +36,7 @@ pub const SET_PRIORITY: u64 = 13;
 #[doc(alias("evtchn_send", "evtchn_close"))]
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Send {
+pub struct EvtchnSend {
     /// The local port.
     pub port: u32,
 }
@@ -187,7 +187,8 @@ pub mod virq {
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
 pub const TWO_LEVEL_PORTS: u32 = 4096;
 
-const _: () = assert!(size_of::<Send>() == 4 && size_of::<AllocUnbound>() == 8 && size_of::<BindInterdomain>() == 12);
+const _: () =
+    assert!(size_of::<EvtchnSend>() == 4 && size_of::<AllocUnbound>() == 8 && size_of::<BindInterdomain>() == 12);
 /// The FIFO interface: bits of an event word, and byte offsets in the control block.
 #[doc(alias = "EVTCHN_FIFO_")]
 pub mod fifo {

@@ -165,7 +165,7 @@ pub struct CopySide {
 #[doc(alias = "gnttab_copy")]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Copy {
+pub struct GrantCopy {
     /// From where.
     pub source: CopySide,
     /// To where.
@@ -195,5 +195,5 @@ pub struct QuerySize {
 
 const _: () = assert!(size_of::<MapGrantRef>() == 32);
 const _: () = assert!(size_of::<UnmapGrantRef>() == 24);
-const _: () = assert!(size_of::<Copy>() == 40);
+const _: () = assert!(size_of::<GrantCopy>() == 40);
 const _: () = assert!(size_of::<QuerySize>() == 16);

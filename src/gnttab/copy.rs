@@ -13,7 +13,7 @@ use core::marker::PhantomData;
 use super::retry::Retry;
 use super::{Error, Grant, Reference};
 use crate::abi::errno::Errno;
-use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, Status};
+use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, Status};
 use crate::abi::xen::DomainId;
 use crate::state::{self, State};
 use crate::{arch, hypercall};
@@ -52,7 +52,7 @@ enum Way {
 #[doc(alias("gnttab_batch_copy", "GNTTABOP_copy"))]
 #[derive(Default)]
 pub struct Batch<'a> {
-    segments: heapless::Vec<Copy, SEGMENTS>,
+    segments: heapless::Vec<GrantCopy, SEGMENTS>,
     /// Segments of each copy.
     parts: heapless::Vec<u8, SEGMENTS>,
     memory: PhantomData<&'a mut [u8]>,
@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
             return Err(Error::BeyondPage);
         }
         let first = len.min(PAGE - own.addr() % PAGE);
-        let (mut done, mut parts) = (0, heapless::Vec::<Copy, 2>::new());
+        let (mut done, mut parts) = (0, heapless::Vec::<GrantCopy, 2>::new());
         for part in [first, len - first].into_iter().filter(|part| *part > 0) {
             let own = own.wrapping_add(done);
             let place = arch::copied_frame(own).ok_or(Error::BadPage)?;
@@ -115,7 +115,7 @@ impl<'a> Batch<'a> {
                 Way::In => (own, peer, COPY_DESTINATION_GRANT),
             };
             // What Xen does not come to is not copied.
-            let segment = Copy { source, dest, len: part as u16, flags, status: Status::AGAIN };
+            let segment = GrantCopy { source, dest, len: part as u16, flags, status: Status::AGAIN };
             // There is room for two.
             let _ = parts.push(segment);
             done += part;

@@ -4,7 +4,7 @@ use super::{Arg, call, check};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{
     ALLOC_UNBOUND, AllocUnbound, BIND_INTERDOMAIN, BIND_IPI, BIND_VIRQ, BindInterdomain, BindIpi, BindVirq, CLOSE,
-    EXPAND_ARRAY, ExpandArray, INIT_CONTROL, InitControl, SEND, SET_PRIORITY, STATUS, Send, SetPriority, Status,
+    EXPAND_ARRAY, EvtchnSend, ExpandArray, INIT_CONTROL, InitControl, SEND, SET_PRIORITY, STATUS, SetPriority, Status,
 };
 use crate::abi::hvm;
 use crate::abi::xen::{DomainId, Hypercall};
@@ -21,7 +21,7 @@ fn operation<T>(number: u64, argument: &mut T) -> Result<(), Errno> {
 
 /// Raises an event on a local port. An unbound port swallows it; a closed one is an error.
 pub(crate) fn event_send(port: u32) -> Result<(), Errno> {
-    operation(SEND, &mut Send { port })
+    operation(SEND, &mut EvtchnSend { port })
 }
 
 /// Makes a port that a domain may bind to.
@@ -50,7 +50,7 @@ pub(crate) fn event_bind_ipi() -> Result<u32, Errno> {
 
 /// Closes a port.
 pub(crate) fn event_close(port: u32) -> Result<(), Errno> {
-    operation(CLOSE, &mut Send { port })
+    operation(CLOSE, &mut EvtchnSend { port })
 }
 
 /// Switches the domain to the FIFO interface, with the control block of virtual CPU 0 at the beginning of a frame.

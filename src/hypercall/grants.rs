@@ -3,7 +3,7 @@
 use super::{Arg, call, check};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{
-    COPY, Copy, MAP_GRANT_REF, MapGrantRef, QUERY_SIZE, QuerySize, Status, UNMAP_GRANT_REF, UnmapGrantRef,
+    COPY, GrantCopy, MAP_GRANT_REF, MapGrantRef, QUERY_SIZE, QuerySize, Status, UNMAP_GRANT_REF, UnmapGrantRef,
 };
 use crate::abi::memory::{ADD_TO_PHYSMAP, AddToPhysmap, MAP_SPACE_GRANT_TABLE};
 use crate::abi::xen::{DomainId, Hypercall};
@@ -13,7 +13,7 @@ use crate::abi::xen::{DomainId, Hypercall};
 /// # Safety
 ///
 /// The structures are those of the operation: [`QuerySize`] for `QUERY_SIZE`, [`MapGrantRef`] for `MAP_GRANT_REF`,
-/// [`UnmapGrantRef`] for `UNMAP_GRANT_REF`, and [`Copy`] for `COPY`. What they name is as the function for it wants it:
+/// [`UnmapGrantRef`] for `UNMAP_GRANT_REF`, and [`GrantCopy`] for `COPY`. What they name is as the function for it wants it:
 /// nothing lies [where a page is mapped](grant_map), nobody uses [what is unmapped](grant_unmap), and own frames that are
 /// [copied](grant_copy) from or to are the caller's to read, or to write.
 unsafe fn operation<T>(number: u64, batch: &mut [T]) -> Result<(), Errno> {
@@ -86,7 +86,7 @@ pub(crate) unsafe fn grant_unmap(batch: &mut [UnmapGrantRef]) -> Result<(), Errn
 ///
 /// What a copy reads of frames of the own domain's nothing writes during the call, and what it writes there nothing else uses.
 /// (Pages that the domain grants may be named by their references, and are accessed by `SharedMemory` alone.)
-pub(crate) unsafe fn grant_copy(batch: &mut [Copy]) -> Result<(), Errno> {
+pub(crate) unsafe fn grant_copy(batch: &mut [GrantCopy]) -> Result<(), Errno> {
     // SAFETY: the structures belong to the operation; that the own frames may be copied from or to is the caller's promise.
     unsafe { operation(COPY, batch) }
 }

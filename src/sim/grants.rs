@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
     use crate::abi::grant_table::{
-        COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, MAP_HOST, MapGrantRef, UnmapGrantRef,
+        COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, MAP_HOST, MapGrantRef, UnmapGrantRef,
     };
     use crate::lifecycle::Reason;
     use crate::memory::Pages;
@@ -480,10 +480,10 @@ mod tests {
             }
             let side = |place, offset| CopySide { place, domid: 7, offset };
             let flags = COPY_SOURCE_GRANT | COPY_DESTINATION_GRANT;
-            let good = Copy { source: side(8, 1), dest: side(9, 4093), len: 3, flags, status: Status(1) };
-            let none = Copy { len: 0, ..good };
-            let beyond = Copy { len: 4, ..good };
-            let foreign = Copy { flags: COPY_DESTINATION_GRANT, ..good };
+            let good = GrantCopy { source: side(8, 1), dest: side(9, 4093), len: 3, flags, status: Status(1) };
+            let none = GrantCopy { len: 0, ..good };
+            let beyond = GrantCopy { len: 4, ..good };
+            let foreign = GrantCopy { flags: COPY_DESTINATION_GRANT, ..good };
             let mut batch = [good, none, beyond, foreign];
             // SAFETY: no frame of the domain's is named but by its grants.
             unsafe { hypercall::grant_copy(&mut batch) }.unwrap();

@@ -79,8 +79,8 @@ unsafe fn event_channel_op(operation: u64, argument: Arg) -> Result<u64, Errno> 
     // SAFETY: the caller vouches for the structure; each operation has one of its own.
     with(|machine| unsafe {
         match operation {
-            event_channel::SEND => machine.send_event((*argument.as_ptr::<event_channel::Send>()).port),
-            event_channel::CLOSE => machine.close_port((*argument.as_ptr::<event_channel::Send>()).port),
+            event_channel::SEND => machine.send_event((*argument.as_ptr::<event_channel::EvtchnSend>()).port),
+            event_channel::CLOSE => machine.close_port((*argument.as_ptr::<event_channel::EvtchnSend>()).port),
             event_channel::ALLOC_UNBOUND => machine.alloc_unbound(&mut *argument.as_ptr()),
             event_channel::BIND_INTERDOMAIN => machine.bind_interdomain(&mut *argument.as_ptr()),
             event_channel::BIND_VIRQ => machine.bind_virq(&mut *argument.as_ptr()),

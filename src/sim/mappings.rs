@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::machine::Machine;
 use crate::abi::grant_table::{
-    COPY, COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, Copy, CopySide, MAP_GRANT_REF, MAP_HOST, MAP_READ_ONLY,
+    COPY, COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, MAP_GRANT_REF, MAP_HOST, MAP_READ_ONLY,
     MapGrantRef, Status, UNMAP_GRANT_REF, UnmapGrantRef,
 };
 use crate::abi::xen::DomainId;
@@ -148,12 +148,12 @@ impl Machine {
         self.let_go(mapping.domain, mapping.reference, mapping.write);
     }
 
-    pub(super) fn copy_grant(&mut self, request: &mut Copy) {
+    pub(super) fn copy_grant(&mut self, request: &mut GrantCopy) {
         request.status = self.try_copy(request).err().unwrap_or(Status::OKAY);
     }
 
-    fn try_copy(&mut self, request: &Copy) -> Result<(), Status> {
-        let Copy { source, dest, len, flags, .. } = *request;
+    fn try_copy(&mut self, request: &GrantCopy) -> Result<(), Status> {
+        let GrantCopy { source, dest, len, flags, .. } = *request;
         let (from, to) = (flags & COPY_SOURCE_GRANT != 0, flags & COPY_DESTINATION_GRANT != 0);
         self.grant_fault(COPY, if from { source.place as u32 } else { dest.place as u32 })?;
         let beyond = |side: &CopySide| u32::from(side.offset) + u32::from(len) > 4096;
