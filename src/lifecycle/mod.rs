@@ -141,14 +141,35 @@ pub(crate) fn shutdown(reason: Reason) -> ! {
     arch::stop()
 }
 
-/// What main may return.
-pub trait Outcome {
-    /// Ends the domain accordingly.
-    #[doc(hidden)]
-    fn end(self) -> !;
+/// The return types of main: `()`, [`Reason`], and a `Result` of either whose error implements [`Display`](fmt::Display).
+///
+/// This trait is sealed: only this crate implements it.
+///
+/// ```compile_fail,E0277
+/// struct Mine;
+/// impl domu::lifecycle::Outcome for Mine {}
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the result of a domain's main function",
+    label = "main returns `{Self}`",
+    note = "main returns `()`, `domu::lifecycle::Reason`, `Result<(), E>` or `Result<Reason, E>`, where `E: Display`"
+)]
+pub trait Outcome: sealed::Outcome {}
+
+impl<E: fmt::Display> Outcome for Result<(), E> {}
+impl<E: fmt::Display> Outcome for Result<Reason, E> {}
+impl Outcome for Reason {}
+impl Outcome for () {}
+
+mod sealed {
+    /// Keeps implementations of [`Outcome`](super::Outcome) in this crate.
+    pub trait Outcome {
+        /// Ends the domain accordingly.
+        fn end(self) -> !;
+    }
 }
 
-impl<E: fmt::Display> Outcome for Result<(), E> {
+impl<E: fmt::Display> sealed::Outcome for Result<(), E> {
     fn end(self) -> ! {
         match self {
             Ok(()) => end(Reason::Poweroff),
@@ -157,7 +178,7 @@ impl<E: fmt::Display> Outcome for Result<(), E> {
     }
 }
 
-impl<E: fmt::Display> Outcome for Result<Reason, E> {
+impl<E: fmt::Display> sealed::Outcome for Result<Reason, E> {
     fn end(self) -> ! {
         match self {
             Ok(reason) => end(reason),
@@ -166,13 +187,13 @@ impl<E: fmt::Display> Outcome for Result<Reason, E> {
     }
 }
 
-impl Outcome for Reason {
+impl sealed::Outcome for Reason {
     fn end(self) -> ! {
         end(self)
     }
 }
 
-impl Outcome for () {
+impl sealed::Outcome for () {
     fn end(self) -> ! {
         end(Reason::Poweroff)
     }

@@ -1,14 +1,13 @@
 //! The back end of a device: the end of the domain that serves it.
 
-use core::ops::{Deref, DerefMut};
-
-use super::device::Role;
+use super::device::{Device, Role};
 use super::end::{Details, End, is_closing};
+use super::methods::end_methods;
 use super::{Error, State};
-use crate::xenstore::{Path, Xenstore};
+use crate::xenstore::{Path, Value, Xenstore};
 
 /// The back end of a device, through all its connections: [`prepare`](Self::prepare), [`accept`](Self::accept),
-/// [`connect`](Self::connect), [`until_closing`](End::until_closing), [`close`](End::close), and again.
+/// [`connect`](Self::connect), [`until_closing`](Self::until_closing), [`close`](Self::close), and again.
 ///
 /// Dropping it ends its watches, and changes nothing else: a connection that is to end properly is closed first.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](End::close).
+    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](Self::close).
     ///
     /// # Cancel safety
     ///
@@ -63,12 +62,12 @@ impl Backend {
         }
     }
 
-    /// Waits until the front end has told its details, which can be [read](End::read) then.
+    /// Waits until the front end has told its details, which can be [read](Self::read) then.
     ///
     /// # Errors
     ///
     /// [`Error::Closed`] if the front end closes; [`Error::Gone`]; [`Error::InvalidState`]; those of
-    /// [`wait_for`](End::wait_for).
+    /// [`wait_for`](Self::wait_for).
     ///
     /// # Cancel safety
     ///
@@ -89,11 +88,11 @@ impl Backend {
     /// # Errors
     ///
     /// [`Error::Closed`] if the front end is closing, or gone, or the toolstack wants this end to close; [`Error::Gone`];
-    /// [`Error::InvalidState`]; those of a [transaction](Xenstore::transaction) and of [`wait_for`](End::wait_for).
+    /// [`Error::InvalidState`]; those of a [transaction](Xenstore::transaction) and of [`wait_for`](Self::wait_for).
     ///
     /// # Cancel safety
     ///
-    /// The front end may be connected when the future is dropped: the next step is [`close`](End::close).
+    /// The front end may be connected when the future is dropped: the next step is [`close`](Self::close).
     pub async fn connect(&mut self, details: &Details<'_>) -> Result<(), Error> {
         if is_closing(self.0.peer_state().await?) {
             return Err(Error::Closed);
@@ -102,16 +101,4 @@ impl Backend {
     }
 }
 
-impl Deref for Backend {
-    type Target = End;
-
-    fn deref(&self) -> &End {
-        &self.0
-    }
-}
-
-impl DerefMut for Backend {
-    fn deref_mut(&mut self) -> &mut End {
-        &mut self.0
-    }
-}
+end_methods!(Backend);

@@ -23,9 +23,10 @@ use crate::xenstore::{self, Path, Value, Watch, Xenstore};
 /// What one end tells the other beside its state: names of nodes and their values.
 pub type Details<'a> = [(&'a str, &'a dyn Display)];
 
-/// What a [`Frontend`](super::Frontend) and a [`Backend`](super::Backend) have in common.
+/// State and steps common to a [`Frontend`](super::Frontend) and a [`Backend`](super::Backend). Its methods are documented in
+/// [`methods`](super::methods).
 #[derive(Debug)]
-pub struct End {
+pub(super) struct End {
     store: Xenstore,
     role: Role,
     device: Device,
@@ -79,46 +80,19 @@ impl End {
         Ok(Self { store: store.clone(), role, device, own, peer, state, next: None, asked: false, own_changed: true })
     }
 
-    /// Where the two ends are.
-    #[must_use]
-    pub const fn device(&self) -> &Device {
+    pub(super) const fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The state of this end, as it was set or found last.
-    #[must_use]
-    pub const fn state(&self) -> State {
+    pub(super) const fn state(&self) -> State {
         self.state
     }
 
-    /// The state of the other end; none if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidState`]; those of a [`read`](xenstore::Nodes::read).
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future.
-    #[doc(alias = "xenbus_read_driver_state")]
-    pub async fn peer_state(&self) -> Result<Option<State>, Error> {
+    pub(super) async fn peer_state(&self) -> Result<Option<State>, Error> {
         device::read_state(&self.store, self.peer.path()).await
     }
 
-    /// Waits until the state of the other end, or that it is not there, is accepted, and returns what `accept` makes of it.
-    /// States that follow each other fast are not all seen.
-    ///
-    /// The other end may let this wait for ever: [`time::timeout`](crate::time::timeout) bounds it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Gone`], [`Error::InvalidState`]; those of a [`read`](xenstore::Nodes::read) and of [`Watch::next`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future: the next wait begins by looking.
-    #[doc(alias = "wait_state")]
-    pub async fn wait_for<T>(&mut self, mut accept: impl FnMut(Option<State>) -> Option<T>) -> Result<T, Error> {
+    pub(super) async fn wait_for<T>(&mut self, mut accept: impl FnMut(Option<State>) -> Option<T>) -> Result<T, Error> {
         self.wait(|peer, _| accept(peer)).await
     }
 
@@ -137,17 +111,7 @@ impl End {
         }
     }
 
-    /// A value that the other end has published.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Closed`] if the other end is gone with its domain; those of a [`read`](xenstore::Nodes::read),
-    /// [`NotFound`](xenstore::Error::NotFound) among them.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future.
-    pub async fn read(&self, name: &str) -> Result<Value, Error> {
+    pub(super) async fn read(&self, name: &str) -> Result<Value, Error> {
         match self.store.read(self.device.peer_path().join(name)?).await {
             // So it is when all that is above is gone too.
             Err(xenstore::Error::Denied) if self.peer_state().await?.is_none() => Err(Error::Closed),
@@ -155,19 +119,7 @@ impl End {
         }
     }
 
-    /// A number that the other end has published, such as a feature, of which 1 is yes: `default` if there is none, and at
-    /// most `most`, however large it is.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidValue`](xenstore::Error::InvalidValue) of what is no number, or negative where it cannot be, and those of
-    /// [`read`](Self::read).
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future.
-    #[doc(alias = "xenbus_read_unsigned")]
-    pub async fn feature<T>(&self, name: &str, default: T, most: T) -> Result<T, Error>
+    pub(super) async fn feature<T>(&self, name: &str, default: T, most: T) -> Result<T, Error>
     where
         T: Copy + Into<i128> + TryFrom<i128>,
     {
@@ -179,37 +131,11 @@ impl End {
         T::try_from(number.min(most.into())).map_err(|_| xenstore::Error::InvalidValue.into())
     }
 
-    /// Waits until this connection is to end: the other end closes, has begun again or has disappeared, or the toolstack wants
-    /// this one to close. The next step is [`close`](Self::close).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Gone`], which is an end as well; those of [`wait_for`](Self::wait_for).
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future.
-    pub async fn until_closing(&mut self) -> Result<(), Error> {
+    pub(super) async fn until_closing(&mut self) -> Result<(), Error> {
         self.wait(|peer, asked| (asked || !is_active(peer)).then_some(())).await
     }
 
-    /// Closes this end, and waits until the other uses nothing of it any more: it has closed too, has begun again, or has
-    /// disappeared. One that has begun again is given five seconds to answer, as it may have yet to look. A front end ends its
-    /// grants after this; a back end unmaps what it has mapped before, as front ends take a back end that is closed at its word.
-    ///
-    /// An end that is closed already, or was never connected, may be closed as well. A peer that does not close keeps this
-    /// waiting: [`time::timeout`](crate::time::timeout) bounds that, and grants that it still uses are kept back until it is
-    /// done.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Gone`]: there is nothing left to be closed. Those of a [transaction](Xenstore::transaction), of a
-    /// [`read`](xenstore::Nodes::read) and of [`Watch::next`].
-    ///
-    /// # Cancel safety
-    ///
-    /// An end whose closing was dropped is closing, or closed; it can be closed again.
-    pub async fn close(&mut self) -> Result<(), Error> {
+    pub(super) async fn close(&mut self) -> Result<(), Error> {
         let state = self.settle().await?;
         if state != State::CLOSED {
             self.set(State::CLOSING, &[]).await?;

@@ -11,7 +11,7 @@ pub enum Error {
     /// The toolstack has removed the device, and perhaps made it anew: this end is over, and a new one may be opened.
     Gone,
     /// The other end closes, is closed or has disappeared, or the toolstack wants this one to close: the next step is
-    /// [`close`](super::End::close), and after that this end may begin again.
+    /// [`close`](super::Frontend::close), and after that this end may begin again.
     Closed,
     /// The device says that its other end is where none of its can be: at another place, or in another domain.
     Misplaced,

@@ -1,16 +1,24 @@
 //! The front end of a device: the end of the domain that uses it.
 
-use core::ops::{Deref, DerefMut};
-
-use super::device::Role;
+use super::device::{Device, Role};
 use super::end::{Details, End, is_closing, is_open};
+use super::methods::end_methods;
 use super::{Error, State};
-use crate::xenstore::{Path, Xenstore};
+use crate::xenstore::{Path, Value, Xenstore};
 
 /// The front end of a device, through all its connections: [`prepare`](Self::prepare), [`connect`](Self::connect),
-/// [`until_closing`](End::until_closing), [`close`](End::close), and again.
+/// [`until_closing`](Self::until_closing), [`close`](Self::close), and again.
 ///
 /// Dropping it ends its watches, and changes nothing else: a connection that is to end properly is closed first.
+///
+/// A front end cannot be swapped with a back end:
+///
+/// ```compile_fail,E0614
+/// # use domu::xenbus::{Backend, Frontend};
+/// fn swap(front: &mut Frontend, back: &mut Backend) {
+///     core::mem::swap(&mut **front, &mut **back);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Frontend(End);
 
@@ -35,7 +43,7 @@ impl Frontend {
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](End::close).
+    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](Self::close).
     ///
     /// # Cancel safety
     ///
@@ -74,11 +82,11 @@ impl Frontend {
     /// # Errors
     ///
     /// [`Error::Closed`] if the back end does not want to, or is gone; [`Error::Gone`]; [`Error::InvalidState`]; those of a
-    /// [transaction](Xenstore::transaction) and of [`wait_for`](End::wait_for).
+    /// [transaction](Xenstore::transaction) and of [`wait_for`](Self::wait_for).
     ///
     /// # Cancel safety
     ///
-    /// The details may have been told when the future is dropped: the next step is [`close`](End::close).
+    /// The details may have been told when the future is dropped: the next step is [`close`](Self::close).
     pub async fn connect(&mut self, state: State, details: &Details<'_>) -> Result<(), Error> {
         self.0.set(state, details).await?;
         self.0
@@ -92,16 +100,4 @@ impl Frontend {
     }
 }
 
-impl Deref for Frontend {
-    type Target = End;
-
-    fn deref(&self) -> &End {
-        &self.0
-    }
-}
-
-impl DerefMut for Frontend {
-    fn deref_mut(&mut self) -> &mut End {
-        &mut self.0
-    }
-}
+end_methods!(Frontend);

@@ -9,7 +9,7 @@
 //! | [`prepare`](Frontend::prepare) | Initialising | [`prepare`](Backend::prepare), with what it offers | InitWait |
 //! | [`connect`](Frontend::connect), with its details | Initialised or Connected | [`accept`](Backend::accept) | |
 //! | | Connected | [`connect`](Backend::connect) | Connected |
-//! | [`until_closing`](End::until_closing), [`close`](End::close) | Closing, Closed | the same | Closing, Closed |
+//! | [`until_closing`](Frontend::until_closing), [`close`](Frontend::close) | Closing, Closed | the same | Closing, Closed |
 //!
 //! Either end may skip states, close at any time or disappear with its domain: [`Error::Closed`] and [`Error::Gone`] say so, and
 //! what belongs to a connection ends with the values that own it. After the first this end can close and begin again; the second
@@ -60,10 +60,11 @@ mod device;
 mod end;
 mod error;
 mod frontend;
+mod methods;
 
 pub use backend::Backend;
 pub use device::{Device, backends, frontends};
-pub use end::{Details, End};
+pub use end::Details;
 pub use error::Error;
 pub use frontend::Frontend;
 
