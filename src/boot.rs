@@ -21,7 +21,7 @@ use crate::console::Attachment;
 use crate::console::log::{self, LogState};
 use crate::domain::{Domain, MAX_COMMAND_LINE};
 use crate::eventchn::Location;
-use crate::hypercall::{self, XenVersion};
+use crate::hypercall::{self, Xen, XenVersion};
 use crate::lifecycle::{self, Outcome};
 use crate::memory::{self, FrameRange, HIGHEST_FRAME, Image, Layout, MapError, MemoryMap, NoRoom, Tables, Violation};
 use crate::options::{Options, Word};
@@ -35,6 +35,7 @@ use crate::{arch, eventchn, executor, gnttab, time, xenstore};
 pub(crate) enum Failure {
     NotOnXen,
     OldXen(XenVersion),
+    NoDomainId(Errno),
     NoStartInfo,
     Map(MapError),
     NoMemory,
@@ -49,6 +50,9 @@ impl fmt::Display for Failure {
                 "not running on Xen: this is a unikernel for a PVH domain of Xen 4.10 or later (xl: type=\"pvh\")",
             ),
             Self::OldXen(version) => write!(f, "Xen {version} is too old: {} or later is needed", XenVersion::OLDEST),
+            Self::NoDomainId(errno) => {
+                write!(f, "cannot learn the domain id: no CPUID leaf has it, and no event channel: {errno}")
+            }
             Self::NoStartInfo => f.write_str("no start info: not booted by the PVH protocol"),
             Self::Map(error) => write!(f, "{error}"),
             Self::NoMemory => f.write_str("too little memory: the image leaves no room to start"),
@@ -86,10 +90,11 @@ impl From<MapError> for Failure {
 #[inline(never)]
 pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // 1. Xen, of a version that has what is used below.
-    let xen = hypercall::detect().ok_or(Failure::NotOnXen)?;
-    if xen.version < XenVersion::OLDEST {
-        return Err(Failure::OldXen(xen.version));
+    let version = hypercall::version().ok_or(Failure::NotOnXen)?;
+    if version < XenVersion::OLDEST {
+        return Err(Failure::OldXen(version));
     }
+    let xen = Xen { version, domain: hypercall::domain_id().map_err(Failure::NoDomainId)? };
 
     // 2. The start info. Version 0 has no memory map, which step 3 then asks Xen for.
     // SAFETY: the loader's structure is valid, as the caller promises; the boot tables map it at its own address.
@@ -230,7 +235,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     ::log::debug!(
         "Xen {}, domain {}, {} KiB of RAM, {} KiB free at start",
         xen.version,
-        state.domain(),
+        xen.domain,
         map.ram.count() * 4,
         free.count() * 4
     );

@@ -60,7 +60,9 @@ impl fmt::Debug for Domain {
 }
 
 impl Domain {
-    /// The domain's number, or [`DomainId::SELF`] under a Xen that does not tell. It is another after a resume.
+    /// The domain's number. It changes when the domain is restored or migrated.
+    ///
+    /// It is never [`DomainId::SELF`]: where CPUID does not have the number, boot learns it from an event channel.
     #[must_use]
     pub fn id(&self) -> DomainId {
         self.0.domain()

@@ -54,9 +54,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The number of the domain, or [`DomainId::SELF`] under a Xen that does not tell.
+    /// The number of the domain. It changes when the domain is restored or migrated.
     pub(crate) fn domain(&self) -> DomainId {
-        self.xen.lock().domain.unwrap_or(DomainId::SELF)
+        self.xen.lock().domain
     }
 
     /// How often the domain was resumed elsewhere.

@@ -38,9 +38,11 @@ fn xen_is_found_where_viridian_leaves_push_it() {
 }
 
 #[test]
-fn a_xen_that_does_not_tell_the_domain_id() {
-    let (_, id) = Guest::new().domain(None).look(|domain| domain.id());
-    assert_eq!(id, Some(DomainId::SELF));
+fn domain_id_without_cpuid_leaf_comes_from_a_port() {
+    let (report, id) = Guest::new().domain(None).look(|domain| domain.id());
+    assert_eq!((report.end, id), (POWEROFF, Some(DomainId(7))));
+    let events = report.hypercalls.iter().filter(|(call, _)| *call == Hypercall::EventChannel);
+    assert_eq!(events.map(|(_, operation)| *operation).collect::<Vec<_>>(), [6, 5, 3], "allocate, status, close");
 }
 
 #[test]
@@ -75,6 +77,10 @@ fn every_failure_of_boot_has_a_message_and_crashes() {
             "too little memory: the image leaves no room to start",
         ),
         (Guest::new().fault(refuse(Hypercall::Memory, 7)), "Xen refused the page of shared information: ENOMEM"),
+        (
+            Guest::new().domain(None).fault(refuse(Hypercall::EventChannel, 6)),
+            "cannot learn the domain id: no CPUID leaf has it, and no event channel: ENOMEM",
+        ),
     ] {
         let (report, seen) = guest.look(|_| ());
         assert_eq!((report.end, seen), (CRASH, None), "{message}");

@@ -2,7 +2,10 @@
 
 use core::fmt;
 
+use super::{event_alloc_unbound, event_close, event_status};
 use crate::abi::cpuid::{BASE_END, BASE_FIRST, BASE_STEP, HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
+use crate::abi::errno::Errno;
+use crate::abi::event_channel::status;
 use crate::abi::xen::DomainId;
 use crate::arch;
 
@@ -26,12 +29,11 @@ impl fmt::Display for XenVersion {
     }
 }
 
-/// What Xen's CPUID leaves say.
+/// The version of Xen and the id of this domain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Xen {
     pub(crate) version: XenVersion,
-    /// Absent on versions that do not tell.
-    pub(crate) domain: Option<DomainId>,
+    pub(crate) domain: DomainId,
 }
 
 /// Whether Xen is there: cheap where it is, and usable before anything else is set up.
@@ -44,13 +46,32 @@ fn base() -> Option<u32> {
     (BASE_FIRST..BASE_END).step_by(BASE_STEP as usize).find(|&base| arch::cpuid(base)[1..] == SIGNATURE)
 }
 
-/// Reads the leaves, if Xen is there.
-pub(crate) fn detect() -> Option<Xen> {
-    let base = base()?;
-    let [version, ..] = arch::cpuid(base + VERSION);
-    let [features, _, domid, _] = arch::cpuid(base + HVM);
-    Some(Xen {
-        version: XenVersion { major: (version >> 16) as u16, minor: version as u16 },
-        domain: (features & HVM_DOMID_PRESENT != 0).then_some(DomainId(domid as u16)),
-    })
+/// The version of Xen, if Xen is there.
+pub(crate) fn version() -> Option<XenVersion> {
+    let [version, ..] = arch::cpuid(base()? + VERSION);
+    Some(XenVersion { major: (version >> 16) as u16, minor: version as u16 })
+}
+
+/// The id of this domain, from CPUID or, where that leaf is absent, from an event channel.
+///
+/// An older Xen lacks the leaf, and so does a domain whose toolstack limits the leaves (`maxhvleaf`). Xen resolves
+/// `DOMID_SELF` when a port is allocated, and the status of the port has the number.
+///
+/// # Errors
+///
+/// Xen allocates no port.
+pub(crate) fn domain_id() -> Result<DomainId, Errno> {
+    if let Some(base) = base()
+        && let [features, _, domid, _] = arch::cpuid(base + HVM)
+        && features & HVM_DOMID_PRESENT != 0
+    {
+        return Ok(DomainId(domid as u16));
+    }
+    let port = event_alloc_unbound(DomainId::SELF)?;
+    let bound = event_status(port);
+    event_close(port)?;
+    match bound? {
+        unbound if unbound.status == status::UNBOUND => Ok(DomainId(unbound.bound[0] as u16)),
+        _ => Err(Errno::EINVAL),
+    }
 }

@@ -9,7 +9,7 @@ mod grants;
 mod raw;
 
 pub use detect::XenVersion;
-pub(crate) use detect::{Xen, detect, present};
+pub(crate) use detect::{Xen, domain_id, present, version};
 pub(crate) use events::*;
 pub(crate) use grants::*;
 pub(crate) use raw::{Arg, call, count};

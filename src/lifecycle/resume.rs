@@ -10,7 +10,7 @@ use core::task::Waker;
 
 use crate::abi::errno::Errno;
 use crate::eventchn::Location;
-use crate::hypercall;
+use crate::hypercall::{self, Xen};
 use crate::state::State;
 use crate::time::Instant;
 
@@ -53,9 +53,10 @@ pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Fa
 
     // 6. The Xen and the number that the domain has now, and the CPU's generators of random numbers.
     state.random.resume();
-    if let Some(xen) = hypercall::detect() {
-        *state.xen.lock() = xen;
-    }
+    let domain = hypercall::domain_id().map_err(failed("the domain id"))?;
+    let mut xen = state.xen.lock();
+    *xen = Xen { version: hypercall::version().unwrap_or(xen.version), domain };
+    drop(xen);
 
     // 7. The rings. Watches are registered again by xenstore's task.
     let (console, xenstore) = (Location::console(), Location::xenstore());

@@ -274,7 +274,7 @@ impl Machine {
 
     /// The number of a domain that may be named as the calling one.
     pub(super) fn number_of(&self, domain: u16) -> u16 {
-        if domain == DomainId::SELF.0 { self.domain.unwrap_or(domain) } else { domain }
+        if domain == DomainId::SELF.0 { self.domain } else { domain }
     }
 
     /// Whether a port is pending, as a poll of Xen's sees it.

@@ -102,7 +102,9 @@ pub(crate) struct Machine {
     pub(crate) hypervisor: Vec<u8>,
     xen: Option<XenVersion>,
     cpuid_base: u32,
-    pub(crate) domain: Option<u16>,
+    pub(crate) domain: u16,
+    /// Whether CPUID has the number of the domain.
+    pub(crate) tells_domain: bool,
     debug: Vec<u8>,
     serial: Vec<u8>,
     cpu: Cpu,
@@ -229,7 +231,8 @@ impl Machine {
             hypervisor: Vec::new(),
             xen: guest.xen,
             cpuid_base: guest.cpuid_base,
-            domain: guest.domain,
+            domain: guest.domain.unwrap_or(DEFAULT_DOMAIN),
+            tells_domain: guest.domain.is_some(),
             debug: Vec::new(),
             serial: Vec::new(),
             cpu,
@@ -423,10 +426,8 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
         match leaf.wrapping_sub(machine.cpuid_base) {
             0 => [machine.cpuid_base + 5, SIGNATURE[0], SIGNATURE[1], SIGNATURE[2]],
             VERSION => [u32::from(version.major) << 16 | u32::from(version.minor), 0, 0, 0],
-            HVM => match machine.domain {
-                Some(id) => [HVM_DOMID_PRESENT, 0, u32::from(id), 0],
-                None => [0, 0, 0xffff_ffff, 0],
-            },
+            HVM if machine.tells_domain => [HVM_DOMID_PRESENT, 0, u32::from(machine.domain), 0],
+            HVM => [0, 0, 0xffff_ffff, 0],
             _ => [0; 4],
         }
     })

@@ -114,7 +114,7 @@ impl Machine {
         if request.dom == DomainId::SELF.0 {
             return Err(Status::BAD_DOMAIN);
         }
-        assert_ne!(Some(request.dom), self.domain, "a domain maps its own grant: its page is lost");
+        assert_ne!(request.dom, self.domain, "a domain maps its own grant: its page is lost");
         assert!(request.host_addr.is_multiple_of(4096), "a grant is mapped at {:#x}", request.host_addr);
         let (domain, reference, frame) = (request.dom, request.reference, request.host_addr >> 12);
         let page = self.use_grant(domain, reference, write)?;

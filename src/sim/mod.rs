@@ -457,7 +457,7 @@ impl Guest {
         self
     }
 
-    /// Sets the domain id that CPUID tells, or, with `None`, that it does not tell.
+    /// Sets the domain id. With `None` it is 7, and CPUID does not have it.
     #[must_use]
     pub const fn domain(mut self, id: Option<u16>) -> Self {
         self.domain = id;

@@ -76,9 +76,9 @@ impl Machine {
     /// A domain is made of what was saved.
     fn enter_domain(&mut self) {
         self.resumes += 1;
-        self.domain = self.domain.map(|number| number + 1);
-        if let (Some(number), Some(seat)) = (self.domain, &self.seat) {
-            seat.renumber(number);
+        self.domain += 1;
+        if let Some(seat) = &self.seat {
+            seat.renumber(self.domain);
         }
         core::mem::swap(&mut self.events.store_port, &mut self.events.console_port);
         if let Some((store, number)) = &mut self.store {

@@ -15,6 +15,17 @@ fn lines(text: &str, wanted: &str) -> usize {
 }
 
 #[test]
+fn resumed_domain_without_cpuid_leaf_learns_its_new_id() {
+    let report = obedient(&Store::new()).domain(None).run(async |domain| -> domu::Result {
+        assert_eq!(domain.id(), DomainId(7));
+        assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+        assert_eq!(domain.id(), DomainId(8));
+        Ok(())
+    });
+    report.powered_off();
+}
+
+#[test]
 fn a_domain_that_obeys_is_suspended_and_goes_on_as_often_as_it_is_asked() {
     for store in [Store::new(), Store::oxenstored()] {
         let report = obedient(&store).run(async |domain| -> domu::Result {
