@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
+#![warn(missing_debug_implementations)]
 // What the heap, and the report of a damaged one, ask of the other modules.
 #![cfg_attr(not(feature = "allocator"), allow(dead_code, unused_imports))]
 

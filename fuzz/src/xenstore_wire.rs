@@ -67,6 +67,7 @@ fn entry(permission: &domu::xenstore::Permission) -> Vec<u8> {
         Access::Read => 'r',
         Access::Write => 'w',
         Access::Both => 'b',
+        other => unreachable!("{other:?}"),
     };
     format!("{letter}{}\0", permission.domain.0).into_bytes()
 }

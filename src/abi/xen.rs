@@ -5,6 +5,7 @@ use core::fmt;
 /// The number of a hypercall.
 #[doc(alias = "__HYPERVISOR_")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 #[repr(u32)]
 pub enum Hypercall {
     /// Memory reservation and the guest-physical address space.

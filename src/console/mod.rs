@@ -34,6 +34,9 @@ use core::time::Duration;
 
 pub(crate) use attachment::Attachment;
 use attachment::Device;
+/// The version whose traits [`Console`] implements.
+#[cfg(feature = "embedded-io-async")]
+pub use embedded_io_async;
 pub use input::{Lines, MAX_LINE};
 
 use crate::state::State;

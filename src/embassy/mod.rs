@@ -43,6 +43,9 @@ mod executor;
 #[cfg(feature = "embassy-time")]
 mod time;
 
+/// The version that [`run`] takes a `Spawner` of.
+#[cfg(feature = "embassy-executor")]
+pub use embassy_executor;
 #[cfg(all(feature = "embassy-executor", target_os = "none"))]
 pub(crate) use executor::is_locked;
 #[cfg(feature = "embassy-executor")]

@@ -13,6 +13,7 @@ use crate::state;
 
 /// The interface by which Xen delivers events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Abi {
     /// A bit for each port; all Xens have it.
     TwoLevel,

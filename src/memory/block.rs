@@ -20,6 +20,7 @@ const WORD: usize = 8;
 
 /// What is wrong with a block that a caller gives back, or that a walk comes upon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Damage {
     /// The block's address.
     pub address: usize,
@@ -31,6 +32,7 @@ pub struct Damage {
 
 /// What is wrong with a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum DamageKind {
     /// Bytes behind it were written to.
     Overrun,

@@ -16,6 +16,7 @@ use crate::arch::Cpu;
 
 /// What may be done with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Protection {
     /// Nothing: every access faults.
     Absent,

@@ -6,6 +6,10 @@
 //! [`FrontRing`] and [`BackRing`] are the two ends of the request/response ring that the protocols of Xen's devices use, and
 //! [`Requests`] finds the request that a response belongs to. They own their memory, and say when the peer is to be notified;
 //! to notify, and to wait, is up to who holds the [port](crate::eventchn::Port) beside the ring.
+//!
+//! Ring entries implement traits of [`zerocopy`], which is re-exported here: integers and arrays of them do, and so do structures
+//! that derive them, with zerocopy's feature `derive` and `#[zerocopy(crate = "domu::shared::zerocopy")]`, or with the same
+//! version of zerocopy as a dependency.
 
 mod byte_ring;
 mod error;
@@ -21,3 +25,4 @@ pub use memory::SharedMemory;
 pub(crate) use memory::SharedPage;
 pub use owner::Owner;
 pub use ring::{BackRing, FrontRing, Requests};
+pub use zerocopy;

@@ -15,6 +15,7 @@ const CRAWL_NS: u64 = 250_000_000;
 /// The behaviour of the console's backend. It acts when it is notified, and, if it has more to do then, each millisecond or
 /// whenever the domain polls. All but the one that is absent hand on input.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Backend {
     /// Reads everything at once.
     Drains,

@@ -116,6 +116,12 @@ impl Events {
 /// The surroundings of a domain, in the hands of a test.
 pub struct Outside<'a>(pub(super) &'a mut Machine);
 
+impl core::fmt::Debug for Outside<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Outside").field("domain", &self.0.domain).finish_non_exhaustive()
+    }
+}
+
 impl Outside<'_> {
     /// Raises an event on a port of the domain's, as a peer does.
     pub fn notify(&mut self, port: u32) {

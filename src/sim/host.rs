@@ -54,6 +54,12 @@ pub struct Host<'a> {
     seed: Option<u64>,
 }
 
+impl core::fmt::Debug for Host<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Host").field("domains", &self.domains.len()).field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
 impl<'a> Host<'a> {
     /// A host without domains.
     #[must_use]

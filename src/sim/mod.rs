@@ -75,6 +75,7 @@ use crate::{Domain, XenVersion, boot};
 
 /// How a simulated domain ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum End {
     /// It told Xen a reason.
     Shutdown(Reason),
@@ -84,6 +85,7 @@ pub enum End {
 
 /// What the outside saw of a domain.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// How it ended.
     pub end: End,
@@ -197,6 +199,7 @@ pub struct Guest {
 
 /// What a CPU's generator of random numbers gives.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Random {
     /// Numbers that differ.
     Works,
@@ -227,6 +230,12 @@ impl Random {
             Self::Stuck(value) => Some(*value),
             Self::Absent => None,
         }
+    }
+}
+
+impl core::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Guest").field("domain", &self.domain).field("xen", &self.xen).finish_non_exhaustive()
     }
 }
 

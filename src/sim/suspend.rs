@@ -14,6 +14,7 @@ use crate::abi::errno::Errno;
 
 /// What becomes of a domain that suspends itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Saved {
     /// It goes on where it was, after so long.
     Cancelled(Duration),

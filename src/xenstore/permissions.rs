@@ -8,6 +8,7 @@ use crate::abi::xen::DomainId;
 
 /// What a domain may do with a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Access {
     /// Nothing.
     None,

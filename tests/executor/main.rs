@@ -23,6 +23,7 @@ fn on(abi: Abi) -> Guest {
     match abi {
         Abi::TwoLevel => Guest::new().without_fifo(),
         Abi::Fifo => Guest::new(),
+        other => unreachable!("{other:?}"),
     }
 }
 

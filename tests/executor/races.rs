@@ -13,6 +13,7 @@ fn places(abi: Abi, accesses: usize) -> Vec<Vec<usize>> {
     let steps = match abi {
         Abi::TwoLevel => race::TWO_LEVEL_STEPS,
         Abi::Fifo => race::FIFO_STEPS,
+        other => unreachable!("{other:?}"),
     };
     let mut all = vec![Vec::new()];
     for _ in 0..steps {

@@ -47,7 +47,9 @@ fn sleeps_go_on_and_nothing_comes_in_a_burst() {
                 let (before, wall) = (time::now(), time::wall_clock());
                 lifecycle::suspend().await?;
                 assert!(before.elapsed() < MS, "{saved:?}: {:?}", before.elapsed());
-                let (Saved::Restored(pause) | Saved::Cancelled(pause) | Saved::Moved(pause, _)) = saved;
+                let (Saved::Restored(pause) | Saved::Cancelled(pause) | Saved::Moved(pause, _)) = saved else {
+                    unreachable!("{saved:?}")
+                };
                 let passed = time::wall_clock() - wall;
                 assert!((pause..pause + MS).contains(&passed), "{saved:?}: {passed:?}");
             }

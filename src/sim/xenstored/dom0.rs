@@ -9,6 +9,12 @@ use super::{Server, nodes};
 /// Dom0, whom nothing is refused that makes sense.
 pub struct Dom0<'a>(pub(super) &'a mut Server);
 
+impl core::fmt::Debug for Dom0<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Dom0").finish_non_exhaustive()
+    }
+}
+
 impl Dom0<'_> {
     /// Sets a value, and makes the node if need be.
     ///

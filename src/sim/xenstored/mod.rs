@@ -130,6 +130,12 @@ struct Server {
 #[derive(Clone)]
 pub struct Store(Arc<Mutex<Server>>);
 
+impl core::fmt::Debug for Store {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
 impl Default for Store {
     fn default() -> Self {
         Self::new()

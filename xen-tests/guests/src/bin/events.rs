@@ -49,13 +49,14 @@ async fn main(domain: Domain) -> domu::Result {
     let mut numbers = domain.words().map_while(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok());
     let (events, ports) = (numbers.next().unwrap_or(1000), numbers.next().unwrap_or(900));
     verdict(&domain, "events.self", to_itself(events).await);
-    let (abi, asked) = match eventchn::abi() {
-        Abi::Fifo => ("events.fifo", Abi::Fifo),
-        Abi::TwoLevel => ("events.two_level", Abi::TwoLevel),
-    };
+    let two_level = eventchn::abi() == Abi::TwoLevel;
     let off = domain.words().any(|word| word.raw() == b"domu.fifo=off");
-    let right = off == (asked == Abi::TwoLevel);
-    verdict(&domain, abi, if right { Ok(()) } else { Err("not what was asked for".into()) });
+    let right = off == two_level;
+    verdict(
+        &domain,
+        if two_level { "events.two_level" } else { "events.fifo" },
+        if right { Ok(()) } else { Err("not what was asked for".into()) },
+    );
     verdict(&domain, "events.bind", bindings().await);
     verdict(&domain, "events.many", many(ports as usize).await);
     verdict(&domain, "events.priority", priority().await);
