@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use domu::abi::errno::Errno;
-use domu::abi::xen::Hypercall;
 use domu::memory::{self, Error, Pages, balloon};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Guest, Report};
 
 const MIB: u64 = 1 << 20;

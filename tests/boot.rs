@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use domu::abi::errno::Errno;
-use domu::abi::xen::Hypercall;
 use domu::lifecycle::{self, Reason};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Backend, End, Guest, Report};
 use domu::{DomainId, MAX_COMMAND_LINE, XenVersion};
 use proptest::prelude::*;
@@ -249,7 +249,7 @@ fn the_heap_gets_nearly_all_ram() {
 fn pieces_outside_of_ram_are_left_out_with_a_warning() {
     let line = "the command line does not lie in RAM";
     let list = "the list of modules does not lie in RAM";
-    type Change = fn(&mut domu::abi::start_info::StartInfo);
+    type Change = fn(&mut domu::sim::abi::start_info::StartInfo);
     let wrong: [(Change, &str); 6] = [
         (|info| info.cmdline_paddr = 0xf000_0000, line),
         (|info| info.cmdline_paddr = u64::MAX - 3, line),

@@ -28,7 +28,7 @@ fn write(guest: Guest, bytes: Vec<u8>) -> (Report, Result<(), ConsoleError>) {
 }
 
 fn sends(report: &Report) -> usize {
-    report.calls(domu::abi::xen::Hypercall::EventChannel, 4)
+    report.calls(domu::sim::abi::xen::Hypercall::EventChannel, 4)
 }
 
 #[test]
@@ -373,7 +373,8 @@ fn one_notification_for_a_turn_while_the_backend_is_busy() {
 #[test]
 fn a_port_that_refuses_is_survived() {
     let guest = Guest::new().backend(Backend::StopsAfter(0)).fault(|call, op| {
-        (call == domu::abi::xen::Hypercall::EventChannel && op == 4).then_some(domu::abi::errno::Errno::EINVAL)
+        (call == domu::sim::abi::xen::Hypercall::EventChannel && op == 4)
+            .then_some(domu::sim::abi::errno::Errno::EINVAL)
     });
     let report = guest.run(async |domain| {
         assert_eq!(timeout(MS, domain.console().write_all(&pattern(3000))).await, Err(Elapsed));
@@ -386,7 +387,7 @@ fn a_wait_that_is_refused_is_bounded_by_the_clock() {
     // It spins until then: Miri some thousand times, and not a million.
     let look = if cfg!(miri) { MS } else { MS / 1000 };
     let guest = Guest::new().clock_look(look).backend(Backend::StopsAfter(0)).fault(|call, op| {
-        (call == domu::abi::xen::Hypercall::Sched && op == 3).then_some(domu::abi::errno::Errno::ENOSYS)
+        (call == domu::sim::abi::xen::Hypercall::Sched && op == 3).then_some(domu::sim::abi::errno::Errno::ENOSYS)
     });
     let (report, result) = write(guest, pattern(2000));
     assert_eq!(result, Ok(()));

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use common::patient;
 use domu::DomainId;
-use domu::abi::errno::Errno;
-use domu::abi::grant_table::{COPY, Status};
-use domu::abi::xen::Hypercall;
 use domu::gnttab::copy::{self, Batch, SEGMENTS};
 use domu::gnttab::{Error, Grant, Granted, ReadOnly, ReadWrite, Reference, stat};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::grant_table::{COPY, Status};
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Guest, Host, PeerPage, Report, outside};
 use domu::time::{self, timeout};
 

@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domu::abi::errno::Errno;
 use domu::eventchn::{self, Binding, Error, Port, Priority};
 use domu::executor::{spawn, yield_now};
 use domu::lifecycle::{self, Reason};
+use domu::sim::abi::errno::Errno;
 use domu::sim::{Backend, End, Guest, Host, Report};
 use domu::time::{self, Elapsed, Sleep};
 use domu::{Domain, DomainId};

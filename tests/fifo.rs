@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use domu::abi::errno::Errno;
-use domu::abi::event_channel::{EXPAND_ARRAY, INIT_CONTROL};
-use domu::abi::xen::Hypercall;
 use domu::eventchn::{self, Abi, After, Error, Port, Priority};
 use domu::executor::{activity, spawn, yield_now};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::event_channel::{EXPAND_ARRAY, INIT_CONTROL};
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Backend, Guest, Report, race};
 use domu::{Domain, DomainId, time};
 

@@ -13,13 +13,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::abi::errno::Errno;
-use domu::abi::grant_table::{QUERY_SIZE, Status};
-use domu::abi::xen::Hypercall;
 use domu::executor::{self, spawn, yield_now};
 use domu::gnttab::{Error, Granted, Mapping, ReadOnly, ReadWrite, Reference, Stat, stat};
 use domu::lifecycle::Reason;
 use domu::memory::{self, Pages};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::grant_table::{QUERY_SIZE, Status};
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{End, Guest, Host, Report, outside};
 use domu::time::{now, sleep, timeout};
 use keep::keep;

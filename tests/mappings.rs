@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::patient;
-use domu::abi::errno::Errno;
-use domu::abi::grant_table::{MAP_GRANT_REF, Status, UNMAP_GRANT_REF};
-use domu::abi::xen::Hypercall;
 use domu::gnttab::{Error, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
 use domu::shared::Owner;
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::grant_table::{MAP_GRANT_REF, Status, UNMAP_GRANT_REF};
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Guest, Host, Report, outside};
 use domu::time::{self, timeout};
 use domu::{DomainId, memory};

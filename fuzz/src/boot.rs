@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use domu::abi::start_info::Sif;
 use domu::lifecycle::Reason;
+use domu::sim::abi::start_info::Sif;
 use domu::sim::{Backend, End, Guest, Random};
 use domu::{MAX_COMMAND_LINE, XenVersion};
 

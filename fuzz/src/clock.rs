@@ -1,7 +1,7 @@
 //! The clock: Xen's time record and wall clock, with anything in them, changing between any two reads.
 
-use domu::abi::xen::{shared_info, vcpu_time_info};
 use domu::sim::Guest;
+use domu::sim::abi::xen::{shared_info, vcpu_time_info};
 use domu::sim::hostile::Kind;
 use domu::time;
 

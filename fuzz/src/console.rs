@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domu::abi::console::{IN_CONS, OUT_PROD};
 use domu::console::{Error, MAX_LINE};
+use domu::sim::abi::console::{IN_CONS, OUT_PROD};
 use domu::sim::hostile::{self, Kind};
 use domu::sim::{Backend, Guest};
 use domu::time;

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use domu::DomainId;
-use domu::abi::xen::{shared_info, vcpu_time_info};
 use domu::eventchn::{self, Port, Priority};
 use domu::executor::{spawn, yield_now};
 use domu::sim::Guest;
+use domu::sim::abi::xen::{shared_info, vcpu_time_info};
 use domu::sim::hostile::{self, Kind};
 
 use crate::input::Input;

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::abi::grant_table::Status;
 use domu::gnttab::copy::Batch;
 use domu::gnttab::{self, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference};
+use domu::sim::abi::grant_table::Status;
 use domu::sim::{Guest, hostile, outside};
 use domu::time;
 

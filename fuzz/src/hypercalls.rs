@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::abi::errno::Errno;
-use domu::abi::sched;
-use domu::abi::xen::Hypercall;
 use domu::eventchn::{self, Priority};
 use domu::memory::{self, Pages, balloon};
 use domu::sim::Guest;
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::sched;
+use domu::sim::abi::xen::Hypercall;
 use domu::time;
 
 use crate::guest;

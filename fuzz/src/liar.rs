@@ -3,8 +3,8 @@
 //! Even a liar must let go in the end where the domain has to wait for Xen, which is trusted for that: when the input is over,
 //! no version stays odd and no event word BUSY.
 
-use domu::abi::event_channel::fifo::BUSY;
-use domu::abi::xen::{shared_info, vcpu_time_info};
+use domu::sim::abi::event_channel::fifo::BUSY;
+use domu::sim::abi::xen::{shared_info, vcpu_time_info};
 use domu::sim::hostile::{self, Access, Kind};
 
 use crate::input::Input;

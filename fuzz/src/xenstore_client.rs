@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use domu::abi::xs_wire::{
+use domu::executor::{Task, spawn, yield_now};
+use domu::sim::abi::xs_wire::{
     CONNECTION, ERROR, FEATURE_ERROR, FEATURE_RECONNECTION, MessageType, REQ_CONS, RSP_PROD, SERVER_FEATURES,
 };
-use domu::executor::{Task, spawn, yield_now};
 use domu::sim::hostile::{self, Kind};
 use domu::sim::{Guest, Store};
 use domu::xenstore::{Access, Error, Permission, Xenstore};

@@ -1,7 +1,7 @@
 //! Xenstore's stream of replies: any bytes, cut anywhere, against a model of what they mean.
 
-use domu::abi::xs_wire::{FEATURE_RECONNECTION, HEADER_SIZE, MessageType, PAYLOAD_MAX};
 use domu::executor::{Task, spawn};
+use domu::sim::abi::xs_wire::{FEATURE_RECONNECTION, HEADER_SIZE, MessageType, PAYLOAD_MAX};
 use domu::sim::{Guest, Store, hostile};
 use domu::xenstore::{Access, Error, Xenstore};
 use domu::{Domain, DomainId};

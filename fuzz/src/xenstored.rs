@@ -1,7 +1,7 @@
 //! The server's end of the page that a domain shares with xenstored, for targets that are the server: bytes in and out, and the
 //! requests that they are. Written from the description of the page, as the simulated xenstored is, which is stopped meanwhile.
 
-use domu::abi::xs_wire::{
+use domu::sim::abi::xs_wire::{
     CONNECTED, CONNECTION, ERROR, HEADER_SIZE, MessageType, PAYLOAD_MAX, RECONNECT, REQ, REQ_CONS, REQ_PROD, RING_SIZE,
     RSP, RSP_CONS, RSP_PROD, SERVER_FEATURES,
 };

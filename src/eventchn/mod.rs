@@ -52,6 +52,7 @@ pub use priority::Priority;
 pub(crate) use table::Table;
 
 use crate::abi::errno::Errno;
+pub use crate::abi::event_channel::virq;
 
 /// Why an operation on a port failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -63,7 +63,7 @@ pub fn bind_interdomain(remote: DomainId, port: u32) -> Result<Port, Error> {
     Port::bind(|| hypercall::event_bind_interdomain(remote, port), Some(Error::NoPeer))
 }
 
-/// Binds a new port to a virtual interrupt, by its number in [`abi`](crate::abi::event_channel::virq); that of the timer
+/// Binds a new port to a virtual interrupt, by its number in [`virq`]; that of the timer
 /// is taken by [`time`](crate::time).
 ///
 /// # Errors

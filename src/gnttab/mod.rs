@@ -56,7 +56,7 @@ pub use map::Mapping;
 pub use share::{Granted, References};
 
 use crate::abi::errno::Errno;
-use crate::abi::grant_table::Status;
+pub use crate::abi::grant_table::Status;
 use crate::abi::xen::DomainId;
 use crate::{memory, state};
 

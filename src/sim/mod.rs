@@ -1,4 +1,10 @@
-//! A simulated Xen for the host: the same crate, on a small machine that a test can script.
+//! Test support: a simulated Xen for the host, on which a test boots and scripts the same program.
+//!
+//! This module exists on the host only, not in a unikernel. Use it to test drivers and applications with `cargo test`, without
+//! Xen. It is not a part of the interface that a unikernel is built on, and is less stable: a minor release may rename its items
+//! and change how the simulated parties behave. [`Guest`], its `run` and `look`, [`Host`], [`Report`], [`outside`], [`Store`] and
+//! [`SharedPages`] change only with a line in the change log that says how to adapt. Everything else, [`abi`] and [`race`] among
+//! it, serves this crate's own tests and may change in any release.
 //!
 //! [`Guest`] describes a domain and its surroundings, [`Guest::run`] boots it through the same steps as a unikernel and
 //! runs a main function, and [`Report`] is what the outside saw. Hypercalls decode the same structures that Xen does.
@@ -21,6 +27,11 @@
 //!
 //! Each thread has a machine of its own, so tests run in parallel. The memory of a simulated domain lives until the
 //! process ends, since what it hands out is `'static` in a unikernel.
+
+/// Xen's guest interface as definitions, for tests that count or refuse hypercalls or look at shared pages.
+pub mod abi {
+    pub use crate::abi::*;
+}
 
 mod backend;
 mod baton;

@@ -53,6 +53,7 @@ pub use transaction::{MOST_ATTEMPTS, Transaction};
 pub use value::Value;
 pub use watch::Watch;
 
+pub use crate::abi::xs_wire::MessageType;
 use crate::state::State;
 
 /// Xenstore, as [`Domain::xenstore`](crate::Domain::xenstore) gives it: its [`Nodes`], transactions, watches, and what it

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use domu::abi::grant_table::Status;
 use domu::sim::Guest;
+use domu::sim::abi::grant_table::Status;
 
 /// A guest to whom the page of reference 9 is not there for so many attempts at an operation on grants; and how often it was
 /// asked for pages.

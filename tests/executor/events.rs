@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::abi::event_channel::virq;
 use domu::eventchn::{self, Abi, Binding, Error};
 use domu::executor::{activity, spawn, yield_now};
+use domu::sim::abi::event_channel::virq;
 use domu::time::{self, Elapsed};
 
 use crate::{BOTH, MS, on, run};
@@ -215,7 +215,7 @@ fn what_xen_refuses_is_an_error() {
             assert_eq!(eventchn::bind_interdomain(DomainId(9), 1).unwrap_err(), Error::NoPeer);
             let ports = [eventchn::bind_ipi()?, eventchn::bind_ipi()?, eventchn::bind_virq(1)?];
             assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
-            assert_eq!(ports[2].notify().unwrap_err(), Error::Refused(domu::abi::errno::Errno::EINVAL));
+            assert_eq!(ports[2].notify().unwrap_err(), Error::Refused(domu::sim::abi::errno::Errno::EINVAL));
             drop(ports);
             let debug = eventchn::bind_virq(1)?;
             assert_eq!(eventchn::bind_virq(1).unwrap_err(), Error::NoInterrupt);

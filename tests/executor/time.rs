@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::abi::xen::Hypercall;
 use domu::eventchn::{self, Error};
 use domu::executor::{activity, spawn, yield_now};
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Guest, Report};
 use domu::time::{self, Elapsed, Instant};
 

@@ -2,11 +2,11 @@
 
 use std::future::pending;
 
-use domu::abi::errno::Errno;
-use domu::abi::xen::Hypercall;
-use domu::abi::xs_wire::{MessageType, RSP_PROD};
 use domu::executor;
 use domu::lifecycle::{self, Reason};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::xen::Hypercall;
+use domu::sim::abi::xs_wire::{MessageType, RSP_PROD};
 use domu::sim::{End, Guest, Store};
 use domu::time;
 

@@ -152,7 +152,7 @@ fn a_broken_store_is_an_error_of_the_stream() {
     let report = guest(&store).run(async |domain| {
         let mut requests = domain.shutdown_requests();
         let _ = time::timeout(SECOND, requests.next()).await;
-        store.set_word(7, domu::abi::xs_wire::RSP_PROD, 12345);
+        store.set_word(7, domu::sim::abi::xs_wire::RSP_PROD, 12345);
         for _ in 0..3 {
             assert_eq!(requests.next().await, Err(Error::Broken));
         }

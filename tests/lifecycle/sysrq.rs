@@ -2,8 +2,8 @@
 
 use std::future::pending;
 
-use domu::abi::xs_wire::MessageType;
 use domu::lifecycle::{self, Reason};
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{End, Store};
 use domu::time;
 

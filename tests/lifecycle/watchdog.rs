@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use domu::abi::errno::Errno;
-use domu::abi::xen::Hypercall;
 use domu::lifecycle::{Reason, Watchdog, WatchdogError};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{End, Guest};
 use domu::time;
 

@@ -155,7 +155,7 @@ fn cancelled_on(minor: u16) {
 #[cfg(not(miri))]
 #[test]
 fn a_copy_that_waits_for_a_page_does_not_find_another_one_after_a_resume() {
-    let guest = Guest::new().grant_fault(|_, _| Some(domu::abi::grant_table::Status::AGAIN));
+    let guest = Guest::new().grant_fault(|_, _| Some(domu::sim::abi::grant_table::Status::AGAIN));
     guest
         .run(async |_| -> domu::Result {
             outside(|outside| _ = outside.offer_grant(PEER.0, 9, true));

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use domu::abi::errno::Errno;
-use domu::abi::xen::Hypercall;
 use domu::console;
 use domu::executor::spawn;
 use domu::lifecycle::{self, Reason, Resumption, stat};
+use domu::sim::abi::errno::Errno;
+use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Backend, End, Guest, Saved, Store};
 use domu::xenstore::Error;
 use domu::{eventchn, time};

@@ -195,9 +195,9 @@ fn one_suspend_at_a_time_and_one_that_is_dropped_is_none() {
 
 #[test]
 fn a_xen_that_refuses_leaves_the_domain_as_it_was() {
-    use domu::abi::errno::Errno;
-    use domu::abi::sched::SHUTDOWN as OPERATION;
-    use domu::abi::xen::Hypercall;
+    use domu::sim::abi::errno::Errno;
+    use domu::sim::abi::sched::SHUTDOWN as OPERATION;
+    use domu::sim::abi::xen::Hypercall;
     let mut left = 1;
     let guest = Guest::new().saves(|| Saved::Cancelled(SECOND)).fault(move |call, operation| {
         let refused = (call, operation) == (Hypercall::Sched, OPERATION) && left > 0;
@@ -218,12 +218,12 @@ fn a_xen_that_refuses_leaves_the_domain_as_it_was() {
 /// Without these the domain cannot go on, and says so.
 #[test]
 fn what_the_new_xen_refuses_is_told() {
-    use domu::abi::errno::Errno;
-    use domu::abi::event_channel::INIT_CONTROL;
-    use domu::abi::memory::ADD_TO_PHYSMAP;
-    use domu::abi::xen::Hypercall;
     use domu::eventchn;
     use domu::gnttab::{Granted, ReadOnly};
+    use domu::sim::abi::errno::Errno;
+    use domu::sim::abi::event_channel::INIT_CONTROL;
+    use domu::sim::abi::memory::ADD_TO_PHYSMAP;
+    use domu::sim::abi::xen::Hypercall;
     for (refused, before, text) in [
         ((Hypercall::EventChannel, INIT_CONTROL), 1, "Xen refused the FIFO interface of events after a resume"),
         ((Hypercall::Memory, ADD_TO_PHYSMAP), 2, "Xen refused the page of shared information after a resume"),

@@ -1,6 +1,6 @@
 //! A back end against scripted front ends and toolstacks.
 
-use domu::abi::xs_wire::MessageType;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::time::{self, timeout};
 use domu::xenbus::Backend;
 

@@ -271,7 +271,9 @@ fn a_connection_that_another_program_left_is_closed_first() {
         let written: Vec<_> = store
             .log()
             .into_iter()
-            .filter(|(_, ty, payload)| *ty == domu::abi::xs_wire::MessageType::WRITE && payload.starts_with(b"device/"))
+            .filter(|(_, ty, payload)| {
+                *ty == domu::sim::abi::xs_wire::MessageType::WRITE && payload.starts_with(b"device/")
+            })
             .filter_map(|(_, _, payload)| payload.last().map(|byte| char::from(*byte)))
             .collect();
         let closing: &[char] = match left {

@@ -1,6 +1,6 @@
 //! Peers that lie, and storms.
 
-use domu::abi::xs_wire::MessageType;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::time::{self, timeout};
 use domu::xenbus::Backend;
 use domu::xenstore;

@@ -4,9 +4,9 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use domu::abi::xs_wire::MessageType;
 use domu::executor::yield_now;
 use domu::sim::Store;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::time;
 use domu::xenstore::{Error, Xenstore};
 

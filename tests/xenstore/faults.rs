@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use domu::abi::xs_wire::{ERROR, ERROR_COMM, FEATURE_ERROR, FEATURE_RECONNECTION, MessageType, REQ_CONS, RSP_PROD};
 use domu::executor::{activity, after_turn, spawn, yield_now};
+use domu::sim::abi::xs_wire::{
+    ERROR, ERROR_COMM, FEATURE_ERROR, FEATURE_RECONNECTION, MessageType, REQ_CONS, RSP_PROD,
+};
 use domu::sim::{Message, Store, outside};
 use domu::time;
 use domu::xenstore::{Code, Error};
@@ -25,14 +27,14 @@ fn a_reply_that_makes_no_sense_fails_its_request_alone() {
     let lies: [(Lie, Error); 5] = [
         (
             |message| Message {
-                header: domu::abi::xs_wire::Header { ty: MessageType::WRITE, ..message.header },
+                header: domu::sim::abi::xs_wire::Header { ty: MessageType::WRITE, ..message.header },
                 ..message
             },
             Error::Malformed,
         ),
         (
             |message| Message {
-                header: domu::abi::xs_wire::Header { ty: MessageType(999), ..message.header },
+                header: domu::sim::abi::xs_wire::Header { ty: MessageType(999), ..message.header },
                 ..message
             },
             Error::Malformed,

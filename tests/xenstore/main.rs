@@ -22,8 +22,8 @@ mod watches;
 use std::time::Duration;
 
 use domu::Domain;
-use domu::abi::xs_wire::MessageType;
 use domu::lifecycle::Reason;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{End, Guest, Report, Store};
 
 /// The number of the simulated domain.

@@ -1,7 +1,7 @@
 //! What can be done with nodes and domains.
 
 use domu::DomainId;
-use domu::abi::xs_wire::MessageType;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Guest, Store};
 use domu::xenstore::{Access, Error, Permission};
 

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use domu::abi::xs_wire::MessageType;
 use domu::executor::{Task, spawn, yield_now};
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Guest, Store};
 use domu::time;
 use domu::xenstore::{Error, Xenstore};

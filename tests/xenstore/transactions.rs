@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use domu::abi::xs_wire::MessageType;
 use domu::executor::spawn;
 use domu::sim::Store;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::time;
 use domu::xenstore::{Error, MOST_ATTEMPTS, Transaction};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domu::abi::xs_wire::MessageType;
 use domu::executor::spawn;
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Message, Store};
 use domu::time;
 use domu::xenstore::{Error, Watch};

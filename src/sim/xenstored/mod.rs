@@ -177,7 +177,7 @@ impl Store {
         })))
     }
 
-    /// Offers other features, to domains that start from now on: bits of [`xs_wire`](crate::abi::xs_wire).
+    /// Offers other features, to domains that start from now on: bits of [`xs_wire`](crate::sim::abi::xs_wire).
     #[must_use]
     pub fn features(self, features: u32) -> Self {
         self.lock().features = features;
@@ -285,7 +285,7 @@ impl Store {
         self.lock().log.clone()
     }
 
-    /// Why the server serves a domain no more, as [`ERROR`](crate::abi::xs_wire::ERROR) would say it.
+    /// Why the server serves a domain no more, as [`ERROR`](crate::sim::abi::xs_wire::ERROR) would say it.
     #[must_use]
     pub fn error(&self, domain: u16) -> Option<u32> {
         self.lock().connections.get(&domain).and_then(|connection| connection.error)

@@ -31,8 +31,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
-use domu::abi::event_channel::virq;
-use domu::eventchn::{self, Abi, Binding, Priority};
+use domu::eventchn::{self, Abi, Binding, Priority, virq};
 use domu::executor::{activity, spawn, yield_now};
 use domu::{Domain, DomainId, time};
 use domu_guests::{ensure, verdict};

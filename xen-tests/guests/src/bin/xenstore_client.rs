@@ -35,9 +35,8 @@ use core::pin::pin;
 use core::task::Poll;
 use core::time::Duration;
 
-use domu::abi::xs_wire::MessageType;
 use domu::executor::{spawn, yield_now};
-use domu::xenstore::{Access, Error, Permission, Xenstore};
+use domu::xenstore::{Access, Error, MessageType, Permission, Xenstore};
 use domu::{Domain, DomainId, memory, time};
 use domu_guests::{all_watches, ensure, no_more_memory, number, option, verdict};
 
