@@ -15,7 +15,7 @@ pub const MAX_COMMAND_LINE: usize = 8191;
 
 /// A file that the toolstack loaded beside the image: `xl` passes `ramdisk` as the first.
 #[doc(alias("hvm_modlist_entry", "ramdisk", "initrd"))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Module {
     pub(crate) data: &'static [u8],
     pub(crate) command_line: &'static [u8],
@@ -38,7 +38,7 @@ impl Module {
 }
 
 /// What a domain has cost so far, as [`Domain::cost`] tells it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Cost {
     /// Ticks of the time stamp counter since the entry point. Time in which Xen ran others counts too.

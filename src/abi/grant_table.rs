@@ -63,7 +63,7 @@ pub const COPY_SOURCE_GRANT: u16 = 1 << 0;
 pub const COPY_DESTINATION_GRANT: u16 = 1 << 1;
 
 /// What Xen says of one operation of a batch (`GNTST_*`): negative for errors.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct Status(pub i16);
 

@@ -19,7 +19,7 @@ pub const SUSPEND: u32 = 2;
 
 /// Why a domain ends, as its toolstack is told (`SHUTDOWN_*`).
 #[doc(alias = "SHUTDOWN_")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 #[repr(u32)]
 pub enum Reason {

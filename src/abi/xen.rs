@@ -4,7 +4,7 @@ use core::fmt;
 
 /// The number of a hypercall.
 #[doc(alias = "__HYPERVISOR_")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 #[repr(u32)]
 pub enum Hypercall {

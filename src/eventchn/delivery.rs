@@ -12,7 +12,7 @@ use crate::shared::SharedInfo;
 use crate::state;
 
 /// The interface by which Xen delivers events.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Abi {
     /// A bit for each port; all Xens have it.

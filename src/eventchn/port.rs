@@ -27,7 +27,7 @@ pub struct Port {
 }
 
 /// What a port is bound to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Binding {
     /// Nothing yet, or nothing any more: this domain may bind to it.
@@ -294,6 +294,7 @@ impl Drop for Port {
 
 /// Waits for events, as [`Port::after`] says.
 #[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
 pub struct After<'a> {
     port: &'a Port,
     seen: u64,

@@ -1,7 +1,8 @@
 //! Tasks, and the main loop that runs them.
 //!
 //! Main is the first task; [`spawn`] starts more. All run on the one virtual CPU, one at a time, until each waits: for a
-//! port, a moment, another task. A turn of the main loop gives every kind of work a bounded share:
+//! port, a moment, another task. So a future need not be `Send`. The handles of this crate, such as ports, grants, mappings and
+//! watches, are `Send` and `Sync` all the same, as is a [`Task`] whose output is, for code that asks for it. A turn of the main loop gives every kind of work a bounded share:
 //!
 //! 1. main, then the tasks that are ready by then, each once: what they make ready has the next turn;
 //! 2. timers that are due, and granted pages that peers had in use when their owner was done with them;

@@ -10,7 +10,7 @@ use crate::abi::xen::DomainId;
 use crate::arch;
 
 /// A version of Xen.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct XenVersion {
     /// The part before the point.
     pub major: u16,

@@ -13,7 +13,7 @@ const PATH: &str = "control/shutdown";
 
 /// What the toolstack asks for.
 #[doc(alias = "control/shutdown")]
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ShutdownRequest {
     /// To end: `xl shutdown`.

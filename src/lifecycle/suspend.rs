@@ -21,7 +21,7 @@ use crate::{executor, hypercall, time};
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// How the domain goes on after a suspend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Resumption {
     /// Where it was: the suspend was cancelled, or somebody wanted a copy (`xl save -c`). Ports, grants, mappings, watches and

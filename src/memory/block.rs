@@ -19,7 +19,7 @@ pub(super) const UNIT: usize = talc::base::CHUNK_UNIT;
 const WORD: usize = 8;
 
 /// What is wrong with a block that a caller gives back, or that a walk comes upon.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub struct Damage {
     /// The block's address.
@@ -31,7 +31,7 @@ pub struct Damage {
 }
 
 /// What is wrong with a block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum DamageKind {
     /// Bytes behind it were written to.

@@ -15,7 +15,7 @@ use super::frames::FrameRange;
 use crate::arch::Cpu;
 
 /// What may be done with a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Protection {
     /// Nothing: every access faults.

@@ -49,7 +49,7 @@ pub use error::Error;
 pub use nodes::Nodes;
 pub use path::Path;
 pub use permissions::{Access, Permission};
-pub use transaction::{MOST_ATTEMPTS, Transaction};
+pub use transaction::{MAX_ATTEMPTS, Transaction};
 pub use value::Value;
 pub use watch::Watch;
 

@@ -7,7 +7,7 @@ use super::wire::{self, Payload};
 use crate::abi::xen::DomainId;
 
 /// What a domain may do with a node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Access {
     /// Nothing.
@@ -26,7 +26,7 @@ const LETTERS: [(Access, u8); 4] =
 /// An entry of a node's permissions. The first entry names the owner, who may do everything, and what domains may do that no
 /// other entry names.
 #[doc(alias = "xs_permissions")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Permission {
     /// Who.
     pub domain: DomainId,

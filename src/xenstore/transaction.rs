@@ -12,7 +12,7 @@ use crate::abi::xs_wire::MessageType;
 use crate::{arch, time};
 
 /// How often a transaction that is in conflict with others' is begun.
-pub const MOST_ATTEMPTS: u32 = 64;
+pub const MAX_ATTEMPTS: u32 = 64;
 
 /// The longest pause before it is begun again: that of the first time is up to a millisecond, and each after it up to twice
 /// as long.
@@ -110,7 +110,7 @@ impl Xenstore {
     }
 
     /// Runs a closure in a transaction, and makes its changes if it succeeds. After a conflict with others' changes all of it
-    /// is done again, up to [`MOST_ATTEMPTS`] times in all, with a pause before each. The closure reads through what it is
+    /// is done again, up to [`MAX_ATTEMPTS`] times in all, with a pause before each. The closure reads through what it is
     /// given, and does nothing else that must not be done twice.
     ///
     /// ```no_run
@@ -153,7 +153,7 @@ impl Xenstore {
                 Err(error) if transaction.is_in_conflict() => error,
                 Err(error) => return Err(error),
             };
-            if attempts == MOST_ATTEMPTS {
+            if attempts == MAX_ATTEMPTS {
                 return Err(conflict);
             }
             attempts += 1;

@@ -6,7 +6,7 @@ use domu::executor::spawn;
 use domu::sim::Store;
 use domu::sim::abi::xs_wire::MessageType;
 use domu::time;
-use domu::xenstore::{Error, MOST_ATTEMPTS, Transaction};
+use domu::xenstore::{Error, MAX_ATTEMPTS, Transaction};
 
 use super::{ME, MS, count, run};
 
@@ -107,7 +107,7 @@ fn a_conflict_is_done_again_with_pauses_and_a_bound() {
             nodes.write("data/t", "mine").await
         });
         assert_eq!(done.await, Err(Error::Conflict));
-        assert_eq!(runs.get(), MOST_ATTEMPTS);
+        assert_eq!(runs.get(), MAX_ATTEMPTS);
         // By chance, up to 1, 2, 4, 8 ms and so on, and 64 ms in the end.
         let (early, late) = (moments[4], *moments.last().unwrap() - moments[4]);
         assert!(early < 16 * MS && late > 500 * MS, "{moments:?}");
