@@ -1,7 +1,7 @@
 //! The CPU's face in a unikernel: instructions.
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _mm_lfence, _rdrand64_step, _rdseed64_step, _rdtsc};
+use core::arch::x86_64::{__cpuid_count, _rdrand64_step, _rdseed64_step};
 use core::ops::Range;
 
 use x86_64::instructions::{hlt, interrupts, port::Port, tlb};
@@ -18,12 +18,14 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
 }
 
 /// The time stamp counter, read after everything before it in the program.
+#[inline(always)]
 pub(crate) fn read_tsc() -> u64 {
-    // SAFETY: every 64-bit CPU has RDTSC and LFENCE, and ring 0 may execute them whatever CR4.TSD says.
-    unsafe {
-        _mm_lfence();
-        _rdtsc()
-    }
+    let (low, high): (u64, u64);
+    // SAFETY: every 64-bit CPU has RDTSC and LFENCE, and ring 0 may execute them whatever CR4.TSD says. RDTSC writes RAX and
+    // RDX and clears their upper halves. Without `nomem` the compiler moves no access to memory over the two. This target has
+    // no SSE2, so the intrinsic of LFENCE would be a call.
+    unsafe { asm!("lfence", "rdtsc", out("rax") low, out("rdx") high, options(nostack, preserves_flags)) };
+    high << 32 | low
 }
 
 /// A number that nobody else knows, where the CPU has no random ones: mixed of what the stack protector uses, which it does

@@ -92,23 +92,31 @@ impl SharedInfo {
 
     /// Reads the time record under its version lock, with the time stamp counter of the same moment.
     pub(crate) fn read_time(&self, read_tsc: impl Fn() -> u64) -> (TimeRecord, u64) {
-        let version = self.page.u32(offset::VCPU_TIME + time::VERSION);
         loop {
             // Xen makes the version odd while it writes, on this CPU's behalf: the loop ends with its update.
-            let before = version.load(Ordering::Acquire);
-            let field = |at| self.page.u64(offset::VCPU_TIME + at).load(Ordering::Relaxed);
-            let record = TimeRecord {
-                tsc_timestamp: field(time::TSC_TIMESTAMP),
-                system_time_ns: field(time::SYSTEM_TIME),
-                tsc_to_system_mul: self.page.u32(offset::VCPU_TIME + time::TSC_TO_SYSTEM_MUL).load(Ordering::Relaxed),
-                tsc_shift: self.page.u8(offset::VCPU_TIME + time::TSC_SHIFT).load(Ordering::Relaxed).cast_signed(),
-            };
-            let tsc = read_tsc();
-            fence(Ordering::Acquire);
-            if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
-                return (record, tsc);
+            if let Some(time) = self.try_read_time(&read_tsc) {
+                return time;
             }
         }
+    }
+
+    /// Reads the time record and the time stamp counter once; `None` if Xen wrote the record meanwhile.
+    #[inline(always)]
+    pub(crate) fn try_read_time(&self, read_tsc: impl Fn() -> u64) -> Option<(TimeRecord, u64)> {
+        let page = self.page;
+        let version = page.u32(offset::VCPU_TIME + time::VERSION);
+        // An odd version, which marks a record that is being written, is made even and so never matches.
+        let before = version.load(Ordering::Acquire) & !1;
+        let field = |at| page.u64(offset::VCPU_TIME + at).load(Ordering::Relaxed);
+        let record = TimeRecord {
+            tsc_timestamp: field(time::TSC_TIMESTAMP),
+            system_time_ns: field(time::SYSTEM_TIME),
+            tsc_to_system_mul: page.u32(offset::VCPU_TIME + time::TSC_TO_SYSTEM_MUL).load(Ordering::Relaxed),
+            tsc_shift: page.u8(offset::VCPU_TIME + time::TSC_SHIFT).load(Ordering::Relaxed).cast_signed(),
+        };
+        let tsc = read_tsc();
+        fence(Ordering::Acquire);
+        (version.load(Ordering::Relaxed) == before).then_some((record, tsc))
     }
 }
 
@@ -203,6 +211,26 @@ mod tests {
             let before = clocks::now();
             outside(|outside| write_time(outside.info(), 1, false));
             assert_eq!((clocks::now(), clocks::now()), (before, before));
+        });
+    }
+
+    #[test]
+    fn one_attempt_fails_while_a_record_is_written() {
+        run(async |info| {
+            assert!(info.try_read_time(|| 1).is_some());
+            let read = info.try_read_time(|| {
+                outside(|outside| write_time(outside.info(), 7, false));
+                1
+            });
+            assert!(read.is_none(), "written while it was read: {read:?}");
+            outside(|outside| write_time(outside.info(), 8, true));
+            let read = info.try_read_time(|| 1);
+            assert!(read.is_none(), "the version was odd: {read:?}");
+            outside(|outside| {
+                outside.info().u32(offset::VCPU_TIME + time::VERSION).fetch_add(1, Ordering::SeqCst);
+            });
+            let (record, tsc) = info.try_read_time(|| 9).expect("the version is even");
+            assert_eq!((record.tsc_timestamp, record.tsc_shift, tsc), (8, 8, 9));
         });
     }
 

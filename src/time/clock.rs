@@ -23,6 +23,42 @@ fn at(record: &TimeRecord, tsc: u64) -> u64 {
     record.system_time_ns.saturating_add(scale(ticks, record.tsc_to_system_mul, record.tsc_shift))
 }
 
+/// System time in one attempt, without a loop; `None` if Xen wrote the record meanwhile, or where only [`at`] is exact.
+#[inline(always)]
+pub(super) fn try_system_time_ns(info: &SharedInfo) -> Option<u64> {
+    let (record, tsc) = info.try_read_time(arch::read_tsc)?;
+    try_at(&record, tsc)
+}
+
+/// [`at`] with 64-bit operands; `None` for a counter behind its record, an overflow, or a shift that no CPU has.
+#[inline(always)]
+fn try_at(record: &TimeRecord, tsc: u64) -> Option<u64> {
+    let ticks = tsc.wrapping_sub(record.tsc_timestamp);
+    if ticks.cast_signed() < 0 {
+        return None;
+    }
+    record.system_time_ns.checked_add(try_scale(ticks, record.tsc_to_system_mul, record.tsc_shift)?)
+}
+
+/// [`scale`] by one multiplication of 64-bit operands; `None` if it may overflow, or for a shift that no CPU has.
+#[inline(always)]
+fn try_scale(ticks: u64, mul: u32, shift: i8) -> Option<u64> {
+    match shift {
+        // More than 1 GHz. The product has 96 bits at most, so its upper part has 64.
+        -63..=0 => {
+            let shifted = ticks.wrapping_shr(shift.wrapping_neg().cast_unsigned().into());
+            Some(((u128::from(shifted) * u128::from(mul)) >> 32) as u64)
+        }
+        // Shifting the factor instead of the ticks gives the same product, and the factor still has 64 bits at most.
+        1..=32 => {
+            super::rare();
+            let factor = u64::from(mul) << shift;
+            u64::try_from((u128::from(ticks) * u128::from(factor)) >> 32).ok()
+        }
+        _ => None,
+    }
+}
+
 /// Ticks to nanoseconds: shifted, then multiplied by a 32-bit fraction, in 128 bits so that nothing is lost.
 fn scale(ticks: u64, mul: u32, shift: i8) -> u64 {
     let distance = u32::from(shift.unsigned_abs());
@@ -36,9 +72,16 @@ fn scale(ticks: u64, mul: u32, shift: i8) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::Ordering;
+    use core::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::abi::xen::{shared_info, vcpu_time_info};
+    use crate::shared::SharedPage;
+    use crate::sim::{Guest, outside};
+    use crate::time::now;
 
     #[test]
     fn known_scales() {
@@ -68,8 +111,118 @@ mod tests {
         assert_eq!(at(&record, record.tsc_timestamp - 5), record.system_time_ns);
     }
 
+    /// Writes a time record, as Xen does.
+    fn write(page: SharedPage, record: &TimeRecord) {
+        let field = |offset| shared_info::VCPU_TIME + offset;
+        page.u64(field(vcpu_time_info::TSC_TIMESTAMP)).store(record.tsc_timestamp, Ordering::SeqCst);
+        page.u64(field(vcpu_time_info::SYSTEM_TIME)).store(record.system_time_ns, Ordering::SeqCst);
+        page.u32(field(vcpu_time_info::TSC_TO_SYSTEM_MUL)).store(record.tsc_to_system_mul, Ordering::SeqCst);
+        page.u8(field(vcpu_time_info::TSC_SHIFT)).store(record.tsc_shift.cast_unsigned(), Ordering::SeqCst);
+    }
+
+    /// Words of every size, and those around powers of two.
+    fn any_word() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            any::<u64>(),
+            (any::<u64>(), 0..64_u32).prop_map(|(word, bits)| word >> bits),
+            (0..64_u32, -2..=2_i64).prop_map(|(bit, offset)| (1_u64 << bit).wrapping_add_signed(offset)),
+        ]
+    }
+
+    /// Whether the nanoseconds of these ticks need more than 64 bits.
+    fn overflows(ticks: u64, mul: u32, shift: i8) -> bool {
+        let distance = u32::from(shift.unsigned_abs());
+        let shifted = if shift < 0 { u128::from(ticks) >> distance } else { u128::from(ticks) << distance };
+        (shifted * u128::from(mul)) >> 96 != 0
+    }
+
+    #[test]
+    fn fast_path_takes_the_clocks_of_real_cpus() {
+        for (khz, shift) in
+            [(600_000, 1), (1_000_000, 1), (1_000_001, 0), (2_600_000, -1), (3_900_000, -1), (5_700_000, -2)]
+        {
+            let hz = u128::from(khz * 1000_u64);
+            let halved = if shift > 0 { hz << shift } else { hz >> -shift };
+            let mul = u32::try_from((1_000_000_000 << 32) / halved).unwrap();
+            for seconds in [0, 1, 3600, 86_400 * 365] {
+                let ticks = u64::try_from(hz * seconds).unwrap();
+                let found = try_scale(ticks, mul, shift).expect("the fast path");
+                assert_eq!(found, scale(ticks, mul, shift), "{khz} kHz, {seconds} s");
+                let expected = u64::try_from(seconds * 1_000_000_000).unwrap();
+                assert!(found.abs_diff(expected) <= 1 + (expected >> 30), "{khz} kHz, {seconds} s: {found} ns");
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_at_the_limits_of_the_fast_path() {
+        for (ticks, mul, shift) in [
+            (u64::MAX, u32::MAX, 0),
+            (u64::MAX, u32::MAX, -1),
+            (u64::MAX, u32::MAX, -63),
+            (u64::MAX, 1, 32),
+            (u64::MAX >> 32, u32::MAX, 32),
+            (1 << 32, 1 << 31, 32),
+        ] {
+            assert_eq!(try_scale(ticks, mul, shift), Some(scale(ticks, mul, shift)), "{ticks} {mul} {shift}");
+        }
+        for (ticks, mul, shift) in [
+            (1 << 32, u32::MAX, 32 + 1),
+            (1 << 63, 1 << 31, 32),
+            (u64::MAX, u32::MAX, 1),
+            (1, 1, 33),
+            (1, 1, -64),
+            (1, 1, i8::MIN),
+            (1, 1, i8::MAX),
+        ] {
+            assert_eq!(try_scale(ticks, mul, shift), None, "{ticks} {mul} {shift}");
+        }
+    }
+
     proptest! {
         #![proptest_config(crate::sim::proptest_config())]
+
+        #[test]
+        fn fast_scale_of_any_input_is_exact(ticks in any_word(), mul: u32, shift: i8) {
+            let (fast, exact) = (try_scale(ticks, mul, shift), scale(ticks, mul, shift));
+            prop_assert!(fast.is_none_or(|fast| fast == exact), "{fast:?} is not {exact}");
+            // The CPUs of this world are covered: only an overflow or an absurd shift is left to the other form.
+            prop_assert_eq!(fast.is_none(), !(-63..=32).contains(&shift) || overflows(ticks, mul, shift));
+        }
+
+        #[test]
+        fn fast_time_of_any_record_is_exact(
+            tsc_timestamp in any_word(), system_time_ns in any_word(), tsc_to_system_mul: u32, tsc_shift: i8,
+            distance in any_word(),
+        ) {
+            let record = TimeRecord { tsc_timestamp, system_time_ns, tsc_to_system_mul, tsc_shift };
+            let tsc = tsc_timestamp.wrapping_add(distance);
+            let (fast, exact) = (try_at(&record, tsc), at(&record, tsc));
+            prop_assert!(fast.is_none_or(|fast| fast == exact), "{fast:?} is not {exact}");
+            prop_assert!(exact >= system_time_ns);
+            // An hour on any CPU up to 8 GHz takes the fast path.
+            let is_usual = distance < 3600 * 8_000_000_000 && (-3..=1).contains(&tsc_shift) && system_time_ns < 1 << 62;
+            prop_assert!(fast.is_some() || !is_usual);
+        }
+
+        /// Both paths follow each other here, in any order.
+        #[test]
+        fn clock_follows_any_records_and_never_goes_back(
+            records in prop::collection::vec((any_word(), any_word(), any::<u32>(), any::<i8>()), 1..20),
+        ) {
+            let guest = Guest::new().clock_look(Duration::ZERO);
+            let report = guest.run(async move |_| {
+                let mut last = now();
+                for (tsc_timestamp, system_time_ns, tsc_to_system_mul, tsc_shift) in records {
+                    let record = TimeRecord { tsc_timestamp, system_time_ns, tsc_to_system_mul, tsc_shift };
+                    outside(|outside| write(outside.info(), &record));
+                    let found = now();
+                    assert_eq!(found.as_nanos(), at(&record, arch::read_tsc()).max(last.as_nanos()), "{record:?}");
+                    last = found;
+                }
+            });
+            report.powered_off();
+        }
 
         #[test]
         fn never_overflows_and_never_goes_backwards(a: u64, b: u64, mul: u32, shift: i8) {

@@ -89,7 +89,7 @@ static OPERATIONS: [Operation; 34] = [
     operation("a wait for what has come", "wait", 10_000),
     operation("a timer set, yield, given up", "timer", 10_000),
     operation("spawn and join", "spawn", 10_000),
-    operation("a look at the clock", "clock", 10_000),
+    Operation { predecessor: Some(38), aim: Some(45), ..operation("time::now", "clock", 10_000) },
     Operation { aim: Some(100), ..operation("memory::quick_stat of 100 blocks", "stat_100", 10_000) },
     Operation { aim: Some(100), ..operation("the same of 100,000 blocks", "stat_100000", 10_000) },
     Operation { aim: Some(100), memory: LARGE, ..operation("of 100 in 4 GiB", "stat_100", 10_000) },
