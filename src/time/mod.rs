@@ -19,6 +19,7 @@
 //! ```
 
 mod clock;
+mod interval;
 mod sleep;
 mod timers;
 
@@ -28,7 +29,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 pub(crate) use clock::system_time_ns;
-pub use sleep::{Elapsed, Interval, Sleep, interval, sleep, sleep_until, sleep_until_wall_clock, timeout};
+pub use interval::{Interval, MissedTickBehavior, interval};
+pub use sleep::{Elapsed, Sleep, sleep, sleep_until, sleep_until_wall_clock, timeout};
 pub(crate) use timers::Timers;
 
 use crate::shared::SharedInfo;

@@ -135,35 +135,3 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> impl Future<Output =
         .await
     }
 }
-
-/// Ticks in equal distances, the first after one of them. A period of zero is one of a nanosecond.
-#[must_use]
-pub fn interval(period: Duration) -> Interval {
-    let period = period.max(Duration::from_nanos(1));
-    Interval { next: now() + period, period }
-}
-
-/// A clock that ticks: see [`interval`].
-#[derive(Debug)]
-pub struct Interval {
-    next: Instant,
-    period: Duration,
-}
-
-impl Interval {
-    /// Waits for the next tick and returns its moment. Ticks that nobody waited for in time come one after the other, each
-    /// in a turn of its own, so that none is lost and nobody else is kept waiting.
-    ///
-    /// # Cancel safety
-    ///
-    /// A tick whose future was dropped before it was ready is the next one's.
-    pub async fn tick(&mut self) -> Instant {
-        let tick = self.next;
-        if now() >= tick {
-            crate::executor::yield_now().await;
-        }
-        sleep_until(tick).await;
-        self.next = tick + self.period;
-        tick
-    }
-}

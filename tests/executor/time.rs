@@ -10,7 +10,7 @@ use domu::eventchn::{self, Error};
 use domu::executor::{activity, spawn, yield_now};
 use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Guest, Report};
-use domu::time::{self, Elapsed, Instant};
+use domu::time::{self, Elapsed, Instant, MissedTickBehavior};
 
 use crate::{BOTH, Guard, MS, on, run};
 
@@ -101,10 +101,11 @@ fn a_timeout_drops_what_is_late_and_its_timer_when_it_is_not() {
 }
 
 #[test]
-fn an_interval_loses_no_tick() {
+fn an_interval_of_bursts_loses_no_tick() {
     run(Guest::new(), async |_| {
         let start = time::now();
         let mut interval = time::interval(10 * MS);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Burst);
         for number in 1..=5 {
             let tick = interval.tick().await;
             assert_eq!(tick, start_of(start, tick) + 10 * number * MS);
@@ -155,14 +156,17 @@ fn the_wall_clock_goes_where_dom0_puts_it_and_sleeps_do_not_mind() {
 #[test]
 fn an_interval_that_is_behind_keeps_nobody_waiting() {
     run(Guest::new(), async |_| {
-        // A look at the simulated clock takes twice as long as the period.
-        let mut interval = time::interval(Duration::from_nanos(500));
-        spawn(async move {
-            loop {
-                interval.tick().await;
-            }
-        })
-        .detach();
+        for behavior in [MissedTickBehavior::Burst, MissedTickBehavior::Delay, MissedTickBehavior::Skip] {
+            // A look at the simulated clock takes twice as long as the period.
+            let mut interval = time::interval(Duration::from_nanos(500));
+            interval.set_missed_tick_behavior(behavior);
+            spawn(async move {
+                loop {
+                    interval.tick().await;
+                }
+            })
+            .detach();
+        }
         time::sleep(if cfg!(miri) { MS / 10 } else { MS }).await;
         Ok(())
     });

@@ -1,5 +1,5 @@
 //! Time as dom0 has a part in it: its clock is set while a guest runs; a guest that is idle takes no processor time, and its far timer
-//! does not come early.
+//! does not come early; intervals of a guest that is paused.
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,6 +21,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         let case = Case::new(format!("time::idle_{seconds}"), "idle", |_| Ok(())).on(place);
         cases.push(case.steps(move |stage| idle(stage, seconds)));
     }
+    cases.push(Case::new("time::paused_interval", "interval", |_| Ok(())).steps(paused_interval));
 }
 
 /// The clocks as the guest saw them, in nanoseconds.
@@ -113,6 +114,73 @@ fn idle(stage: &mut Stage, seconds: u32) -> Result<()> {
     Ok(())
 }
 
+/// The period of the guest's intervals and how long it is paused at least, in nanoseconds.
+const PERIOD: i64 = 100_000_000;
+const PAUSE: i64 = 3_000_000_000;
+
+/// A tick: when it was due and when it was taken, in nanoseconds.
+type Tick = (i64, i64);
+
+/// Each interval gives the tick that came due in the pause, and goes on as its behavior says.
+fn paused_interval(stage: &mut Stage) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let domain = stage.domain.clone();
+        stage.dom0(&format!(
+            "until_said {domain} @ticking && xl pause {domain} && sleep {} && xl unpause {domain} && sleep 1 && \
+             echo > $(console_of {domain})",
+            PAUSE / 1_000_000_000
+        ))?;
+        Ok(())
+    })?;
+    stage.destroy()?;
+    ended(&outcome, Reason::Poweroff)?;
+    let text = outcome.text();
+    for behavior in ["Burst", "Delay", "Skip"] {
+        let prefix = format!("@tick {behavior} ");
+        let lines = text.lines().filter_map(|line| line.trim_end().strip_prefix(&prefix));
+        let parse =
+            |line: &str| line.split_once(' ').and_then(|(due, taken)| Some((due.parse().ok()?, taken.parse().ok()?)));
+        let ticks: Option<Vec<Tick>> = lines.map(parse).collect();
+        let ticks = ticks.with_context(|| format!("reading the ticks of {behavior}"))?;
+        ticks_over_pause(behavior, &ticks).with_context(|| format!("{behavior}: {ticks:?}"))?;
+    }
+    Ok(())
+}
+
+/// The ticks of an interval in a domain that was paused once.
+fn ticks_over_pause(behavior: &str, ticks: &[Tick]) -> Result<()> {
+    let lates: Vec<usize> =
+        (0..ticks.len()).filter(|&index| ticks[index].1 - ticks[index].0 > PAUSE - 2 * PERIOD).collect();
+    // Those of a burst come due later and later in the pause.
+    let Some(&late) = lates.first() else { anyhow::bail!("no tick was late by the pause") };
+    ensure!(late >= 3 && late + 4 < ticks.len(), "tick {late} of {} was late", ticks.len());
+    ensure!(ticks.iter().all(|(due, taken)| taken >= due), "a tick came early");
+    let (due, taken) = ticks[late];
+    let next = ticks[late + 1].0;
+    let mut distances = ticks.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    match behavior {
+        "Burst" => {
+            ensure!(distances.all(|distance| distance == PERIOD), "a tick was lost");
+            let missed = usize::try_from((taken - due) / PERIOD)?;
+            let last = ticks.get(late + missed).context("not all missed ticks were made up for")?;
+            ensure!(last.1 - taken < PAUSE / 4, "{missed} ticks took {} ns", last.1 - taken);
+        }
+        "Delay" => {
+            ensure!(lates.len() == 1, "{} ticks were late", lates.len());
+            ensure!(distances.all(|distance| distance >= PERIOD), "two ticks are too close");
+            let shifted = next - taken - PERIOD;
+            ensure!((-PERIOD / 10..=0).contains(&shifted), "the next tick was {shifted} ns from a period later");
+        }
+        _ => {
+            ensure!(lates.len() == 1, "{} ticks were late", lates.len());
+            ensure!(distances.all(|distance| distance > 0 && distance % PERIOD == 0), "the ticks are not aligned");
+            ensure!(next - due > PAUSE - 2 * PERIOD, "only {} ns were skipped", next - due);
+            ensure!((taken - PERIOD / 2..=taken + PERIOD).contains(&next), "{next} is not the next one after {taken}");
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -140,6 +208,30 @@ mod tests {
         assert!(judged(100_300_000, LOOKS - 1).is_err());
         assert!(judged(99_999_999, LOOKS).is_err());
         assert!(judged(3_600_000_000_000, LOOKS).is_err());
+    }
+
+    #[test]
+    fn ticks_of_another_behavior_fail() {
+        let before = (1..=5).map(|number| (number * PERIOD, number * PERIOD + 9));
+        let late = (6 * PERIOD, 37 * PERIOD + PERIOD / 4);
+        let burst = (7..=37).map(|number| (number * PERIOD, late.1 + number));
+        let usual = (38..=44).map(|number| (number * PERIOD, number * PERIOD + 9));
+        let delayed = (1..=7).map(|number| (late.1 + number * PERIOD, late.1 + number * PERIOD + 9));
+        let start: Vec<Tick> = before.chain([late]).collect();
+        let of = |rest: Vec<Tick>| start.iter().copied().chain(rest).collect::<Vec<Tick>>();
+        let found = [
+            ("Burst", of(burst.chain(usual.clone()).collect())),
+            ("Delay", of(delayed.collect())),
+            ("Skip", of(usual.collect())),
+        ];
+        for (behavior, _) in &found {
+            for (other, ticks) in &found {
+                let judged = ticks_over_pause(behavior, ticks);
+                assert_eq!(judged.is_ok(), behavior == other, "{behavior} with ticks of {other}: {judged:?}");
+            }
+        }
+        assert!(ticks_over_pause("Skip", &start).is_err());
+        assert!(ticks_over_pause("Skip", &[]).is_err());
     }
 
     #[test]
