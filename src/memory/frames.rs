@@ -106,7 +106,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Takes a range away.
+    /// Takes a range away. If that splits a range of a full set, the set keeps the larger part of it: the smaller is lost.
     pub(crate) fn remove(&mut self, range: FrameRange) -> Result<(), TooManyRanges> {
         if range.is_empty() {
             return Ok(());
@@ -117,11 +117,12 @@ impl Frames {
         let below = FrameRange { start: cut[0].start, end: range.start };
         let above = FrameRange { start: range.end, end: cut[cut.len() - 1].end };
         self.0.drain(first..last);
+        let size = |rest: FrameRange| rest.end.saturating_sub(rest.start);
+        let (larger, smaller) = if size(below) > size(above) { (below, above) } else { (above, below) };
         let mut result = Ok(());
-        for rest in [above, below] {
-            if !rest.is_empty() && self.0.insert(first, rest).is_err() {
-                result = Err(TooManyRanges);
-            }
+        for rest in [larger, smaller].into_iter().filter(|rest| !rest.is_empty()) {
+            let index = self.0.partition_point(|other| other.start < rest.start);
+            result = result.and(self.0.insert(index, rest).map_err(|_| TooManyRanges));
         }
         result
     }
@@ -178,6 +179,22 @@ mod tests {
         assert_eq!(set.remove(range(1, 2)), Err(TooManyRanges));
         assert!(!set.ranges().iter().any(|r| r.start <= 1 && r.end > 1));
         assert!(set.ranges().is_sorted_by_key(|r| r.start));
+    }
+
+    #[test]
+    fn full_set_keeps_the_larger_part_of_a_split() {
+        for (cut, larger) in
+            [(range(10, 11), range(11, 100)), (range(90, 91), range(0, 90)), (range(50, 60), range(0, 50))]
+        {
+            let mut set = Frames::new();
+            set.insert(range(0, 100)).unwrap();
+            for i in 1..CAPACITY as u64 {
+                set.insert(range(1000 * i, 1000 * i + 1)).unwrap();
+            }
+            assert_eq!(set.remove(cut), Err(TooManyRanges));
+            assert_eq!((set.ranges()[0], set.ranges().len()), (larger, CAPACITY));
+            assert!(set.ranges().is_sorted_by_key(|r| r.start));
+        }
     }
 
     #[derive(Clone, Debug)]
