@@ -22,6 +22,7 @@ use crate::console::log::{self, LogState};
 use crate::domain::{Domain, MAX_COMMAND_LINE};
 use crate::eventchn::Location;
 use crate::hypercall::{self, Xen, XenVersion};
+use crate::instance::Instance;
 use crate::lifecycle::{self, Outcome};
 use crate::memory::{self, FrameRange, HIGHEST_FRAME, Image, Layout, MapError, MemoryMap, NoRoom, Tables, Violation};
 use crate::options::{Options, Word};
@@ -179,6 +180,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     let command_line = loaded.command_line.bytes;
     let options = Options::parse(command_line, |_| {});
     let state = state::install(State {
+        instance: Instance::new(),
         generation: AtomicU64::new(0),
         xen: Mutex::new(xen),
         command_line,

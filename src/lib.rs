@@ -38,6 +38,7 @@ pub mod embassy;
 
 mod boot;
 mod domain;
+mod instance;
 pub mod options;
 mod state;
 

@@ -18,6 +18,7 @@ use crate::console::log::LogState;
 use crate::domain::Module;
 use crate::executor::Executor;
 use crate::hypercall::Xen;
+use crate::instance::Instance;
 use crate::memory::{Exhaustion, Stack, Tables, balloon, holes, pages};
 use crate::shared::SharedInfo;
 use crate::{eventchn, gnttab, lifecycle, random, time, xenstore};
@@ -27,6 +28,7 @@ pub(crate) const MAX_MODULES: usize = 16;
 
 /// Everything that a domain is.
 pub(crate) struct State {
+    pub(crate) instance: Instance,
     /// How often the domain was resumed elsewhere: what of Xen's was made under another number is gone.
     pub(crate) generation: AtomicU64,
     pub(crate) xen: Mutex<Xen>,
@@ -65,9 +67,10 @@ impl State {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Whether this is the domain that runs here. A test on the host may keep something of one that has ended.
-    pub(crate) fn is_running(&'static self) -> bool {
-        cfg!(target_os = "none") || get().is_some_and(|state| core::ptr::eq(state, self))
+    /// Whether this is the domain that runs here. A test on the host may keep a handle of one that has ended, or use it in
+    /// another.
+    pub(crate) fn is_running(&self) -> bool {
+        self.instance.is_current()
     }
 }
 
@@ -105,6 +108,11 @@ pub(crate) fn get() -> Option<&'static State> {
     STATE.get()
 }
 
+/// The state of a domain, if that runs here.
+pub(crate) fn of(instance: Instance) -> Option<&'static State> {
+    get().filter(|_| instance.is_current())
+}
+
 /// Keeps the state for the life of the domain. Boot does this once.
 #[cfg(target_os = "none")]
 pub(crate) fn install(state: State) -> &'static State {
@@ -114,4 +122,4 @@ pub(crate) fn install(state: State) -> &'static State {
 }
 
 #[cfg(not(target_os = "none"))]
-pub(crate) use crate::sim::state::{get, install};
+pub(crate) use crate::sim::state::{get, install, next_instance};

@@ -16,6 +16,7 @@ use crate::time::Instant;
 use crate::{arch, hypercall};
 
 /// Where output goes, and input comes from.
+#[cfg_attr(not(target_os = "none"), expect(clippy::large_enum_variant, reason = "a domain has one"))]
 pub(super) enum Device {
     /// The ring of a PV console.
     Ring(Ring),

@@ -47,7 +47,7 @@ use crate::{eventchn, time};
 #[non_exhaustive]
 pub enum Error {
     /// The domain has no console, or none that does this: one whose ring was impossible from the start is not used, and the
-    /// hypervisor's has no input.
+    /// hypervisor's has no input. On the host also outside of the console's simulated domain.
     Absent,
     /// The backend has not read everything in time; what was accepted arrives if it goes on.
     Stalled,
@@ -134,7 +134,7 @@ impl Console {
     ///
     /// [`Error::Absent`], [`Error::Corrupt`].
     pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Error> {
-        self.0.console.with(|device| device.try_write(bytes)).map(Option::unwrap_or_default)
+        self.device(|device| device.try_write(bytes)).map(Option::unwrap_or_default)
     }
 
     /// Waits until the backend has read everything that was written before, also lines of the log. It is given two seconds,
@@ -149,7 +149,7 @@ impl Console {
     ///
     /// Dropping the future changes nothing.
     pub async fn flush(&self) -> Result<(), Error> {
-        let start = self.0.console.with(|device| {
+        let start = self.device(|device| {
             if let Device::Ring(ring) = device {
                 ring.wake();
             }
@@ -168,7 +168,7 @@ impl Console {
         });
         match time::timeout(Duration::from_nanos(limit), read).await {
             Ok(result) => result,
-            Err(time::Elapsed) => self.0.console.with(|device| {
+            Err(time::Elapsed) => self.device(|device| {
                 if let Device::Ring(ring) = device
                     && ring.output.consumed() == start.read
                     && self.0.generation() == generation
@@ -202,7 +202,7 @@ impl Console {
     ///
     /// [`Error::Absent`], [`Error::Corrupt`].
     pub fn try_read(&self, bytes: &mut [u8]) -> Result<usize, Error> {
-        self.0.console.with(|device| device.try_read(bytes)).map(Option::unwrap_or_default)
+        self.device(|device| device.try_read(bytes)).map(Option::unwrap_or_default)
     }
 
     /// The input in lines, from here on. They are to be kept for as long as lines are read: what has come beyond a line is
@@ -217,7 +217,12 @@ impl Console {
     #[doc(alias = "connection")]
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.0.console.with(|device| Ok(device.is_connected())).unwrap_or(false)
+        self.device(|device| Ok(device.is_connected())).unwrap_or(false)
+    }
+
+    /// Does something with the device, unless the console is that of another domain than runs here.
+    fn device<T>(&self, act: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
+        if self.0.is_running() { self.0.console.with(act) } else { Err(Error::Absent) }
     }
 
     /// Attempts something now, and then after each event of the backend's, until it is possible.
@@ -229,13 +234,13 @@ impl Console {
         let pace = state.console.pace();
         pace.share(state).await;
         // Without the port, which a domain that never waits has no use for.
-        if let Some(done) = state.console.with(&mut attempt)? {
+        if let Some(done) = self.device(&mut attempt)? {
             pace.found(state);
             return Ok(done);
         }
         loop {
             let port = state.console.port(state)?;
-            match port.until_by(pace, || state.console.with(&mut attempt).transpose()).await {
+            match port.until_by(pace, || self.device(&mut attempt).transpose()).await {
                 Ok(done) => return done,
                 // In the new domain the console has another port.
                 Err(eventchn::Error::BeforeResume) => {}
@@ -248,7 +253,7 @@ impl Console {
 /// Text goes the way of the log's lines: each piece is kept whole while the ring is full, or refused, and nobody waits.
 impl fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        match self.0.console.with(|device| device.take_whole(text.as_bytes())) {
+        match self.device(|device| device.take_whole(text.as_bytes())) {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(fmt::Error),
         }

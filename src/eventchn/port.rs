@@ -134,9 +134,10 @@ impl Port {
         }
     }
 
-    /// Whether the domain has not been resumed elsewhere since the port was bound. Else its number may be another's.
+    /// Whether the port's domain runs here, and has not been resumed elsewhere since the port was bound. Else its number may be
+    /// another's.
     pub(crate) fn is_current(&self) -> bool {
-        self.generation == self.state.generation()
+        self.current().is_ok()
     }
 
     /// The number, by which a peer binds to it.
@@ -164,7 +165,7 @@ impl Port {
 
     /// The state of the port's domain, unless that has ended, or was resumed elsewhere since.
     fn current(&self) -> Result<&'static State, Error> {
-        match (self.state.is_running(), self.is_current()) {
+        match (self.state.is_running(), self.generation == self.state.generation()) {
             (true, true) => Ok(self.state),
             (true, false) => Err(Error::BeforeResume),
             (false, _) => Err(Error::Refused(Errno::ESRCH)),
@@ -247,9 +248,7 @@ impl Port {
         pace.share(self.state).await;
         let mut woken = false;
         loop {
-            if !self.is_current() {
-                return Err(Error::BeforeResume);
-            }
+            self.current()?;
             // Note is taken of events before what they tell of is looked at: one that comes in between ends the wait.
             let seen = self.count();
             if let Some(found) = look() {
@@ -280,13 +279,11 @@ impl fmt::Debug for Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
+        // Outside of its domain the port stays open until that ends.
         if !self.is_current() {
             return;
         }
         self.state.events.remove(self.number, self.state);
-        if !self.state.is_running() {
-            return;
-        }
         // Xen closes what is this domain's; there is nobody to tell if it does not.
         let _ = hypercall::event_close(self.number);
     }
@@ -306,10 +303,10 @@ impl Future for After<'_> {
     type Output = Result<u64, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if !self.port.is_current() {
-            return Poll::Ready(Err(Error::BeforeResume));
-        }
-        let state = self.port.state;
+        let state = match self.port.current() {
+            Ok(state) => state,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         match state.events.look(state, self.port.number, self.seen, self.id, context.waker()) {
             Seen::Events(count) => {
                 self.id = None;
@@ -325,7 +322,7 @@ impl Future for After<'_> {
 
 impl Drop for After<'_> {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
+        if let Some(id) = self.id.filter(|_| self.port.state.is_running()) {
             self.port.state.events.forget(self.port.number, id);
         }
     }

@@ -15,7 +15,8 @@ use super::{Error, Grant, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, Status};
 use crate::abi::xen::DomainId;
-use crate::state::{self, State};
+use crate::instance::Instance;
+use crate::state;
 use crate::{arch, hypercall};
 
 /// Bytes in a page.
@@ -55,14 +56,37 @@ pub struct Batch<'a> {
     segments: heapless::Vec<GrantCopy, SEGMENTS>,
     /// Segments of each copy.
     parts: heapless::Vec<u8, SEGMENTS>,
+    /// Where the copies were added, if there are any.
+    filled: Option<Filled>,
     memory: PhantomData<&'a mut [u8]>,
+}
+
+/// The domain in which a batch was filled, and the generation of that domain: references and frames mean nothing in another.
+#[derive(Clone, Copy)]
+struct Filled {
+    instance: Instance,
+    generation: u64,
+}
+
+impl Filled {
+    /// The domain that runs here, as it is now.
+    fn here() -> Result<Self, Error> {
+        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
+        Ok(Self { instance: state.instance, generation: state.generation() })
+    }
+
+    /// Whether copies that were added there may be done here and now.
+    fn check(self) -> Result<(), Error> {
+        let state = state::of(self.instance).ok_or(Error::Refused(Errno::ESRCH))?;
+        super::check(state, self.generation)
+    }
 }
 
 impl<'a> Batch<'a> {
     /// A batch without copies.
     #[must_use]
     pub const fn new() -> Self {
-        Self { segments: heapless::Vec::new(), parts: heapless::Vec::new(), memory: PhantomData }
+        Self { segments: heapless::Vec::new(), parts: heapless::Vec::new(), filled: None, memory: PhantomData }
     }
 
     /// How many copies there are.
@@ -82,7 +106,8 @@ impl<'a> Batch<'a> {
     /// # Errors
     ///
     /// [`Error::BeyondPage`] if it is longer than the rest of the page; [`Error::BatchFull`] if there is no room for it;
-    /// [`Error::BadPage`] if the slice is none of the domain's RAM. The batch is as it was.
+    /// [`Error::BadPage`] if the slice is none of the domain's RAM; [`Error::BeforeResume`] if the batch has copies from before
+    /// a resume; [`Error::Refused`] outside of a domain, or if it has copies of another one. The batch is as it was.
     pub fn read(&mut self, from: Grant, offset: usize, into: &'a mut [u8]) -> Result<(), Error> {
         self.add(Way::Out, from, offset, into.as_mut_ptr(), into.len())
     }
@@ -102,6 +127,10 @@ impl<'a> Batch<'a> {
         if offset > PAGE || len > PAGE - offset {
             return Err(Error::BeyondPage);
         }
+        let filled = match self.filled.filter(|_| !self.is_empty()) {
+            Some(filled) => filled.check().map(|()| filled),
+            None => Filled::here(),
+        }?;
         let first = len.min(PAGE - own.addr() % PAGE);
         let (mut done, mut parts) = (0, heapless::Vec::<GrantCopy, 2>::new());
         for part in [first, len - first].into_iter().filter(|part| *part > 0) {
@@ -124,6 +153,7 @@ impl<'a> Batch<'a> {
         if self.parts.is_full() || self.segments.extend_from_slice(&parts).is_err() {
             return Err(Error::BatchFull);
         }
+        self.filled = Some(filled);
         self.parts.push(parts.len() as u8).map_err(|_| Error::BatchFull)
     }
 
@@ -137,18 +167,17 @@ impl<'a> Batch<'a> {
     /// then the others are, and all have results.
     pub async fn submit(&mut self) -> Results {
         let mut retry = Retry::new();
-        let generation = || state::get().map(State::generation);
-        let began = generation();
         loop {
-            let refused = self.attempt().map_err(Error::Refused);
+            // By a reference from before a resume another page might be found, and other memory by an own frame of another
+            // domain's.
+            let current = self.filled.map_or(Ok(()), Filled::check);
+            let refused = current.and_then(|()| self.attempt().map_err(Error::Refused));
             let complete = self.segments.iter().all(|segment| segment.status != Status::AGAIN);
-            let is_over = complete || refused.is_err() || !retry.wait().await;
-            // By a reference from before a resume another page might be found.
-            let is_old = generation() != began;
-            if is_over || is_old {
-                let results = self.results(refused.err().or(is_old.then_some(Error::BeforeResume)));
+            if complete || refused.is_err() || !retry.wait().await {
+                let results = self.results(refused.err());
                 self.segments.clear();
                 self.parts.clear();
+                self.filled = None;
                 return results;
             }
         }
@@ -192,7 +221,8 @@ impl fmt::Debug for Batch<'_> {
 ///
 /// The errors are [`Error::NoDomain`], [`Error::NoReference`], [`Error::NotGranted`] and the like, as Xen refuses one;
 /// [`Error::Unavailable`] if the page was not there all the time; [`Error::BeforeResume`] if the domain was resumed elsewhere
-/// while it was not; and [`Error::Refused`] if Xen refuses the hypercall.
+/// after the copy was added; and [`Error::Refused`] if Xen refuses the hypercall, or outside of the domain in which it was
+/// added.
 #[derive(Debug)]
 #[must_use = "some of the copies may have failed"]
 pub struct Results(heapless::Vec<Result<(), Error>, SEGMENTS>);

@@ -15,6 +15,7 @@ use super::{Error, Stat};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
 use crate::memory::Pages;
+use crate::state::State;
 use crate::time::Instant;
 
 /// References that are looked at in a turn of the main loop, at most: some microseconds.
@@ -147,11 +148,6 @@ impl Grants {
         taken?.ok_or(Error::NoReferences)
     }
 
-    /// Waits for so many references.
-    pub(super) const fn take(&self, count: u32) -> Take<'_> {
-        Take { grants: self, count, ticket: None }
-    }
-
     /// Gives references back that were not used.
     pub(super) fn give(&self, chain: Chain) {
         let mut inner = self.inner.lock();
@@ -276,22 +272,25 @@ impl Grants {
     }
 }
 
-/// Waits for references: see [`Grants::take`].
-#[derive(Debug)]
+/// Waits for references. The first that waits is served first.
 #[must_use = "futures do nothing unless polled"]
-pub(super) struct Take<'a> {
-    grants: &'a Grants,
+pub(super) struct Take {
+    state: &'static State,
     count: u32,
     ticket: Option<u64>,
 }
 
-impl Future for Take<'_> {
+impl Future for Take {
     type Output = Result<Chain, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // The table may grow for it, which only its own domain may do.
+        if !self.state.is_running() {
+            return Poll::Ready(Err(Error::Refused(Errno::ESRCH)));
+        }
         let waker = context.waker().clone();
-        let grants = self.grants;
-        let mut inner = grants.inner.lock();
+        let state = self.state;
+        let mut inner = state.grants.inner.lock();
         // Without a ticket it is its turn as well, if nobody waits.
         let taken = if inner.waiters.is_first(self.ticket) { inner.take(self.count, 0) } else { Ok(None) };
         let mut before = None;
@@ -319,11 +318,16 @@ impl Future for Take<'_> {
     }
 }
 
-impl Take<'_> {
-    /// Gives the ticket back; the next may go on.
+impl Take {
+    /// Waits for so many references of a domain's.
+    pub(super) const fn new(state: &'static State, count: u32) -> Self {
+        Self { state, count, ticket: None }
+    }
+
+    /// Gives the ticket back; the next may go on. Outside of its domain the place in the queue stays, as it may be locked.
     fn leave(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let mut inner = self.grants.inner.lock();
+        let Some(ticket) = self.ticket.take().filter(|_| self.state.is_running()) else { return };
+        let mut inner = self.state.grants.inner.lock();
         let own = inner.waiters.leave(ticket);
         let next = inner.next_waiter();
         drop(inner);
@@ -332,7 +336,7 @@ impl Take<'_> {
     }
 }
 
-impl Drop for Take<'_> {
+impl Drop for Take {
     fn drop(&mut self) {
         self.leave();
     }

@@ -145,7 +145,7 @@ impl<A: Access> Mapping<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`].
+    /// [`Error::BeforeResume`]; [`Error::Refused`] on the host, outside of the mapping's simulated domain.
     pub fn check(&self) -> Result<(), Error> {
         self.placed.check()
     }
@@ -154,7 +154,8 @@ impl<A: Access> Mapping<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`], when there is nothing to be unmapped. As Xen refuses it, which it has no cause to. The space that the pages lie in is then never used again, and counted:
+    /// [`Error::BeforeResume`], when there is nothing to be unmapped; [`Error::Refused`] on the host, outside of the mapping's
+    /// simulated domain, where nothing is unmapped. As Xen refuses it, which it has no cause to. The space that the pages lie in is then never used again, and counted:
     /// [`Stat::lost`](super::Stat::lost).
     #[doc(alias = "gnttab_unmap_refs")]
     pub fn unmap(mut self) -> Result<(), Error> {
@@ -235,9 +236,9 @@ impl Placed {
         (self.first + index as u64) << 12
     }
 
-    /// Whether the domain has not been resumed elsewhere since.
+    /// Whether this is the domain that mapped them, not resumed elsewhere since.
     fn check(&self) -> Result<(), Error> {
-        if self.generation == self.state.generation() { Ok(()) } else { Err(Error::BeforeResume) }
+        super::check(self.state, self.generation)
     }
 
     /// Maps what is not there yet. False if something is to be tried again.
@@ -328,10 +329,7 @@ impl Placed {
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        // With a domain that has ended its mappings are gone.
-        if self.state.is_running() {
-            // What is refused is counted.
-            let _ = self.unmap();
-        }
+        // What Xen refuses is counted. Outside of its domain the mapping stays until that ends.
+        let _ = self.unmap();
     }
 }

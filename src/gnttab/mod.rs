@@ -58,6 +58,7 @@ pub use share::{Granted, References};
 use crate::abi::errno::Errno;
 pub use crate::abi::grant_table::Status;
 use crate::abi::xen::DomainId;
+use crate::state::State;
 use crate::{memory, state};
 
 /// The number of a grant in the table of the domain that gives it: what a peer is told.
@@ -204,6 +205,14 @@ impl From<memory::Error> for Error {
     fn from(error: memory::Error) -> Self {
         Self::Memory(error)
     }
+}
+
+/// Whether a grant or mapping of this generation of a domain may be used here and now.
+fn check(state: &State, generation: u64) -> Result<(), Error> {
+    if !state.is_running() {
+        return Err(Error::Refused(Errno::ESRCH));
+    }
+    if generation == state.generation() { Ok(()) } else { Err(Error::BeforeResume) }
 }
 
 /// What is known of the grants that this domain gives, and of those that it maps.

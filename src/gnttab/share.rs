@@ -3,8 +3,8 @@
 use core::fmt;
 use core::iter::FusedIterator;
 use core::marker::PhantomData;
-use core::mem;
 
+use super::grants::Take;
 use super::list::Chain;
 use super::table::{Permit, frame_number};
 use super::{Access, Error, ReadWrite, Reference};
@@ -80,7 +80,7 @@ impl<A: Access> Granted<A> {
     /// Dropping the future gives up the place among those that wait. Nothing is granted.
     pub async fn new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::prepare(pages)?;
-        let references = state.grants.take(count).await?;
+        let references = Take::new(state, count).await?;
         Self::share(state, peer, references, Pages::new(pages))
     }
 
@@ -111,7 +111,7 @@ impl<A: Access> Granted<A> {
     /// As [`new`](Self::new). The pages are free then.
     pub async fn from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
         let (state, count) = Self::prepare(pages.count())?;
-        let references = state.grants.take(count).await?;
+        let references = Take::new(state, count).await?;
         Self::share(state, peer, references, Ok(pages))
     }
 
@@ -143,6 +143,10 @@ impl<A: Access> Granted<A> {
         pages: Result<Pages, memory::Error>,
     ) -> Result<Self, Error> {
         let made = pages.map_err(Error::from).and_then(|pages| {
+            // By their numbers the peer would be given pages of this domain's.
+            if pages.instance() != state.instance {
+                return Err(Error::Refused(Errno::ESRCH));
+            }
             let behind_first = references.len() - 1;
             let last = frame_number(pages.frame() + u64::from(behind_first))?;
             state.grants.add_place()?;
@@ -180,9 +184,9 @@ impl<A: Access> Granted<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`].
+    /// [`Error::BeforeResume`]; [`Error::Refused`] on the host, outside of the grant's simulated domain.
     pub fn check(&self) -> Result<(), Error> {
-        if self.generation == self.state.generation() { Ok(()) } else { Err(Error::BeforeResume) }
+        super::check(self.state, self.generation)
     }
 
     /// The reference of each page, in their order: what the peer is told. There are none from before a resume.
@@ -198,7 +202,8 @@ impl<A: Access> Granted<A> {
     /// # Errors
     ///
     /// [`Error::InUse`] if the peer has some of them in use. It keeps its access to these, and none to the others. They are
-    /// kept back, in a list, with their references, and are free when the peer is done with them.
+    /// kept back, in a list, with their references, and are free when the peer is done with them. On the host also outside of
+    /// the grant's simulated domain, where nothing is ended.
     #[doc(alias("gnttab_end_foreign_access", "end_access", "unshare"))]
     pub fn end(mut self) -> Result<Pages, Error> {
         self.finish().ok_or(Error::InUse)
@@ -207,8 +212,7 @@ impl<A: Access> Granted<A> {
     fn finish(&mut self) -> Option<Pages> {
         let Held { pages, references } = self.held.take()?;
         if !self.state.is_running() {
-            // The domain has ended, and all its memory with it.
-            mem::forget(pages);
+            // The pages and their references stay in use in their domain, if that has not ended.
             return None;
         }
         self.state.grants.end(pages, references, || time::now_in(self.state))
@@ -259,7 +263,7 @@ impl Iterator for References<'_> {
     type Item = Reference;
 
     fn next(&mut self) -> Option<Reference> {
-        let reference = self.next?;
+        let reference = self.next.filter(|_| self.state.is_running())?;
         self.left = self.left.checked_sub(1)?;
         self.next = self.state.grants.behind(reference);
         Some(Reference(reference))

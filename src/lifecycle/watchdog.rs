@@ -146,8 +146,8 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        // One that Xen will not stop has the domain end in time.
-        if self.is_current() {
+        // One that Xen will not stop has the domain end in time, as has one that is dropped outside of its domain.
+        if self.state.is_running() && self.is_current() {
             let _ = self.set(0);
             self.state.lifecycle.watchdogs.note(self.id.load(Ordering::Relaxed), 0);
         }

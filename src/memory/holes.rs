@@ -11,12 +11,14 @@ use core::fmt;
 use super::layout::Place;
 use super::map::WINDOW;
 use super::{Error, FrameRange, MemoryMap, NoRoom};
+use crate::instance::Instance;
 use crate::state;
 
 /// Frames of unpopulated space that follow each other, read-write and not executable.
 ///
-/// Whoever has something placed there has it taken away before dropping this, or leaks it: the frames go to the next.
-pub(crate) struct Hole(FrameRange);
+/// Whoever has something placed there has it taken away before dropping this, or leaks it: the frames go to the next. A drop
+/// outside of the hole's domain does nothing.
+pub(crate) struct Hole(FrameRange, Instance);
 
 impl Hole {
     /// Takes so many frames, the lowest that there are.
@@ -31,7 +33,7 @@ impl Hole {
             return Err(Error::NoSpace);
         }
         if let Some(frames) = state.holes.lock().take(count) {
-            return Ok(Self(frames));
+            return Ok(Self(frames, state.instance));
         }
         // The heap, and with it perhaps the application, is asked while nothing is locked.
         let known = state.holes.lock().windows.len();
@@ -46,7 +48,7 @@ impl Hole {
             match result {
                 Ok(()) if list.capacity() > holes.windows.len() => {
                     holes.adopt(window, list);
-                    return holes.take(count).map(Self).ok_or(Error::NoSpace);
+                    return holes.take(count).map(|frames| Self(frames, state.instance)).ok_or(Error::NoSpace);
                 }
                 // Somebody else has added one meanwhile, in a handler: this one is mapped, and not used.
                 Ok(()) => return Err(Error::Busy),
@@ -65,7 +67,7 @@ impl Hole {
 
 impl Drop for Hole {
     fn drop(&mut self) {
-        if let Some(state) = state::get() {
+        if let Some(state) = state::of(self.1) {
             state.holes.lock().give(self.0);
         }
     }

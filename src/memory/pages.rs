@@ -16,6 +16,7 @@ use super::Error;
 use super::chunk::{Chunk, ChunkSize};
 use super::runs::{self, Shape};
 use crate::arch;
+use crate::instance::Instance;
 use crate::state::{self, State};
 
 /// One or more whole pages that follow each other, zeroed when they are made: what peers are given access to.
@@ -24,12 +25,14 @@ use crate::state::{self, State};
 /// a peer sees whole pages, whatever else lies in them. The memory is the domain's own until it is granted, and may be used
 /// as any other; once a peer can write to it, no Rust reference may cover it any more.
 ///
-/// Dropping frees the pages.
+/// Dropping frees the pages. On the host, dropping them outside of their simulated domain does nothing: they stay in use
+/// there.
 pub struct Pages {
     start: NonNull<u8>,
     frame: u64,
     count: usize,
     in_chunk: bool,
+    instance: Instance,
 }
 
 // SAFETY: the memory is the value's own, and belongs to no thread.
@@ -47,7 +50,8 @@ impl Pages {
         if count == 0 {
             return Err(Error::NotPages);
         }
-        let store = &state::get().ok_or(Error::OutOfMemory)?.pages;
+        let state = state::get().ok_or(Error::OutOfMemory)?;
+        let store = &state.pages;
         let size = store.lock().size;
         // The heap is not asked while the store is locked: it may run the application's code when it is exhausted.
         let mut run = None;
@@ -74,7 +78,7 @@ impl Pages {
         unsafe { start.write_bytes(0, count * 4096) };
         // This exposes the pointer: a peer will read the zeroes by the frame's number, so they must be in memory by then.
         let frame = arch::frame_of(start.as_ptr()).ok_or(Error::OutOfMemory)?;
-        Ok(Self { start, frame, count, in_chunk })
+        Ok(Self { start, frame, count, in_chunk, instance: state.instance })
     }
 
     /// The length in pages.
@@ -95,6 +99,11 @@ impl Pages {
     #[must_use]
     pub const fn frame(&self) -> u64 {
         self.frame
+    }
+
+    /// The domain whose RAM they are.
+    pub(crate) const fn instance(&self) -> Instance {
+        self.instance
     }
 
     /// Where the pages are.
@@ -131,8 +140,8 @@ impl fmt::Debug for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // A simulated domain may be gone, and its memory with it.
-        let Some(state) = state::get() else { return };
+        // Another domain's store and heap know nothing of these pages.
+        let Some(state) = state::of(self.instance) else { return };
         #[cfg(not(target_os = "none"))]
         crate::sim::machine::freed(self.frame..self.frame + self.count as u64);
         let mut store = state.pages.lock();

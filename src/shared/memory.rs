@@ -11,6 +11,8 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::abi::memory::PAGE_SIZE;
+#[cfg(not(target_os = "none"))]
+use crate::instance::Instance;
 
 /// Bytes that are copied word by word at most. The instruction for strings of bytes is faster for more, but on many CPUs takes
 /// tens of cycles to begin, which an entry of a ring is not worth.
@@ -25,6 +27,9 @@ const WORDWISE: usize = 128;
 pub struct SharedMemory<'a> {
     start: NonNull<u8>,
     len: usize,
+    /// The simulated domain that made it: pages of others are found by its addresses. None made it while it boots.
+    #[cfg(not(target_os = "none"))]
+    instance: Option<Instance>,
     owner: PhantomData<&'a ()>,
 }
 
@@ -47,8 +52,14 @@ impl<'a> SharedMemory<'a> {
     /// `start` is page-aligned and `pages` is not zero. As long as the view, or a copy of it, is used, the pages are mapped,
     /// and nothing in the program accesses them but through this type: for the whole of `'a`, unless its owner lends it for
     /// less. They are mapped read-write, or nothing that writes is called.
-    pub(crate) const unsafe fn new(start: NonNull<u8>, pages: usize) -> Self {
-        Self { start, len: pages * PAGE_SIZE as usize, owner: PhantomData }
+    pub(crate) unsafe fn new(start: NonNull<u8>, pages: usize) -> Self {
+        Self {
+            start,
+            len: pages * PAGE_SIZE as usize,
+            #[cfg(not(target_os = "none"))]
+            instance: crate::state::get().map(|state| state.instance),
+            owner: PhantomData,
+        }
     }
 
     /// The length in bytes.
@@ -86,7 +97,7 @@ impl<'a> SharedMemory<'a> {
         #[cfg(not(target_os = "none"))]
         {
             crate::sim::race::access(self.start, offset);
-            crate::sim::machine::behind(self.start, offset)
+            crate::sim::machine::behind(self.start, offset, self.instance)
         }
         // SAFETY: passed on from the caller.
         #[cfg(target_os = "none")]

@@ -17,6 +17,7 @@ use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
 use crate::abi::xen::Hypercall;
 use crate::arch::{ControlRegisters, Cpu, DEBUG_PORT};
+use crate::instance::Instance;
 use crate::memory::{FrameRange, HIGHEST_FRAME, Image, Stack};
 use crate::shared::SharedPage;
 use crate::{MAX_COMMAND_LINE, XenVersion};
@@ -471,9 +472,10 @@ pub(crate) fn stop() -> ! {
 ///
 /// # Panics
 ///
-/// If nothing is there any more.
-pub(crate) fn behind(start: NonNull<u8>, offset: usize) -> *mut u8 {
+/// If nothing is there any more, and outside of the domain that has mapped it: at this address another domain has another page.
+pub(crate) fn behind(start: NonNull<u8>, offset: usize, instance: Option<Instance>) -> *mut u8 {
     let Some(start) = placed_address(start.as_ptr()) else { return start.as_ptr().wrapping_add(offset) };
+    assert!(instance.is_none_or(Instance::is_current), "a mapping is used outside of its domain");
     let address = start + offset as u64;
     with(|machine| {
         machine.grants.touch(address >> 12, offset % 4096);

@@ -1,5 +1,7 @@
 //! The state of the domain that this thread runs.
 
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 use std::boxed::Box;
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -13,6 +15,20 @@ std::thread_local! {
 
 /// All states ever made: they live as long as the process, and a leak checker finds them here.
 static ALL: Mutex<Vec<&'static State>> = Mutex::new(Vec::new());
+
+/// Simulated domains that were booted so far.
+static INSTANCES: AtomicU32 = AtomicU32::new(0);
+
+/// A number that no other simulated domain of this process has.
+///
+/// # Panics
+///
+/// When there are no more.
+pub(crate) fn next_instance() -> NonZeroU32 {
+    let before = INSTANCES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1));
+    let next = before.ok().and_then(|before| NonZeroU32::new(before + 1));
+    next.expect("2^32 - 1 simulated domains in one process")
+}
 
 /// The state, once boot has made it.
 pub(crate) fn get() -> Option<&'static State> {

@@ -90,7 +90,8 @@ impl Future for Sleep {
 
 impl Sleep {
     fn cancel(&mut self) {
-        if let Some((state, key)) = self.registered.take() {
+        // Outside of its domain the deadline stays: its time comes, and wakes a future that is gone.
+        if let Some((state, key)) = self.registered.take().filter(|(owner, _)| owner.is_running()) {
             state.timers.cancel(key);
         }
     }

@@ -10,7 +10,8 @@ use crate::eventchn;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The domain has no xenstore: the first domain of a host, for one.
+    /// The domain has no xenstore: the first domain of a host, for one. On the host also outside of the handle's simulated
+    /// domain.
     Absent,
     /// There is no such node.
     #[doc(alias = "ENOENT")]

@@ -199,6 +199,9 @@ impl Future for Call {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        if !self.state.is_running() {
+            return Poll::Ready(Err(Error::Absent));
+        }
         let answer = self.state.xenstore.poll_answer(self.ticket, context.waker());
         self.answered = answer.is_ready();
         answer
@@ -207,7 +210,7 @@ impl Future for Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if !self.answered {
+        if !self.answered && self.state.is_running() {
             self.state.xenstore.abandon(self.ticket);
         }
     }

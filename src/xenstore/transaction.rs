@@ -78,8 +78,10 @@ impl Deref for Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // Nothing is done if its end is on the way.
-        self.nodes.state.xenstore.abort(self.id.begun_by);
+        // Nothing is done if its end is on the way. Outside of its domain it goes on until that ends.
+        if self.nodes.state.is_running() {
+            self.nodes.state.xenstore.abort(self.id.begun_by);
+        }
     }
 }
 

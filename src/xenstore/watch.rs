@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::future::poll_fn;
+use core::task::Poll;
 
 use super::watches::WatcherId;
 use super::{Error, Path, Value, Xenstore};
@@ -34,7 +35,11 @@ impl Watch {
     ///
     /// No event is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Path, Error> {
-        poll_fn(|context| self.state.xenstore.poll_changed(self.id, context.waker())).await
+        poll_fn(|context| match self.state.is_running() {
+            true => self.state.xenstore.poll_changed(self.id, context.waker()),
+            false => Poll::Ready(Err(Error::Absent)),
+        })
+        .await
     }
 
     /// The path that is watched.
@@ -46,7 +51,10 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.state.xenstore.unwatch(self.id);
+        // Outside of its domain it goes on until that ends.
+        if self.state.is_running() {
+            self.state.xenstore.unwatch(self.id);
+        }
     }
 }
 
@@ -73,7 +81,11 @@ impl Xenstore {
         let path = Path::new(path.as_ref())?;
         let id = self.state.xenstore.watch(self.state, &path)?;
         let watch = Watch { state: self.state, id, path };
-        poll_fn(|context| self.state.xenstore.poll_registered(id, context.waker())).await?;
+        poll_fn(|context| match self.state.is_running() {
+            true => self.state.xenstore.poll_registered(id, context.waker()),
+            false => Poll::Ready(Err(Error::Absent)),
+        })
+        .await?;
         Ok(watch)
     }
 

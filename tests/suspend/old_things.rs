@@ -6,7 +6,8 @@ use std::task::{Context, Waker};
 
 use domu::eventchn::{self, Error as PortError};
 use domu::executor::{self, spawn};
-use domu::gnttab::{self, Error as GrantError, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
+use domu::gnttab::copy::Batch;
+use domu::gnttab::{self, Error as GrantError, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
 use domu::lifecycle::{self, Resumption, Watchdog};
 use domu::sim::{Guest, Saved, Store, outside};
 use domu::xenstore::Error as StoreError;
@@ -99,6 +100,27 @@ fn each_thing_of_before_fails_in_its_own_way_and_is_made_again() {
     });
     let report = report.powered_off();
     assert_eq!((report.resumes, report.granted, report.mapped), (1, vec![], 0));
+}
+
+#[test]
+fn a_batch_filled_before_a_resume_copies_nothing() {
+    let report = Guest::new().run(async |_| -> domu::Result {
+        let grant = Grant { domain: PEER, reference: Reference(9) };
+        outside(|outside| outside.offer_grant(PEER.0, 9, true)).write(0, b"old page");
+        let (mut first, mut second, mut third) = ([0; 8], [0; 8], [0; 8]);
+        let mut batch = Batch::new();
+        batch.read(grant, 0, &mut first)?;
+        lifecycle::suspend().await?;
+        // Domain 3 of the new host is another, with a page of its own by that reference.
+        outside(|outside| outside.offer_grant(PEER.0, 9, true)).write(0, b"other's!");
+        assert_eq!(batch.read(grant, 0, &mut second), Err(GrantError::BeforeResume));
+        assert_eq!(*batch.submit().await, [Err(GrantError::BeforeResume)]);
+        batch.read(grant, 0, &mut third)?;
+        assert_eq!(*batch.submit().await, [Ok(())]);
+        assert_eq!((first, second, &third), ([0; 8], [0; 8], b"other's!"));
+        Ok(())
+    });
+    drop(report.powered_off());
 }
 
 #[cfg(not(miri))]
