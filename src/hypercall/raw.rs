@@ -66,10 +66,10 @@ pub(crate) fn count() -> u64 {
     CALLS.load(Ordering::Relaxed)
 }
 
-/// How many hypercalls were made so far.
+/// How many hypercalls were made so far: none outside of a domain.
 #[cfg(not(target_os = "none"))]
 pub(crate) fn count() -> u64 {
-    crate::sim::machine::with(|machine| machine.hypercalls.len() as u64)
+    crate::sim::machine::if_there(|machine| machine.hypercalls.len() as u64).unwrap_or(0)
 }
 
 /// Calls Xen and returns what it left in RAX: a negative error number, or a result of the call.
@@ -115,13 +115,16 @@ pub(crate) unsafe fn call(number: Hypercall, args: [Arg; 5]) -> i64 {
     result
 }
 
-/// Calls the simulated Xen of this thread.
+/// Calls the simulated Xen of this thread: an error outside of a domain.
 ///
 /// # Safety
 ///
 /// As in a unikernel: each pointer among the arguments is valid for what this hypercall does with it.
 #[cfg(not(target_os = "none"))]
 pub(crate) unsafe fn call(number: Hypercall, args: [Arg; 5]) -> i64 {
+    if crate::sim::machine::if_there(|_| ()).is_none() {
+        return -i64::from(crate::abi::errno::Errno::ESRCH.0);
+    }
     // SAFETY: the caller vouches for the pointers, which is all that the simulated Xen asks.
     unsafe { crate::sim::hypercall(number, args) }
 }

@@ -91,6 +91,10 @@ use crate::{arch, hypercall, state};
 /// (`on_poweroff`, `on_reboot`, `on_crash`).
 ///
 /// Nothing is dropped: what is in memory goes with the domain.
+///
+/// # Panics
+///
+/// On the host, outside of a simulated domain: there is nothing to end, and the function does not return.
 #[doc(alias = "SCHEDOP_shutdown")]
 pub fn end(reason: Reason) -> ! {
     if let Some(state) = state::get() {

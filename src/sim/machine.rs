@@ -136,6 +136,11 @@ pub(crate) fn with<T>(look: impl FnOnce(&mut Machine) -> T) -> T {
     MACHINE.with_borrow_mut(|machine| look(machine.as_mut().expect("code of a domain runs in Guest::run only")))
 }
 
+/// Looks at the machine of this thread, if there is one.
+pub(crate) fn if_there<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+    MACHINE.with_borrow_mut(|machine| machine.as_mut().map(look))
+}
+
 /// Looks at the machine of this thread if there is one, and the domain on it is at work, not the machine itself.
 pub(super) fn at_work<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
     MACHINE.with(|machine| machine.try_borrow_mut().ok()?.as_mut().map(look))
@@ -420,9 +425,9 @@ pub(crate) fn idle() {
     baton::wait(&Wait::Halt);
 }
 
-/// EAX, EBX, ECX, EDX of a CPUID leaf.
+/// EAX, EBX, ECX, EDX of a CPUID leaf: zero outside of a domain.
 pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
-    with(|machine| {
+    let leaf = if_there(|machine| {
         let Some(version) = machine.xen else { return [0; 4] };
         match leaf.wrapping_sub(machine.cpuid_base) {
             0 => [machine.cpuid_base + 5, SIGNATURE[0], SIGNATURE[1], SIGNATURE[2]],
@@ -431,16 +436,18 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
             HVM => [0, 0, 0xffff_ffff, 0],
             _ => [0; 4],
         }
-    })
+    });
+    leaf.unwrap_or_default()
 }
 
-/// The time stamp counter: a tick for each nanosecond since the domain started.
+/// The time stamp counter: a tick for each nanosecond since the domain started. Zero outside of a domain.
 pub(crate) fn read_tsc() -> u64 {
-    with(|machine| {
+    let ticks = if_there(|machine| {
         machine.clock_ns += machine.look_ns;
         machine.catch_up();
         machine.clock_ns - START_NS
-    })
+    });
+    ticks.unwrap_or(0)
 }
 
 /// Writes bytes to a port.
@@ -448,9 +455,10 @@ pub(crate) fn out_bytes(port: u16, bytes: &[u8]) {
     bytes.iter().for_each(|&byte| out(port, byte));
 }
 
-/// Writes a byte to a port: the debug port and the data register of the first serial port keep it.
+/// Writes a byte to a port: the debug port and the data register of the first serial port keep it. Outside of a domain there
+/// are no ports.
 pub(crate) fn out(port: u16, value: u8) {
-    with(|machine| match port {
+    let _ = if_there(|machine| match port {
         DEBUG_PORT => machine.debug.push(value),
         0x3f8 if !machine.divisor_latch => machine.serial.push(value),
         0x3fb => machine.divisor_latch = value & 0x80 != 0,
@@ -464,7 +472,12 @@ pub(crate) fn input(port: u16) -> u8 {
 }
 
 /// Stops for good.
+///
+/// # Panics
+///
+/// Outside of a simulated domain.
 pub(crate) fn stop() -> ! {
+    assert!(if_there(|_| ()).is_some(), "a domain is ended outside of a simulated domain");
     super::end(End::Stopped)
 }
 
@@ -486,9 +499,9 @@ pub(crate) fn behind(start: NonNull<u8>, offset: usize, instance: Option<Instanc
 }
 
 /// The number by which a copy names the page that a pointer lies in. Here it is one of the host's, not of a domain's, and
-/// keeps the pointer's right to the slice.
+/// keeps the pointer's right to the slice. None outside of a domain.
 pub(crate) fn copied_frame(pointer: *const u8) -> Option<u64> {
-    Some(with(|machine| machine.grants.mappings.lend(pointer)))
+    if_there(|machine| machine.grants.mappings.lend(pointer))
 }
 
 /// Where guest-physical memory is seen.
@@ -524,9 +537,9 @@ pub(crate) fn stack_depth(end: u64) -> u64 {
     end.saturating_sub(frame_pointer())
 }
 
-/// What CPUID says of the CPU.
+/// What CPUID says of the CPU. Outside of a domain it has no feature.
 pub(crate) fn cpu() -> Cpu {
-    with(|machine| machine.cpu)
+    if_there(|machine| machine.cpu).unwrap_or_default()
 }
 
 /// What the guest was given for RDRAND.
@@ -748,9 +761,10 @@ pub(crate) fn put_back(frame: u64) {
     });
 }
 
-/// Bytes of the heap.
+/// Bytes of the heap: none outside of a domain.
 pub(crate) fn heap_bytes() -> usize {
-    with(|machine| machine.heap.iter().map(|range| (range.end - range.start) as usize * 4096).sum())
+    let bytes = if_there(|machine| machine.heap.iter().map(|range| (range.end - range.start) as usize * 4096).sum());
+    bytes.unwrap_or(0)
 }
 
 /// Takes frames from the heap for good, aligned to their number.
