@@ -202,7 +202,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         timers: time::Timers::default(),
         delivery: eventchn::Delivery::new(options.fifo),
         events: eventchn::Table::default(),
-        grants: gnttab::Grants::default(),
+        grants: gnttab::Grants::new(map.ram.count()),
         mapped: gnttab::Mapped::default(),
         clock: time::Clock::default(),
     });

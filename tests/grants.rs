@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use domu::DomainId;
 use domu::executor::{self, spawn, yield_now};
-use domu::gnttab::{Error, Granted, Mapping, ReadOnly, ReadWrite, Reference, Stat, stat};
-use domu::lifecycle::Reason;
+use domu::gnttab::{
+    Error, Granted, Mapping, ReadOnly, ReadWrite, Reference, Stat, deferred_limit, deferred_pages, set_deferred_limit,
+    stat,
+};
+use domu::lifecycle::{self, Reason};
 use domu::memory::{self, Pages};
 use domu::sim::abi::errno::Errno;
 use domu::sim::abi::grant_table::{QUERY_SIZE, Status};
@@ -639,6 +642,8 @@ fn share(seed: u64, dies: bool) -> (u32, u32) {
     let moment = |round: usize| Duration::from_micros((seed * 7919 + round as u64 * 104_729) % 300);
     let give = async |_| {
         let before = stat();
+        // Up to 117 pages are deferred at a time here, which is more than a domain of 4 MiB allows a peer.
+        set_deferred_limit(Some(u32::MAX));
         for (round, &pages) in rounds.iter().enumerate() {
             let granted = Granted::<ReadWrite>::new(DomainId(2), pages).await.unwrap();
             *told.lock().unwrap() = Some(granted.references().collect());
@@ -698,4 +703,111 @@ fn two_domains_share_pages_on_any_schedule_and_the_counters_return() {
 fn a_domain_that_ends_with_pages_mapped_gives_them_back() {
     let in_use: u32 = (0..if cfg!(miri) { 1 } else { 10 }).map(|seed| share(seed, true).1).sum();
     assert!(cfg!(miri) || in_use > 10, "{in_use}");
+}
+
+/// A peer maps all pages of a grant and never unmaps them; then the grant is ended.
+fn pin(peer: u16, pages: usize) -> Result<Vec<u32>, Error> {
+    let granted = Granted::<ReadWrite>::try_new(DomainId(peer), pages)?;
+    let references = numbers(&granted);
+    for &reference in &references {
+        let _view = outside(|outside| outside.map(peer, reference, true)).unwrap();
+    }
+    assert_eq!(granted.end().err(), Some(Error::InUse));
+    Ok(references)
+}
+
+#[test]
+fn a_peer_that_never_unmaps_is_refused_at_the_limit() {
+    run(guest(16), async || {
+        let free = || memory::quick_stat().free;
+        let (before, mut connections) = (free(), 0);
+        let (first, error) = {
+            let first = pin(PEER, 16).unwrap();
+            let error = loop {
+                connections += 1;
+                match pin(PEER, 16) {
+                    Ok(_) => assert!(connections < 243, "it has all memory"),
+                    Err(error) => break error,
+                }
+            };
+            (first, error)
+        };
+        assert_eq!((error, connections), (Error::TooManyDeferred, 16));
+        // A sixteenth of 4096 pages, and what the chunks take that they lie in.
+        assert_eq!((deferred_limit(), deferred_pages(TO), stat().deferred_pages), (256, 256, 256));
+        assert!(before - free() <= 3 << 20, "{} bytes", before - free());
+        assert_eq!((stat().refused, stat().deferred, stat().in_use), (1, 256, 256));
+        // The form that waits is refused as well, at once.
+        let waits = poll_once(&mut Box::pin(Granted::<ReadWrite>::new(TO, 1))).await;
+        assert_eq!(waits.unwrap().err(), Some(Error::TooManyDeferred));
+        let prepared = Granted::<ReadOnly>::try_from_pages(TO, Pages::new(1).unwrap());
+        assert_eq!(prepared.err(), Some(Error::TooManyDeferred));
+        assert_eq!(stat().refused, 3);
+        // Others are not affected.
+        let other = Granted::<ReadWrite>::try_new(DomainId(PEER + 1), 257).unwrap();
+        assert_eq!(deferred_pages(other.peer()), 0);
+        drop(other);
+        // What the peer is done with makes room.
+        first.iter().for_each(|&reference| outside(|outside| outside.unmap(PEER, reference, true)));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((deferred_pages(TO), stat().deferred_pages, stat().reclaimed), (240, 240, 16));
+        pin(PEER, 16).unwrap();
+        assert_eq!(read_write(1).unwrap_err(), Error::TooManyDeferred);
+        outside(|outside| outside.end_peer(PEER));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((deferred_pages(TO), stat().deferred_pages, stat().in_use), (0, 0, 0));
+    });
+}
+
+#[test]
+fn one_page_in_use_counts_the_whole_grant_as_deferred() {
+    run(Guest::new(), async || {
+        set_deferred_limit(Some(6));
+        let granted = read_write(6).unwrap();
+        let last = numbers(&granted)[5];
+        let _view = outside(|outside| outside.map(PEER, last, false)).unwrap();
+        drop(granted);
+        assert_eq!((stat().deferred, stat().deferred_pages), (1, 6));
+        assert_eq!(read_write(1).unwrap_err(), Error::TooManyDeferred);
+        set_deferred_limit(Some(7));
+        assert_eq!((deferred_limit(), read_write(9).unwrap().count()), (7, 9));
+        outside(|outside| outside.unmap(PEER, last, false));
+        sleep(Duration::from_secs(1)).await;
+        set_deferred_limit(Some(0));
+        assert_eq!(read_write(9).unwrap().count(), 9, "nothing is deferred");
+        set_deferred_limit(None);
+        // A domain of 16 MiB.
+        assert_eq!((deferred_limit(), stat().deferred_pages), (256, 0));
+    });
+}
+
+#[test]
+fn a_peer_at_the_limit_when_references_come_is_refused() {
+    run(guest(16).grant_frames(1), async || {
+        set_deferred_limit(Some(2));
+        let kept = read_write(2).unwrap();
+        let all = read_write(502).unwrap();
+        let mut waits = Box::pin(Granted::<ReadWrite>::new(TO, 1));
+        assert!(poll_once(&mut waits).await.is_none());
+        let _view = outside(|outside| outside.map(PEER, numbers(&kept)[0], false)).unwrap();
+        drop(kept);
+        drop(all);
+        assert_eq!(waits.await.err(), Some(Error::TooManyDeferred));
+        assert_eq!((stat().in_use, stat().waiting, stat().refused), (1, 0, 1), "its reference is free again");
+        outside(|outside| outside.end_peer(PEER));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(stat().in_use, 0);
+    });
+}
+
+#[test]
+fn a_resume_frees_what_a_peer_at_the_limit_had() {
+    run(Guest::new(), async || {
+        set_deferred_limit(Some(4));
+        pin(PEER, 4).unwrap();
+        assert_eq!(read_write(1).unwrap_err(), Error::TooManyDeferred);
+        lifecycle::suspend().await.unwrap();
+        assert_eq!((deferred_pages(TO), stat().deferred_pages, stat().refused), (0, 0, 1));
+        assert_eq!(read_write(1).unwrap().count(), 1);
+    });
 }

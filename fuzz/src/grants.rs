@@ -68,6 +68,9 @@ pub fn grants(bytes: &[u8]) {
     });
     let setup = Guest::new().trusted().command_line("domu.log=off").grant_fault(refuse);
     guest(setup, async |_| {
+        // Half of the cases have a limit that a few pages reach.
+        let limit = input.u8();
+        gnttab::set_deferred_limit((limit < 128).then_some(u32::from(limit % 16)));
         for reference in 0..REFERENCES as u32 {
             outside(|outside| outside.offer_grant(1 + reference as u16 % PEERS, reference, reference % 2 == 0));
         }
@@ -106,6 +109,14 @@ pub fn grants(bytes: &[u8]) {
             }
             let stat = gnttab::stat();
             assert!(stat.deferred <= stat.in_use && stat.frames <= stat.max_frames, "{stat:?}");
+            let by_peer: u32 = (0..PEERS + 2).map(|peer| gnttab::deferred_pages(DomainId(peer))).sum();
+            assert!(stat.deferred <= stat.deferred_pages && by_peer == stat.deferred_pages, "{by_peer}: {stat:?}");
+            // A peer that has deferred pages is granted no more of them than the limit allows.
+            let deferred = gnttab::deferred_pages(peer);
+            if let Ok(more) = Granted::<ReadOnly>::try_new(peer, 1) {
+                assert!(deferred == 0 || deferred < gnttab::deferred_limit(), "{deferred}: {stat:?}");
+                drop(more);
+            }
         }
         drop((written, read, mapped, mapped_to_read));
         kept.borrow_mut().clear();
@@ -113,7 +124,7 @@ pub fn grants(bytes: &[u8]) {
         time::sleep(Duration::from_secs(3)).await;
         // What Xen refused to unmap is mapped still, and its place lost.
         let stat = gnttab::stat();
-        assert!(stat.in_use == 0 && stat.deferred == 0 && stat.mapped <= stat.lost, "{stat:?}");
+        assert!(stat.in_use == 0 && stat.deferred == 0 && stat.deferred_pages == 0 && stat.mapped <= stat.lost, "{stat:?}");
         assert!(outside(|outside| outside.granted()).is_empty());
     });
 }

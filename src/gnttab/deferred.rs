@@ -14,13 +14,15 @@ use core::cmp::Ordering;
 
 use super::Error;
 use super::list::Chain;
+use super::peers::Peers;
+use crate::abi::xen::DomainId;
 use crate::memory::{self, Pages};
 use crate::time::Instant;
 
-/// The period of the first look at an entry, and the longest, in nanoseconds. Each is a multiple of those before, so that what
-/// is looked at seldom is looked at together with what is looked at often.
+/// The period of the first look at an entry, in nanoseconds, and how often it is doubled at most. Each period is a multiple of
+/// those before, so that what is looked at seldom is looked at together with what is looked at often.
 const SHORTEST: u64 = 1_000_000;
-const LONGEST: u64 = SHORTEST << 9;
+const DOUBLINGS: u8 = 9;
 
 /// A grant that is ended as far as it can be. The memory is in one piece, so it is kept until its last page is free; references
 /// that are no longer in use are given back before.
@@ -32,7 +34,9 @@ pub(super) struct Entry {
     /// How many of them are to be looked at before the next wait.
     pub(super) left: u32,
     due: Instant,
-    period: u64,
+    pub(super) peer: DomainId,
+    /// How often the period was doubled.
+    doubled: u8,
 }
 
 // What the first lines of this file say of its size.
@@ -40,15 +44,20 @@ const _: () = assert!(size_of::<Entry>() == 64);
 
 impl Entry {
     /// A grant whose end was tried now.
-    pub(super) fn new(pages: Pages, references: Chain, now: Instant) -> Self {
-        Self { pages, references, left: 0, due: next_multiple(now, SHORTEST), period: SHORTEST }
+    pub(super) fn new(peer: DomainId, pages: Pages, references: Chain, now: Instant) -> Self {
+        Self { pages, references, left: 0, due: next_multiple(now, SHORTEST), peer, doubled: 0 }
+    }
+
+    /// Pages that it keeps. There are no more than a table has references.
+    fn count(&self) -> u32 {
+        self.pages.count() as u32
     }
 
     /// Have all references been looked at? Then the next look is to come later than the last did.
     pub(super) fn postpone(&mut self, now: Instant) {
         if self.left == 0 {
-            self.period = (2 * self.period).min(LONGEST);
-            self.due = next_multiple(now, self.period);
+            self.doubled = (self.doubled + 1).min(DOUBLINGS);
+            self.due = next_multiple(now, SHORTEST << self.doubled);
         }
     }
 }
@@ -85,6 +94,8 @@ pub(super) struct Deferred {
     entries: BinaryHeap<Entry>,
     /// Entries, and grants that are not one.
     places: usize,
+    /// The same by peer, with the pages of the entries.
+    pub(super) peers: Peers,
 }
 
 impl Deferred {
@@ -92,20 +103,34 @@ impl Deferred {
         self.entries.is_empty()
     }
 
-    /// Makes a place for a grant.
-    pub(super) fn add_place(&mut self) -> Result<(), Error> {
+    /// Makes a place for a grant to a peer.
+    pub(super) fn add_place(&mut self, peer: DomainId) -> Result<(), Error> {
         let missing = (self.places + 1).saturating_sub(self.entries.len());
         self.entries.try_reserve(missing).map_err(|_| memory::Error::OutOfMemory)?;
+        self.peers.add(peer)?;
         self.places += 1;
         Ok(())
     }
 
-    /// A grant, or entry, is gone.
-    pub(super) fn drop_place(&mut self) {
+    /// A grant that was not deferred is gone.
+    pub(super) fn drop_place(&mut self, peer: DomainId) {
         self.places -= 1;
+        self.peers.remove(peer);
     }
 
-    /// Puts an entry into a place that was made for it.
+    /// Defers a grant, in the place that was made for it.
+    pub(super) fn add(&mut self, entry: Entry) {
+        self.peers.defer(entry.peer, entry.count());
+        self.entries.push(entry);
+    }
+
+    /// An entry that was taken out is free, and its place is gone.
+    pub(super) fn free(&mut self, entry: &Entry) {
+        self.peers.release(entry.peer, entry.count());
+        self.drop_place(entry.peer);
+    }
+
+    /// Puts an entry back that was taken out.
     pub(super) fn push(&mut self, entry: Entry) {
         self.entries.push(entry);
     }

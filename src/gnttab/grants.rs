@@ -14,12 +14,17 @@ use super::waiters::Waiters;
 use super::{Error, Stat};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
+use crate::abi::xen::DomainId;
 use crate::memory::Pages;
 use crate::state::State;
 use crate::time::Instant;
 
 /// References that are looked at in a turn of the main loop, at most: some microseconds.
 const LOOKS_IN_A_TURN: u32 = 128;
+
+/// The least limit of deferred pages for a peer, unless the application sets one: that of a domain of 2 MiB. Some rings can be
+/// replaced while the peer is slow to unmap the old ones.
+const LEAST_LIMIT: u32 = 32;
 
 /// There is no next look.
 const NEVER: u64 = u64::MAX;
@@ -41,12 +46,11 @@ struct Inner {
     /// References of deferred grants that were in use when they were last looked at, and such that have come back.
     in_use: u32,
     reclaimed: u64,
-}
-
-impl Default for Grants {
-    fn default() -> Self {
-        Self { inner: Mutex::default(), next_look: AtomicU64::new(NEVER) }
-    }
+    /// Frames of RAM at boot, and the limit that the application has set.
+    ram_frames: u64,
+    limit: Option<u32>,
+    /// Grants that were refused because of it.
+    refused: u64,
 }
 
 impl Inner {
@@ -55,6 +59,30 @@ impl Inner {
         let reserved = if self.table.pages() == 0 { RESERVED_ENTRIES } else { 0 };
         let pages = self.table.known_most().saturating_sub(self.table.pages());
         (pages * ENTRIES_PER_FRAME).saturating_sub(reserved)
+    }
+
+    /// Deferred pages that a peer may have when it is granted more: see [`deferred_limit`](super::deferred_limit).
+    fn limit(&self) -> u32 {
+        let sixteenth_of_ram = u32::try_from(self.ram_frames / 16).unwrap_or(u32::MAX);
+        // Nothing is deferred before Xen was asked for the size of the table.
+        let quarter_of_table = match self.table.known_most() {
+            0 => u32::MAX,
+            frames => frames * ENTRIES_PER_FRAME / 4,
+        };
+        self.limit.unwrap_or_else(|| sixteenth_of_ram.min(quarter_of_table).max(LEAST_LIMIT))
+    }
+
+    /// Whether a peer may be granted pages.
+    fn allow(&mut self, peer: DomainId) -> Result<(), Error> {
+        if self.deferred.is_empty() {
+            return Ok(());
+        }
+        let deferred = self.deferred.peers.deferred(peer);
+        if deferred == 0 || deferred < self.limit() {
+            return Ok(());
+        }
+        self.refused += 1;
+        Err(Error::TooManyDeferred)
     }
 
     /// References that are free, or can be.
@@ -105,6 +133,12 @@ impl Inner {
 }
 
 impl Grants {
+    /// No grants, in a domain with so much RAM.
+    pub(crate) fn new(ram_frames: u64) -> Self {
+        let inner = Mutex::new(Inner { ram_frames, ..Inner::default() });
+        Self { inner, next_look: AtomicU64::new(NEVER) }
+    }
+
     /// Whether somebody has them in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
@@ -124,6 +158,8 @@ impl Grants {
             free: inner.lists.free(),
             waiting: inner.waiters.len(),
             deferred: inner.in_use,
+            deferred_pages: inner.deferred.peers.all_deferred(),
+            refused: inner.refused,
             reclaimed: inner.reclaimed,
             frames: inner.table.pages(),
             max_frames: inner.table.known_most(),
@@ -157,9 +193,30 @@ impl Grants {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Makes a place for a grant that may not be at its end when its owner is.
-    pub(super) fn add_place(&self) -> Result<(), Error> {
-        self.inner.lock().deferred.add_place()
+    /// Pages of a peer's deferred grants.
+    pub(super) fn deferred_pages(&self, peer: DomainId) -> u32 {
+        self.inner.lock().deferred.peers.deferred(peer)
+    }
+
+    pub(super) fn limit(&self) -> u32 {
+        self.inner.lock().limit()
+    }
+
+    pub(super) fn set_limit(&self, pages: Option<u32>) {
+        self.inner.lock().limit = pages;
+    }
+
+    /// Whether a peer may be granted pages: not if it has too many in use of grants that have ended.
+    pub(super) fn allow(&self, peer: DomainId) -> Result<(), Error> {
+        // Without a next look nothing is deferred.
+        if self.next_look().is_none() { Ok(()) } else { self.inner.lock().allow(peer) }
+    }
+
+    /// Makes a place for a grant to a peer, which may not be at its end when its owner is.
+    pub(super) fn add_place(&self, peer: DomainId) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        inner.allow(peer)?;
+        inner.deferred.add_place(peer)
     }
 
     /// Grants pages that follow each other, the first of which the permit names.
@@ -171,17 +228,23 @@ impl Grants {
         }
     }
 
-    /// Ends a grant: its pages, if the peer has none of them in use, or else they are deferred.
-    pub(super) fn end(&self, pages: Pages, mut references: Chain, now: impl FnOnce() -> Instant) -> Option<Pages> {
+    /// Ends a grant to a peer: its pages, if the peer has none of them in use, or else they are deferred.
+    pub(super) fn end(
+        &self,
+        peer: DomainId,
+        pages: Pages,
+        mut references: Chain,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Pages> {
         let mut inner = self.inner.lock();
         let count = references.len();
         inner.end(&mut references, count);
         let pages = if references.len() == 0 {
-            inner.deferred.drop_place();
+            inner.deferred.drop_place(peer);
             Some(pages)
         } else {
             inner.in_use += references.len();
-            inner.deferred.push(Entry::new(pages, references, now()));
+            inner.deferred.add(Entry::new(peer, pages, references, now()));
             self.set_next_look(&inner);
             None
         };
@@ -223,7 +286,7 @@ impl Grants {
             inner.reclaimed += u64::from(ended);
             let mut free = None;
             if entry.references.len() == 0 {
-                inner.deferred.drop_place();
+                inner.deferred.free(&entry);
                 free = Some(entry.pages);
             } else {
                 entry.postpone(now);
@@ -251,7 +314,7 @@ impl Grants {
             let count = entry.references.len();
             inner.in_use -= count;
             inner.reclaimed += u64::from(count);
-            inner.deferred.drop_place();
+            inner.deferred.free(&entry);
             inner.lists.give(entry.references);
             let waker = inner.next_waiter();
             drop(inner);

@@ -31,7 +31,9 @@
 //!
 //! A peer may keep a page in use for as long as it wants. Whoever ends or drops the grant does not wait for that: the page,
 //! with its reference, is then kept back, and free within a second of when the peer is done with it, or has died.
-//! [`stat`] tells how many there are.
+//! [`stat`] tells how many there are. A peer that keeps too many is granted no more ([`Error::TooManyDeferred`],
+//! [`deferred_limit`]). A driver that connects again uses the ring that it has, so that a peer which does not unmap it costs
+//! nothing: see the example of [`xenbus`](crate::xenbus).
 
 mod access;
 pub mod copy;
@@ -39,6 +41,7 @@ mod deferred;
 mod grants;
 mod list;
 mod map;
+mod peers;
 mod retry;
 mod share;
 mod table;
@@ -135,6 +138,8 @@ pub enum Error {
     /// The number of the page's frame has more than the 32 bits that version 1 of the table has room for: it lies above
     /// 16 TiB.
     FrameTooHigh,
+    /// The peer still uses too many pages of grants that have ended: see [`deferred_limit`]. Other peers are not affected.
+    TooManyDeferred,
     /// The peer still has pages in use. They are kept back until it is done with them: see [`stat`].
     InUse,
     /// The grant or mapping is from before the domain was [resumed](crate::lifecycle#suspend-and-resume): it is gone, and is to
@@ -190,6 +195,7 @@ impl fmt::Display for Error {
             Self::NoReferences => f.write_str("so many grant references are not free"),
             Self::TooMany => f.write_str("there are never so many grant references"),
             Self::FrameTooHigh => f.write_str("a page above 16 TiB cannot be granted"),
+            Self::TooManyDeferred => f.write_str("the peer uses too many pages of ended grants (deferred_limit)"),
             Self::InUse => f.write_str("the peer still has granted pages in use"),
             Self::BeforeResume => f.write_str("the grant is from before the domain was resumed"),
             Self::Status(status) => write!(f, "an operation on a grant failed with status {}", status.0),
@@ -228,7 +234,12 @@ pub struct Stat {
     pub waiting: usize,
     /// Pages whose grant is at its end, but that the peer had in use when they were last looked at.
     pub deferred: u32,
-    /// Such pages that the peer is done with, since the domain started.
+    /// Pages that deferred grants keep: all pages of each, as they are one piece of memory, until the peer is done with the last
+    /// of them.
+    pub deferred_pages: u32,
+    /// Grants that were refused because their peer had too many of those, since the domain started: see [`deferred_limit`].
+    pub refused: u64,
+    /// Deferred pages that the peer is done with, since the domain started.
     pub reclaimed: u64,
     /// Pages of others that are mapped here.
     pub mapped: u32,
@@ -251,6 +262,38 @@ pub fn stat() -> Stat {
         lost: state.mapped.lost.load(Ordering::Relaxed),
         ..state.grants.stat()
     })
+}
+
+/// How many pages the deferred grants of one peer keep.
+///
+/// A peer whose figure stays high is broken or hostile: it does not unmap what it has mapped. Zero outside of a domain.
+#[must_use]
+pub fn deferred_pages(peer: DomainId) -> u32 {
+    state::get().map_or(0, |state| state.grants.deferred_pages(peer))
+}
+
+/// The number of deferred pages at which a peer is refused further grants, which fail with [`Error::TooManyDeferred`].
+///
+/// By default that is a sixteenth of the domain's RAM, at most a quarter of the references that the table may have, and at least
+/// 32. So a peer that never unmaps costs a sixteenth of the memory, and what the program has granted to it at one time. A peer
+/// with fewer deferred pages is granted as many as there are. Pages that the peer is done with make room again, within a second,
+/// and so does a [resume](crate::lifecycle#suspend-and-resume).
+///
+/// Zero outside of a domain.
+#[must_use]
+pub fn deferred_limit() -> u32 {
+    state::get().map_or(0, |state| state.grants.limit())
+}
+
+/// Sets the limit of deferred pages for each peer: see [`deferred_limit`]. None is the default again. A peer without deferred
+/// pages is not refused, whatever the limit.
+///
+/// A program whose drivers grant many pages to one driver domain, and reconnect all at once, may want more than the default;
+/// one that talks to hostile peers in little memory may want less.
+pub fn set_deferred_limit(pages: Option<u32>) {
+    if let Some(state) = state::get() {
+        state.grants.set_limit(pages);
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,9 @@ impl<A: Access> Granted<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::TooMany`] if there will never be so many references; [`Error::Memory`] for none at all, or if so many pages in
+    /// [`Error::TooManyDeferred`] if the peer still uses too many pages of grants that have ended, now or when the references
+    /// are there: the caller then waits, and tries again; [`Error::TooMany`] if there will never be so many references;
+    /// [`Error::Memory`] for none at all, or if so many pages in
     /// one piece are not free, or there is none for the table; [`Error::FrameTooHigh`]; [`Error::Refused`] by Xen, or outside
     /// of a domain.
     ///
@@ -79,7 +81,7 @@ impl<A: Access> Granted<A> {
     ///
     /// Dropping the future gives up the place among those that wait. Nothing is granted.
     pub async fn new(peer: DomainId, pages: usize) -> Result<Self, Error> {
-        let (state, count) = Self::prepare(pages)?;
+        let (state, count) = Self::prepare(peer, pages)?;
         let references = Take::new(state, count).await?;
         Self::share(state, peer, references, Pages::new(pages))
     }
@@ -94,7 +96,7 @@ impl<A: Access> Granted<A> {
     /// [`Error::NoReferences`] if so many are not free, besides those for which somebody who waited has just been woken; and as
     /// [`new`](Self::new).
     pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
-        let (state, count) = Self::prepare(pages)?;
+        let (state, count) = Self::prepare(peer, pages)?;
         let references = state.grants.try_take(count)?;
         Self::share(state, peer, references, Pages::new(pages))
     }
@@ -110,7 +112,7 @@ impl<A: Access> Granted<A> {
     ///
     /// As [`new`](Self::new). The pages are free then.
     pub async fn from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
-        let (state, count) = Self::prepare(pages.count())?;
+        let (state, count) = Self::prepare(peer, pages.count())?;
         let references = Take::new(state, count).await?;
         Self::share(state, peer, references, Ok(pages))
     }
@@ -121,16 +123,17 @@ impl<A: Access> Granted<A> {
     ///
     /// As [`try_new`](Self::try_new). The pages are free then.
     pub fn try_from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
-        let (state, count) = Self::prepare(pages.count())?;
+        let (state, count) = Self::prepare(peer, pages.count())?;
         let references = state.grants.try_take(count)?;
         Self::share(state, peer, references, Ok(pages))
     }
 
-    fn prepare(pages: usize) -> Result<(&'static State, u32), Error> {
+    fn prepare(peer: DomainId, pages: usize) -> Result<(&'static State, u32), Error> {
         let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
         match u32::try_from(pages) {
             Ok(0) => Err(memory::Error::NotPages.into()),
-            Ok(count) => Ok((state, count)),
+            // Before references are waited for, and again when they are there.
+            Ok(count) => state.grants.allow(peer).map(|()| (state, count)),
             Err(_) => Err(Error::TooMany),
         }
     }
@@ -149,7 +152,7 @@ impl<A: Access> Granted<A> {
             }
             let behind_first = references.len() - 1;
             let last = frame_number(pages.frame() + u64::from(behind_first))?;
-            state.grants.add_place()?;
+            state.grants.add_place(peer)?;
             Ok((pages, last - behind_first))
         });
         let (pages, frame) = match made {
@@ -215,7 +218,7 @@ impl<A: Access> Granted<A> {
             // The pages and their references stay in use in their domain, if that has not ended.
             return None;
         }
-        self.state.grants.end(pages, references, || time::now_in(self.state))
+        self.state.grants.end(self.peer, pages, references, || time::now_in(self.state))
     }
 }
 

@@ -19,6 +19,10 @@
 //! whatever it drops can be gone on with. A peer that closes as soon as it has connected could keep this end busy: whoever
 //! begins again by himself pauses before.
 //!
+//! A front end makes its ring once and uses it for each connection, as below. A back end that maps it and never unmaps it then
+//! has one ring, whatever the number of connections. A front end that makes a ring for each connection loses one to such a peer
+//! each time, until it is refused more: [`gnttab::deferred_limit`](crate::gnttab::deferred_limit).
+//!
 //! ```no_run
 //! use core::fmt::Display;
 //! use core::time::Duration;
@@ -30,13 +34,19 @@
 //! # async fn example(domain: domu::Domain) -> domu::Result {
 //! let store = domain.xenstore();
 //! let mut disk = Frontend::open(&store, &domu::xenstore::Path::new("device/vbd/51712")?).await?;
+//! let mut kept: Option<Granted<ReadWrite>> = None;
 //! loop {
 //!     match disk.prepare().await {
 //!         Err(Error::Gone) => return Ok(()),
 //!         result => result?,
 //!     }
 //!     let order: u32 = disk.feature("max-ring-page-order", 0, 4).await?;
-//!     let ring = Granted::<ReadWrite>::new(disk.device().peer(), 1 << order).await?;
+//!     // The ring of the last connection, unless it has another size or is from before a resume. `FrontRing::new` resets its
+//!     // indices, and `FrontRing::into_memory` gives it back.
+//!     let ring = match kept.take().filter(|ring| ring.count() == 1 << order && ring.check().is_ok()) {
+//!         Some(ring) => ring,
+//!         None => Granted::new(disk.device().peer(), 1 << order).await?,
+//!     };
 //!     let port = eventchn::alloc_unbound(disk.device().peer())?;
 //!     let names: Vec<String> = (0..ring.count()).map(|page| format!("ring-ref{page}")).collect();
 //!     let references: Vec<_> = ring.references().collect();
@@ -49,8 +59,8 @@
 //!         Err(Error::Closed) => time::sleep(Duration::from_millis(100)).await,
 //!         Err(error) => return Err(error.into()),
 //!     }
-//!     // What the back end keeps in use after this is kept back until it is done with it.
 //!     let _ = time::timeout(Duration::from_secs(5), disk.close()).await;
+//!     kept = Some(ring);
 //! }
 //! # }
 //! ```
