@@ -237,9 +237,9 @@ fn a_task_handle_elsewhere_stops_nothing_here() {
         async |_| {
             let task = executor::spawn(std::future::pending::<()>());
             executor::yield_now().await;
-            task
+            [task]
         },
-        async |foreign, _| {
+        async |[foreign], _| {
             let own = executor::spawn(async { 7 });
             assert!(!foreign.is_finished());
             drop(foreign);

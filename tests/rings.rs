@@ -1,9 +1,9 @@
 //! Rings against a peer that is written from the description of the ring, not from our code; last, both our ends against each
 //! other. What the two ends do at the same time is in `tests/ring_races.rs`.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
-use domu::shared::{BackRing, Error, FrontRing, Owner, Requests};
+use domu::shared::{BackRing, Error, FrontRing, Owner, Requests, SharedWord};
 use domu::sim::SharedPages;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -57,7 +57,7 @@ impl Choice {
     }
 }
 
-fn word(pages: &SharedPages, offset: usize) -> &AtomicU32 {
+fn word(pages: &SharedPages, offset: usize) -> SharedWord<'_, u32> {
     pages.memory().u32(offset)
 }
 

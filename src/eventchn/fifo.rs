@@ -37,7 +37,7 @@
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use spin::{Mutex, Once};
 
@@ -45,7 +45,7 @@ use super::again::Again;
 use super::{Error, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo::{BUSY, HEAD, LINK, LINKED, MASKED, PENDING, PORTS, PRIORITIES, READY, WORDS};
-use crate::shared::{SharedInfo, SharedPage};
+use crate::shared::{SharedInfo, SharedPage, SharedWord};
 use crate::{arch, hypercall, memory};
 
 /// Pages of event words that there may be.
@@ -176,7 +176,7 @@ impl Fifo {
     }
 
     /// A port's word, if its page is there. Looked up for each access, since the simulated Xen may act before each look-up.
-    fn word(&self, port: u32) -> Option<&AtomicU32> {
+    fn word(&self, port: u32) -> Option<SharedWord<'_, u32>> {
         let page = self.pages.get(port as usize / WORDS)?.get()?.page;
         Some(page.u32(4 * (port as usize % WORDS)))
     }

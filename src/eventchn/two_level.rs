@@ -1,13 +1,13 @@
 //! The two-level interface: a bit for each port in the page of shared information, and a word that says where to look.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::abi::xen::shared_info as offset;
-use crate::shared::SharedInfo;
+use crate::shared::{SharedInfo, SharedWord};
 
 /// The word of a bitmap that has a port's bit, and the bit. Looked up for each access, since the simulated Xen may act
 /// before each look-up.
-fn bit_of(info: &SharedInfo, bitmap: usize, port: u32) -> (&AtomicU64, u64) {
+fn bit_of(info: &SharedInfo, bitmap: usize, port: u32) -> (SharedWord<'_, u64>, u64) {
     (info.page().u64(bitmap + 8 * (port as usize / 64)), 1 << (port % 64))
 }
 

@@ -6,10 +6,11 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::word::SharedWord;
 use crate::abi::memory::PAGE_SIZE;
 #[cfg(not(target_os = "none"))]
 use crate::instance::Instance;
@@ -37,9 +38,8 @@ pub struct SharedMemory<'a> {
 pub(crate) type SharedPage = SharedMemory<'static>;
 
 // SAFETY: the memory is no thread's own; every access through this type is atomic, or a copy of bytes that tolerates
-// concurrent writes (see `write`). The language leaves open what a race of atomics of different sizes for the same bytes
-// does; a unikernel has one virtual CPU, so its accesses do not race with each other, and on the simulated Xen one domain
-// runs at a time.
+// concurrent writes (see `write`). A unikernel has one virtual CPU, so that accesses of different sizes do not race with each
+// other; on the host all are of one size (see `SharedWord`).
 unsafe impl Send for SharedMemory<'_> {}
 // SAFETY: as above; no method needs exclusive access to the memory for soundness.
 unsafe impl Sync for SharedMemory<'_> {}
@@ -112,11 +112,11 @@ impl<'a> SharedMemory<'a> {
     ///
     /// If it does not lie in the memory.
     #[must_use]
-    pub fn u8(self, offset: usize) -> &'a AtomicU8 {
+    pub fn u8(self, offset: usize) -> SharedWord<'a, u8> {
         // SAFETY: the byte lies in the memory, which is mapped as long as `'a`, or who lends the view ends `'a` before;
-        // every access to it in this program is atomic. Writes by another domain or by Xen are outside of the language's
+        // every access to it in this program is by such words. Writes by another domain or by Xen are outside of the language's
         // memory model and act as those of another thread that uses atomics.
-        unsafe { AtomicU8::from_ptr(self.at(offset, 1)) }
+        unsafe { SharedWord::<u8>::new(self.at(offset, 1)) }
     }
 
     /// The 16-bit word at an offset.
@@ -125,9 +125,9 @@ impl<'a> SharedMemory<'a> {
     ///
     /// If it does not lie in the memory, or the offset is no multiple of 2.
     #[must_use]
-    pub fn u16(self, offset: usize) -> &'a AtomicU16 {
+    pub fn u16(self, offset: usize) -> SharedWord<'a, u16> {
         // SAFETY: as in `u8`; the word is aligned, since its offset is a multiple of its size and pages are aligned.
-        unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
+        unsafe { SharedWord::<u16>::new(self.at(offset, 2)) }
     }
 
     /// The 32-bit word at an offset.
@@ -136,9 +136,9 @@ impl<'a> SharedMemory<'a> {
     ///
     /// If it does not lie in the memory, or the offset is no multiple of 4.
     #[must_use]
-    pub fn u32(self, offset: usize) -> &'a AtomicU32 {
+    pub fn u32(self, offset: usize) -> SharedWord<'a, u32> {
         // SAFETY: as in `u16`.
-        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+        unsafe { SharedWord::<u32>::new(self.at(offset, 4)) }
     }
 
     /// The 64-bit word at an offset.
@@ -147,9 +147,9 @@ impl<'a> SharedMemory<'a> {
     ///
     /// If it does not lie in the memory, or the offset is no multiple of 8.
     #[must_use]
-    pub fn u64(self, offset: usize) -> &'a AtomicU64 {
+    pub fn u64(self, offset: usize) -> SharedWord<'a, u64> {
         // SAFETY: as in `u16`.
-        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+        unsafe { SharedWord::<u64>::new(self.at(offset, 8)) }
     }
 
     /// Copies a value in. Its type has no padding, so that nothing else of this domain's memory goes along.
@@ -185,12 +185,12 @@ impl<'a> SharedMemory<'a> {
             8 => bytes.as_chunks().0.iter().enumerate().for_each(|(index, &word)| {
                 // SAFETY: the word lies in the memory, as just checked, and is aligned, as its offset is and pages are;
                 // else as in `u8`.
-                let shared = unsafe { AtomicU64::from_ptr(self.place(offset + 8 * index).cast()) };
+                let shared = unsafe { SharedWord::<u64>::new(self.place(offset + 8 * index)) };
                 shared.store(u64::from_ne_bytes(word), Ordering::Relaxed);
             }),
             4 => bytes.as_chunks().0.iter().enumerate().for_each(|(index, &word)| {
                 // SAFETY: as above.
-                let shared = unsafe { AtomicU32::from_ptr(self.place(offset + 4 * index).cast()) };
+                let shared = unsafe { SharedWord::<u32>::new(self.place(offset + 4 * index)) };
                 shared.store(u32::from_ne_bytes(word), Ordering::Relaxed);
             }),
             _ => self.write_bytes(offset, bytes),
@@ -208,12 +208,12 @@ impl<'a> SharedMemory<'a> {
         match word_size(offset, bytes.len()) {
             8 => bytes.as_chunks_mut().0.iter_mut().enumerate().for_each(|(index, word)| {
                 // SAFETY: as in `write`.
-                let shared = unsafe { AtomicU64::from_ptr(self.place(offset + 8 * index).cast()) };
+                let shared = unsafe { SharedWord::<u64>::new(self.place(offset + 8 * index)) };
                 *word = shared.load(Ordering::Relaxed).to_ne_bytes();
             }),
             4 => bytes.as_chunks_mut().0.iter_mut().enumerate().for_each(|(index, word)| {
                 // SAFETY: as in `write`.
-                let shared = unsafe { AtomicU32::from_ptr(self.place(offset + 4 * index).cast()) };
+                let shared = unsafe { SharedWord::<u32>::new(self.place(offset + 4 * index)) };
                 *word = shared.load(Ordering::Relaxed).to_ne_bytes();
             }),
             _ => self.read_bytes(offset, bytes),
@@ -270,8 +270,8 @@ impl<'a> SharedMemory<'a> {
     }
 }
 
-/// The size of the words that bytes at an offset are copied in. Miri knows no atomics of different sizes for the same bytes, as
-/// a request and its response may be: there it is always bytes.
+/// The size of the words that bytes at an offset are copied in. Under Miri it is always bytes, so that it finds what relies on
+/// larger ones.
 const fn word_size(offset: usize, len: usize) -> usize {
     match offset | len {
         _ if len > WORDWISE || cfg!(miri) => 1,
@@ -298,7 +298,6 @@ mod tests {
         memory.write_value(4094, &0x0807_0605_0403_0201_u64.to_le_bytes());
         assert_eq!(memory.u16(4094).load(Ordering::Relaxed), 0x0201);
         assert_eq!(memory.u32(4096).load(Ordering::Relaxed), 0x0605_0403);
-        // Miri knows no atomics that overlap: not one after the other either.
         memory.u64(8176).store(u64::MAX, Ordering::Relaxed);
         memory.u8(8191).store(7, Ordering::Relaxed);
         assert_eq!(other.memory().read_value::<[u32; 4]>(8176), [u32::MAX, u32::MAX, 0, 0x0700_0000]);

@@ -17,6 +17,7 @@ mod info;
 mod memory;
 pub(crate) mod owner;
 mod ring;
+mod word;
 
 pub(crate) use byte_ring::{Consumer, Corrupt, Layout, Producer};
 pub use error::Error;
@@ -26,3 +27,4 @@ pub(crate) use memory::SharedPage;
 pub use owner::Owner;
 pub use ring::{BackRing, FrontRing, Requests};
 pub use zerocopy;
+pub use word::SharedWord;

@@ -1,7 +1,7 @@
 //! The FIFO interface of the simulated Xen: what it keeps of a domain that uses it.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
@@ -12,7 +12,7 @@ use crate::abi::event_channel::fifo::{
 };
 use crate::abi::event_channel::{ExpandArray, InitControl, SetPriority};
 use crate::abi::memory::PAGE_SIZE;
-use crate::shared::SharedPage;
+use crate::shared::{SharedPage, SharedWord};
 
 /// Queues and words of a domain.
 pub(super) struct Fifo {
@@ -32,7 +32,7 @@ pub(super) struct Fifo {
 
 impl Fifo {
     /// A port's word, if its page was given.
-    pub(super) fn word(&self, port: u32) -> Option<&AtomicU32> {
+    pub(super) fn word(&self, port: u32) -> Option<SharedWord<'_, u32>> {
         self.words.get(port as usize / WORDS).map(|page| page.u32(4 * (port as usize % WORDS)))
     }
 
@@ -46,11 +46,11 @@ impl Fifo {
         &self.words
     }
 
-    pub(super) fn ready(&self) -> &AtomicU32 {
+    pub(super) fn ready(&self) -> SharedWord<'_, u32> {
         self.control.u32(self.offset + READY)
     }
 
-    pub(super) fn head(&self, queue: usize) -> &AtomicU32 {
+    pub(super) fn head(&self, queue: usize) -> SharedWord<'_, u32> {
         self.control.u32(self.offset + HEAD + 4 * queue)
     }
 
