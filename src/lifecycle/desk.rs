@@ -7,6 +7,7 @@ use core::task::{Poll, Waker};
 use spin::Mutex;
 
 use super::channel::Channel;
+use super::received::Received;
 use super::suspend::Suspends;
 use super::watchdog::Watchdogs;
 use crate::state::{self, State};
@@ -31,10 +32,7 @@ impl Lifecycle {
     /// Whether somebody has it in hand.
     #[cfg(target_os = "none")]
     pub(crate) fn is_locked(&self) -> bool {
-        self.requests.waits.is_locked()
-            || self.sysrq.waits.is_locked()
-            || self.channel.is_locked()
-            || self.suspends.is_locked()
+        self.requests.is_locked() || self.sysrq.is_locked() || self.channel.is_locked() || self.suspends.is_locked()
     }
 }
 
@@ -66,9 +64,16 @@ pub(super) struct Desk {
     taken: AtomicUsize,
     /// This crate's task, while it waits for there to be none.
     waits: Mutex<Option<Waker>>,
+    /// The request that was acknowledged and not handed out yet.
+    pub(super) received: Received,
 }
 
 impl Desk {
+    #[cfg(target_os = "none")]
+    fn is_locked(&self) -> bool {
+        self.waits.is_locked() || self.received.is_locked()
+    }
+
     /// The application takes over.
     pub(super) fn take(&self) {
         self.taken.fetch_add(1, Ordering::Relaxed);

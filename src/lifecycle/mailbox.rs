@@ -1,109 +1,189 @@
-//! Words that the toolstack leaves for a domain, one at a time, in a node that both write.
+//! Read-and-acknowledge protocol of a `control/` node, which the toolstack and the domain both write.
 //!
-//! It writes a word; the domain reads it, and writes nothing in its place when it takes it. Each side looks at what is there
-//! and then writes, so both do it in transactions: the toolstack may take a word back, and write another. Events say no more
-//! than that there may be a word, which may be the same one still.
+//! The toolstack writes a request; the domain reads it and acknowledges it by writing an empty value. Both sides use
+//! transactions, as the toolstack may take a request back and write another. A watch event only says that the node may have
+//! changed.
 
+use alloc::boxed::Box;
 use core::future::poll_fn;
-use core::pin::pin;
+use core::pin::{Pin, pin};
 use core::task::Poll;
 use core::time::Duration;
 
 use super::channel::Channel;
+use super::desk::Desk;
+use super::received::{Offered, Receiver, Taken};
+use crate::executor::{in_background, spawn};
 use crate::state::State;
 use crate::time;
 use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
 
-/// How long taking a word out of the node may last. Then it counts as received all the same: a store that is slow, refuses
-/// or is gone must not keep a domain from being shut down.
+/// Time limit of an acknowledgement. After it the request counts as received: a xenstored that is slow, refuses or is gone
+/// must not keep a domain from being shut down.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// A node of the domain's for words.
+/// A `control/` node, and how its values are treated.
+pub(super) struct Node {
+    pub(super) path: &'static str,
+    /// The state that its receivers share.
+    pub(super) desk: fn(&State) -> &Desk,
+    /// Whether a value is acknowledged when it is received.
+    pub(super) takes: fn(&Value) -> bool,
+    /// Whether a value has its answer once the domain was suspended.
+    pub(super) ends_with_suspend: fn(&Value) -> bool,
+}
+
+impl Node {
+    /// The domain was suspended: forgets a request that asked for that.
+    pub(super) fn suspended(&self, state: &State) {
+        (self.desk)(state).received.discard(self.ends_with_suspend);
+    }
+}
+
+/// A receiver of a node's requests.
 pub(super) struct Mailbox {
     state: &'static State,
     store: Xenstore,
-    path: &'static str,
-    /// What else may say that there is something.
+    node: &'static Node,
+    pub(super) desk: &'static Desk,
+    receiver: Receiver,
+    /// The event channel that may stand for a request.
     channel: Option<&'static Channel>,
-    /// Once it has been asked for.
+    /// Registered by the first wait.
     watch: Option<Watch>,
-    /// The word that lies there, was received, and stays.
-    left: Option<Value>,
-    /// The word that is being taken out: still here if the future that did it was dropped.
-    leaving: Option<Value>,
+    /// The node is to be read again once the request that is being acknowledged was handed out or taken back.
+    deferred: bool,
 }
 
 impl Mailbox {
-    pub(super) const fn new(state: &'static State, path: &'static str, channel: Option<&'static Channel>) -> Self {
-        Self { state, store: Xenstore::new(state), path, channel, watch: None, left: None, leaving: None }
+    pub(super) fn new(state: &'static State, node: &'static Node, channel: Option<&'static Channel>) -> Self {
+        let desk = (node.desk)(state);
+        let receiver = desk.received.receiver();
+        Self { state, store: Xenstore::new(state), node, desk, receiver, channel, watch: None, deferred: false }
     }
 
-    /// Waits until there may be a word, or another sign. Once it fails it does so each time.
+    /// Waits until there may be a request. An error repeats on each call, after all requests that were acknowledged.
     ///
     /// Cancel safety: nothing is lost by dropping the future.
     pub(super) async fn changed(&mut self) -> Result<(), Error> {
-        let Some(channel) = self.channel else { return self.written().await };
-        let (mut rung, mut written) = (pin!(channel.rung(self.state)), pin!(self.written()));
-        poll_fn(|context| match rung.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Ok(())),
-            Poll::Pending => written.as_mut().poll(context),
+        let Self { state, store, node, desk, receiver, channel, watch, deferred } = self;
+        let received = &desk.received;
+        let mut written = pin!(written(store, node.path, watch));
+        let mut rung = pin!(async {
+            match channel {
+                Some(channel) => channel.rung(state).await,
+                None => core::future::pending().await,
+            }
+        });
+        let mut failed = None;
+        let result = poll_fn(|context| {
+            if received.poll(*receiver, *deferred, context.waker()).is_ready() || rung.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(Ok(()));
+            }
+            if failed.is_none() {
+                match written.as_mut().poll(context) {
+                    Poll::Ready(Err(error)) => failed = Some(error),
+                    changed => return changed,
+                }
+            }
+            match failed {
+                Some(error) if !received.is_acknowledging() => Poll::Ready(Err(error)),
+                _ => Poll::Pending,
+            }
         })
-        .await
+        .await;
+        *deferred = false;
+        result
     }
 
-    async fn written(&mut self) -> Result<(), Error> {
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => none.insert(self.store.watch(self.path).await?),
-        };
-        watch.next().await.map(|_| ())
-    }
-
-    /// The word that lies there, unless it has been received before. One that `takes` says so of is taken out.
+    /// The next request: the one that was acknowledged, or a new one that stays in the node. Begins to acknowledge any other.
     ///
-    /// Cancel safety: a word that was taken out by a future that was dropped is what the next one returns.
-    pub(super) async fn receive(&mut self, takes: fn(&Value) -> bool) -> Result<Option<Value>, Error> {
+    /// Cancel safety: no request is lost by dropping the future.
+    pub(super) async fn receive(&mut self) -> Result<Option<Value>, Error> {
+        let received = &self.desk.received;
         loop {
-            let value = read(&self.store, self.path).await?;
-            if word(&value).is_empty() {
-                self.left = None;
-                return Ok(self.leaving.take());
+            let changes = match received.take() {
+                Taken::Request(value) => return Ok(Some(value)),
+                Taken::Pending => {
+                    self.deferred = true;
+                    return Ok(None);
+                }
+                Taken::Nothing(changes) => changes,
+            };
+            let generation = self.state.generation();
+            let value = read(&self.store, self.node.path).await?;
+            if self.state.generation() != generation {
+                continue;
             }
-            if self.left.as_ref() == Some(&value) {
-                return Ok(None);
-            }
-            if takes(&value) {
-                self.leaving = Some(value.clone());
-                let taken = time::timeout(LIMIT, self.take_out(&value)).await;
-                self.leaving = None;
-                match taken {
-                    Ok(Ok(true)) => return Ok(Some(value)),
-                    // It is another by now, or none.
-                    Ok(Ok(false)) => continue,
-                    Ok(Err(error)) => log::warn!("{}: {value} is not acknowledged: {error}", self.path),
-                    Err(time::Elapsed) => log::warn!("{}: {value} is not acknowledged: no answer", self.path),
+            let is_acknowledged = (self.node.takes)(&value);
+            match received.offer(changes, generation, &value, is_acknowledged) {
+                Offered::Stale => {}
+                Offered::Old => return Ok(None),
+                Offered::New if is_acknowledged => {
+                    // In the background: a receiver waits for its watch too, which counts as something that can wake main.
+                    let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(acknowledge(self.state, self.node, value));
+                    spawn(in_background(self.state, task)).detach();
+                }
+                Offered::New => {
+                    received.leave(generation, value.clone());
+                    return Ok(Some(value));
                 }
             }
-            self.left = Some(value.clone());
-            return Ok(Some(value));
         }
-    }
-
-    /// Writes nothing in the place of a word; says whether it was still there.
-    async fn take_out(&self, word: &Value) -> Result<bool, Error> {
-        self.store
-            .transaction(async |nodes| {
-                let is_there = read(nodes, self.path).await? == *word;
-                if is_there {
-                    nodes.write(self.path, "").await?;
-                }
-                Ok(is_there)
-            })
-            .await
     }
 }
 
-/// What is in a node; nothing if it is not there.
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.desk.received.forget(self.receiver);
+    }
+}
+
+/// Waits for an event of the node's watch.
+async fn written(store: &Xenstore, path: &str, watch: &mut Option<Watch>) -> Result<(), Error> {
+    let watch = match watch {
+        Some(watch) => watch,
+        none => none.insert(store.watch(path).await?),
+    };
+    watch.next().await.map(|_| ())
+}
+
+/// Acknowledges a request, and hands it to the receivers.
+async fn acknowledge(state: &'static State, node: &Node, value: Value) {
+    let received = &(node.desk)(state).received;
+    // The domain whose node was written last.
+    let mut generation = state.generation();
+    let taken = time::timeout(LIMIT, take_out(state, node.path, &value, &mut generation)).await;
+    match taken {
+        Ok(Ok(true)) => {}
+        // The toolstack took it back.
+        Ok(Ok(false)) => return received.settle(None),
+        Ok(Err(error)) => log::warn!("{}: {value} is not acknowledged: {error}", node.path),
+        Err(time::Elapsed) => log::warn!("{}: {value} is not acknowledged: no answer", node.path),
+    }
+    if taken != Ok(Ok(true)) {
+        received.leave(generation, value.clone());
+    }
+    let is_answered = generation != state.generation() && (node.ends_with_suspend)(&value);
+    received.settle((!is_answered).then_some(value));
+}
+
+/// Writes an empty value in the place of a request; says whether that was still there.
+async fn take_out(state: &'static State, path: &str, value: &Value, generation: &mut u64) -> Result<bool, Error> {
+    Xenstore::new(state)
+        .transaction(async |nodes| {
+            *generation = state.generation();
+            let is_there = read(nodes, path).await? == *value;
+            if is_there {
+                nodes.write(path, "").await?;
+            }
+            Ok(is_there)
+        })
+        .await
+}
+
+/// The value of a node, empty if the node does not exist.
 async fn read(nodes: &Nodes, path: &str) -> Result<Value, Error> {
     match nodes.read(path).await {
         Err(Error::NotFound) => Ok(Value::default()),
@@ -111,7 +191,7 @@ async fn read(nodes: &Nodes, path: &str) -> Result<Value, Error> {
     }
 }
 
-/// A word without the NUL that some tools leave behind it.
+/// A value without the NUL that some tools append.
 pub(super) fn word(value: &Value) -> &[u8] {
     value.strip_suffix(&[0]).unwrap_or(value)
 }

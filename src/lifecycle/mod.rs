@@ -64,6 +64,7 @@ mod channel;
 mod desk;
 mod mailbox;
 mod obey;
+mod received;
 mod requests;
 mod resume;
 mod stream;

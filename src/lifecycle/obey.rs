@@ -59,18 +59,18 @@ enum Node {
 
 /// Does what the words in a node are for, when the application does not.
 async fn listen(state: &'static State, node: Node) {
-    let (mut mailbox, desk) = match node {
-        Node::Requests => (requests::mailbox(state), &state.lifecycle.requests),
-        Node::Keys => (sysrq::mailbox(state), &state.lifecycle.sysrq),
+    let mut mailbox = match node {
+        Node::Requests => requests::mailbox(state),
+        Node::Keys => sysrq::mailbox(state),
     };
     let error = loop {
         if let Err(error) = mailbox.changed().await {
             break error;
         }
-        desk.free().await;
         let mut attempt = 1;
-        // There may be more than one, which one event has told of.
+        // One event may stand for several requests. A stream of the application's that is made meanwhile gets the rest.
         loop {
+            mailbox.desk.free().await;
             match node.act(state, &mut mailbox).await {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -2,14 +2,19 @@
 
 use super::Reason;
 use super::desk::count;
-use super::mailbox::{Mailbox, word};
+use super::mailbox::{Mailbox, Node, word};
 use super::stream::Stream;
 use crate::domain::Domain;
 use crate::state::State;
 use crate::xenstore::{Error, Value};
 
-/// The node of the requests.
-const PATH: &str = "control/shutdown";
+/// The node of the requests. An unknown one cannot be done, and is not acknowledged.
+pub(super) static NODE: Node = Node {
+    path: "control/shutdown",
+    desk: |state| &state.lifecycle.requests,
+    takes: |value| !matches!(ShutdownRequest::new(value), ShutdownRequest::Unknown(_)),
+    ends_with_suspend: |value| ShutdownRequest::new(value) == ShutdownRequest::Suspend,
+};
 
 /// What the toolstack asks for.
 #[doc(alias = "control/shutdown")]
@@ -66,7 +71,7 @@ impl Domain {
     /// the domain does not end by itself then. A request goes to one stream, if there are several.
     #[doc(alias("control/shutdown", "SHUTDOWN_poweroff"))]
     pub fn shutdown_requests(&self) -> ShutdownRequests {
-        ShutdownRequests(Stream::new(self.0, &self.0.lifecycle.requests, mailbox(self.0)))
+        ShutdownRequests(Stream::new(self.0, mailbox(self.0)))
     }
 }
 
@@ -82,25 +87,24 @@ impl ShutdownRequests {
     ///
     /// # Cancel safety
     ///
-    /// No request is lost by dropping the future.
+    /// No request is lost by dropping the future: one that was acknowledged is what the next call returns. If the stream is
+    /// dropped, it goes to another stream, or is obeyed at once where requests are obeyed beside main.
     pub async fn next(&mut self) -> Result<ShutdownRequest, Error> {
         self.0.next(receive).await
     }
 }
 
-/// The node, as nobody has looked at it yet.
-pub(super) const fn mailbox(state: &'static State) -> Mailbox {
-    Mailbox::new(state, PATH, Some(&state.lifecycle.channel))
+/// A receiver of the node's requests.
+pub(super) fn mailbox(state: &'static State) -> Mailbox {
+    Mailbox::new(state, &NODE, Some(&state.lifecycle.channel))
 }
 
-/// The request that is there, if it is a new one.
+/// The next request, if there is one. The caller returns it without a further await.
 pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
-    // What is not known cannot be done, and is not acknowledged.
-    let takes = |value: &_| !matches!(ShutdownRequest::new(value), ShutdownRequest::Unknown(_));
     let request = if state.lifecycle.channel.take() {
         ShutdownRequest::Suspend
     } else {
-        match mailbox.receive(takes).await? {
+        match mailbox.receive().await? {
             Some(value) => ShutdownRequest::new(&value),
             None => return Ok(None),
         }

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use super::desk::Desk;
 use super::mailbox::Mailbox;
 use crate::state::State;
 use crate::xenstore::Error;
@@ -10,7 +9,6 @@ use crate::xenstore::Error;
 /// Words of one kind, for the application.
 pub(super) struct Stream {
     state: &'static State,
-    desk: &'static Desk,
     mailbox: Mailbox,
     /// There may be a word.
     look: bool,
@@ -18,9 +16,9 @@ pub(super) struct Stream {
 
 impl Stream {
     /// The application takes over, until this is dropped.
-    pub(super) fn new(state: &'static State, desk: &'static Desk, mailbox: Mailbox) -> Self {
-        desk.take();
-        Self { state, desk, mailbox, look: false }
+    pub(super) fn new(state: &'static State, mailbox: Mailbox) -> Self {
+        mailbox.desk.take();
+        Self { state, mailbox, look: false }
     }
 
     /// Waits for the next word, which `receive` looks for.
@@ -46,7 +44,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.desk.give_back();
+        self.mailbox.desk.give_back();
     }
 }
 

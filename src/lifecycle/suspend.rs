@@ -10,7 +10,7 @@ use core::time::Duration;
 use spin::Mutex;
 
 use super::desk::count_many;
-use super::{Reason, resume, shutdown};
+use super::{Reason, requests, resume, shutdown};
 use crate::abi::errno::Errno;
 use crate::console::emergency;
 use crate::domain::Domain;
@@ -151,6 +151,8 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
     let held = state.xenstore.hold();
     // Those that stay open are counted if they come to nothing.
     let _ = time::timeout(LIMIT, held.answered()).await;
+    // Tasks see the answers that came: an acknowledged request to suspend is kept by then, and discarded below.
+    executor::yield_now().await;
     let open = held.open() as u64;
     let unread = state.console.quiesce(&state.info);
     let resumption = suspend_now(state)?;
@@ -159,8 +161,9 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
         count_many(&counts.interrupted, open);
         count_many(&counts.console_bytes_lost, unread);
     }
-    // Whoever has asked meanwhile has it.
+    // A request to suspend that came meanwhile has its answer.
     state.lifecycle.channel.answer();
+    requests::NODE.suspended(state);
     drop(held);
     drop(busy);
     state.executor.suspended();

@@ -1,14 +1,15 @@
 //! Keys of `xl sysrq`.
 
 use super::desk::count;
-use super::mailbox::{Mailbox, word};
+use super::mailbox::{Mailbox, Node, word};
 use super::stream::Stream;
 use crate::domain::Domain;
 use crate::state::State;
 use crate::xenstore::Error;
 
 /// The node of the keys.
-const PATH: &str = "control/sysrq";
+static NODE: Node =
+    Node { path: "control/sysrq", desk: |state| &state.lifecycle.sysrq, takes: |_| true, ends_with_suspend: |_| false };
 
 /// The keys that `xl sysrq` sends, for as long as the application wants them: see [`Domain::sysrq`].
 #[must_use = "without a stream that is held, keys are logged"]
@@ -20,7 +21,7 @@ impl Domain {
     /// to one stream, if there are several.
     #[doc(alias = "control/sysrq")]
     pub fn sysrq(&self) -> SysRq {
-        SysRq(Stream::new(self.0, &self.0.lifecycle.sysrq, mailbox(self.0)))
+        SysRq(Stream::new(self.0, mailbox(self.0)))
     }
 }
 
@@ -33,20 +34,21 @@ impl SysRq {
     ///
     /// # Cancel safety
     ///
-    /// No key is lost by dropping the future. The toolstack overwrites a key that was not fetched with the next.
+    /// No key is lost by dropping the future: one that was acknowledged is what the next call returns, or, if the stream is
+    /// dropped, goes to another stream or to the log. The toolstack overwrites a key that was not acknowledged with the next.
     pub async fn next(&mut self) -> Result<u8, Error> {
         self.0.next(receive).await
     }
 }
 
-/// The node, as nobody has looked at it yet.
-pub(super) const fn mailbox(state: &'static State) -> Mailbox {
-    Mailbox::new(state, PATH, None)
+/// A receiver of the node's keys.
+pub(super) fn mailbox(state: &'static State) -> Mailbox {
+    Mailbox::new(state, &NODE, None)
 }
 
-/// The key that is there, if it is a new one.
+/// The next key, if there is one. The caller returns it without a further await.
 pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<u8>, Error> {
-    let key = mailbox.receive(|_| true).await?.and_then(|value| word(&value).first().copied());
+    let key = mailbox.receive().await?.and_then(|value| word(&value).first().copied());
     if key.is_some() {
         count(&state.lifecycle.counts.sysrq);
     }

@@ -1,7 +1,8 @@
 //! The toolstack's request, by whom it is obeyed, and what the domain does in its new home.
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use domu::executor::spawn;
 use domu::lifecycle::{self, Resumption, ShutdownRequest, SuspendError};
@@ -125,6 +126,80 @@ fn what_was_asked_by_an_event_and_given_up_is_not_done() {
         Ok(())
     });
     assert_eq!(report.powered_off().resumes, 1);
+}
+
+/// Polls a future in each turn until it is dropped after so many polls; says what it gave.
+async fn polled<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut left) = (pin!(future), polls);
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        // Each look at the clock takes some time, in which the server works.
+        let _ = time::now();
+        context.waker().wake_by_ref();
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+#[test]
+fn dropped_next_loses_no_event_of_the_channel() {
+    for polls in 0..4 {
+        let store = Store::new();
+        let report = obedient(&store).run(async |domain| -> domu::Result {
+            let mut requests = domain.shutdown_requests();
+            assert!(time::timeout(SECOND, requests.next()).await.is_err());
+            ring(&store, 7);
+            if let Some(request) = polled(polls, requests.next()).await {
+                assert_eq!((request?, lifecycle::suspend().await?), (ShutdownRequest::Suspend, Resumption::Restored));
+            }
+            // Else it is done beside main.
+            drop(requests);
+            time::sleep(SECOND).await;
+            assert_eq!((domain.generation(), lifecycle::stat().suspends), (1, 1), "{polls} polls");
+            Ok(())
+        });
+        report.powered_off();
+    }
+}
+
+/// A request that was acknowledged for a receiver that was dropped: a suspend answers the one to suspend, and no other.
+#[test]
+fn kept_request_outlives_a_suspend_unless_it_asked_for_it() {
+    for saved in [Saved::Cancelled(SECOND), Saved::Restored(SECOND)] {
+        for (word, expected) in [("suspend", None), ("reboot", Some(ShutdownRequest::Reboot))] {
+            let store = Store::new();
+            let report = Guest::new().xenstore(&store).saves(move || saved).run(async |domain| -> domu::Result {
+                let mut requests = domain.shutdown_requests();
+                assert!(time::timeout(SECOND, requests.next()).await.is_err());
+                store.write(SHUTDOWN, word);
+                {
+                    let mut next = pin!(requests.next());
+                    poll_fn(|context| {
+                        if store.read(SHUTDOWN).as_deref() == Some(b"") {
+                            return Poll::Ready(());
+                        }
+                        let _ = time::now();
+                        context.waker().wake_by_ref();
+                        assert!(next.as_mut().poll(context).is_pending());
+                        Poll::Pending
+                    })
+                    .await;
+                }
+                lifecycle::suspend().await?;
+                let next = time::timeout(SECOND, requests.next()).await.ok().transpose()?;
+                assert_eq!(next, expected, "{word} {saved:?}");
+                assert!(time::timeout(SECOND, requests.next()).await.is_err());
+                // The next is not taken for the one of before.
+                store.write(&format!("/local/domain/{}/control/shutdown", domain.id().0), word);
+                assert_eq!(requests.next().await?.reason(), expected.and_then(|request| request.reason()));
+                Ok(())
+            });
+            report.powered_off();
+        }
+    }
 }
 
 /// What a store refuses once is tried again, and what it refuses for good leaves the word.

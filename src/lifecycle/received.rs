@@ -1,0 +1,180 @@
+//! The request of a `control/` node that is being acknowledged, or that was and has not been handed out yet.
+//!
+//! It belongs to the node, not to the future that read it. A task of its own acknowledges a request and always learns the result,
+//! so a receiver may be dropped at any moment: the next one, or the default handler, gets the request.
+//!
+//! At most one request per node is kept. No other is acknowledged before this one is handed out: until then the next one stays in
+//! xenstore.
+
+use alloc::vec::Vec;
+use core::mem;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::task::{Poll, Waker};
+
+use spin::Mutex;
+
+use super::mailbox::word;
+use crate::xenstore::Value;
+
+/// The receiver's number, by which it is found among those that wait.
+pub(super) type Receiver = u64;
+
+/// The state of one `control/` node, shared by all its receivers.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    inner: Mutex<Inner>,
+    receivers: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    stage: Stage,
+    /// The value that was handed out and is still in the node of this generation.
+    left: Option<(u64, Value)>,
+    /// One entry per waiting receiver at most.
+    waiting: Vec<(Receiver, Waker)>,
+    /// Counts changes of the other fields, to tell a value that was read before one.
+    changes: u64,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    /// The next request is in xenstore, if there is one.
+    #[default]
+    Idle,
+    /// A task acknowledges one.
+    Acknowledging,
+    /// A request that has not been handed out yet.
+    Ready(Value),
+}
+
+/// The result of [`Received::take`].
+#[derive(Debug)]
+pub(super) enum Taken {
+    Request(Value),
+    /// It is being acknowledged.
+    Pending,
+    /// The node is to be read. The number goes to [`Received::offer`].
+    Nothing(u64),
+}
+
+/// The result of [`Received::offer`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Offered {
+    /// The node may have changed since it was read.
+    Stale,
+    /// There is no request, or it was handed out before.
+    Old,
+    /// A new request. One that is to be acknowledged is kept from here on.
+    New,
+}
+
+impl Received {
+    /// A number for a new receiver.
+    pub(super) fn receiver(&self) -> Receiver {
+        self.receivers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands the request out. The caller returns it without a further await.
+    pub(super) fn take(&self) -> Taken {
+        let mut inner = self.inner.lock();
+        match mem::take(&mut inner.stage) {
+            Stage::Ready(value) => Taken::Request(value),
+            Stage::Acknowledging => {
+                inner.stage = Stage::Acknowledging;
+                Taken::Pending
+            }
+            Stage::Idle => Taken::Nothing(inner.changes),
+        }
+    }
+
+    /// Judges a value that was read from the node of this generation after [`take`](Self::take) had found `Nothing(changes)`.
+    pub(super) fn offer(&self, changes: u64, generation: u64, value: &Value, acknowledge: bool) -> Offered {
+        let mut inner = self.inner.lock();
+        if inner.changes != changes || !matches!(inner.stage, Stage::Idle) {
+            return Offered::Stale;
+        }
+        if inner.left.as_ref().is_some_and(|(of, left)| *of == generation && left == value) {
+            return Offered::Old;
+        }
+        let dropped = inner.left.take();
+        let is_new = !word(value).is_empty();
+        if is_new && acknowledge {
+            inner.stage = Stage::Acknowledging;
+        }
+        drop(inner);
+        drop(dropped);
+        if is_new { Offered::New } else { Offered::Old }
+    }
+
+    /// Ends the acknowledgement: with the request, or without one if the toolstack took it back.
+    pub(super) fn settle(&self, request: Option<Value>) {
+        let mut inner = self.inner.lock();
+        inner.stage = request.map_or(Stage::Idle, Stage::Ready);
+        inner.changes += 1;
+        let waiting = mem::take(&mut inner.waiting);
+        drop(inner);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Drops the request that is kept, if it is one of those.
+    pub(super) fn discard(&self, is_obsolete: impl FnOnce(&Value) -> bool) {
+        let mut inner = self.inner.lock();
+        let dropped = match &inner.stage {
+            Stage::Ready(value) if is_obsolete(value) => mem::take(&mut inner.stage),
+            _ => Stage::Idle,
+        };
+        drop(inner);
+        drop(dropped);
+    }
+
+    /// Remembers a value that is handed out and stays in the node.
+    pub(super) fn leave(&self, generation: u64, value: Value) {
+        let mut inner = self.inner.lock();
+        let dropped = inner.left.replace((generation, value));
+        inner.changes += 1;
+        drop(inner);
+        drop(dropped);
+    }
+
+    /// Waits for a request, or, if the receiver has `deferred` its read of the node, for the end of the acknowledgement.
+    pub(super) fn poll(&self, receiver: Receiver, deferred: bool, waker: &Waker) -> Poll<()> {
+        let waker = waker.clone();
+        let mut inner = self.inner.lock();
+        match inner.stage {
+            Stage::Ready(_) => return Poll::Ready(()),
+            Stage::Idle if deferred => return Poll::Ready(()),
+            _ => {}
+        }
+        let before = match inner.waiting.iter_mut().find(|(number, _)| *number == receiver) {
+            Some((_, kept)) => Some(mem::replace(kept, waker)),
+            None => {
+                inner.waiting.push((receiver, waker));
+                None
+            }
+        };
+        drop(inner);
+        drop(before);
+        Poll::Pending
+    }
+
+    /// Whether a request is being acknowledged.
+    pub(super) fn is_acknowledging(&self) -> bool {
+        matches!(self.inner.lock().stage, Stage::Acknowledging)
+    }
+
+    /// The receiver does not wait any more.
+    pub(super) fn forget(&self, receiver: Receiver) {
+        let mut inner = self.inner.lock();
+        let index = inner.waiting.iter().position(|(number, _)| *number == receiver);
+        let before = index.map(|index| inner.waiting.swap_remove(index));
+        drop(inner);
+        drop(before);
+    }
+
+    /// Whether code that runs has the lock.
+    #[cfg(target_os = "none")]
+    pub(super) fn is_locked(&self) -> bool {
+        self.inner.is_locked()
+    }
+}
