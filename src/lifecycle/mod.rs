@@ -49,6 +49,7 @@
 //! | grants | ended: their pages are the domain's own, [`Granted::end`](crate::gnttab::Granted::end) returns them, [`Granted::check`](crate::gnttab::Granted::check) tells; those that were kept back are free |
 //! | mappings, copies that wait for a page | gone: [`Mapping::check`](crate::gnttab::Mapping::check) and copies fail with [`gnttab::Error::BeforeResume`](crate::gnttab::Error::BeforeResume) |
 //! | transactions of xenstore | gone: [`xenstore::Error::BeforeResume`](crate::xenstore::Error::BeforeResume) |
+//! | nodes that the program wrote in its home | missing: the program writes them again, see below |
 //! | a request that xenstore has not answered in time | [`xenstore::Error::Interrupted`](crate::xenstore::Error::Interrupted); those that it did not have yet are sent to the new one |
 //! | watches | go on, each with an event |
 //! | the console | goes on; output that its backend has not read in time is lost, and counted; input that nobody had read is lost. One that is not in the same page is closed |
@@ -56,6 +57,47 @@
 //! | the wall clock | is right, and [`sleep_until_wall_clock`](crate::time::sleep_until_wall_clock) looks at it again |
 //! | a [`Watchdog`] | begins anew when it is fed; by itself, if the suspend was cancelled |
 //! | [`Domain::id`](crate::Domain::id), the version of Xen | those of the new place |
+//!
+//! A [transaction that is run as a closure](crate::xenstore::Xenstore::transaction) is done again in the new domain.
+//!
+//! The new domain has a new home in xenstore, as the toolstack makes it: `data/`, `attr/` and everything else that the program
+//! wrote before is missing there. Watches get an event and find the nodes gone. This crate writes its own nodes again; a program
+//! does that for its nodes with a task such as this one:
+//!
+//! ```no_run
+//! use domu::{Domain, executor};
+//!
+//! /// Writes the nodes that others look for, in each domain that this one becomes.
+//! async fn advertise(domain: Domain) {
+//!     // Made before the first write: no resume is missed.
+//!     let mut resumes = domain.resumes();
+//!     loop {
+//!         let generation = domain.generation();
+//!         let store = domain.xenstore();
+//!         let written = store
+//!             .transaction(async |nodes| {
+//!                 nodes.write("data/service/name", "echo").await?;
+//!                 nodes.write("data/service/version", "1").await
+//!             })
+//!             .await;
+//!         // `Interrupted` means that the domain was resumed meanwhile, and the next pass writes them.
+//!         if let Err(error) = written {
+//!             log::warn!("service not advertised: {error}");
+//!         }
+//!         // A cancelled suspend leaves the nodes as they were.
+//!         while domain.generation() == generation {
+//!             resumes.next().await;
+//!         }
+//!     }
+//! }
+//!
+//! # async fn example(domain: Domain) {
+//! executor::spawn(advertise(domain)).detach();
+//! # }
+//! ```
+//!
+//! [`executor::after_suspend`](crate::executor::after_suspend) is for what has to happen before any task runs, and cannot wait
+//! for xenstore.
 //!
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
 //! of random numbers, has a function called [after each suspend](crate::executor::after_suspend).

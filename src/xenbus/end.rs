@@ -190,8 +190,12 @@ impl End {
                 return Err(Error::Closed);
             }
             self.next = Some(state);
-            let path = self.own.path();
+            let (path, generation) = (self.own.path(), self.store.generation());
             let set = self.store.transaction(async |nodes| {
+                // The details are ports and references of the domain before.
+                if self.store.generation() != generation {
+                    return Err(xenstore::Error::BeforeResume.into());
+                }
                 let found = device::read_state(nodes, path).await?.ok_or(Error::Gone)?;
                 if !self.device.is_linked(nodes).await? {
                     return Err(Error::Gone);

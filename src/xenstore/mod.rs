@@ -64,6 +64,11 @@ impl Xenstore {
     pub(crate) const fn new(state: &'static State) -> Self {
         Self(Nodes { state, transaction: None })
     }
+
+    /// How often the domain was resumed elsewhere.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.state.generation()
+    }
 }
 
 impl Clone for Xenstore {

@@ -62,6 +62,11 @@ impl Transaction {
         self.nodes.obeyed(MessageType::TRANSACTION_END, Payload::new().string(how)?).await
     }
 
+    /// Whether it was begun before the domain was resumed.
+    fn is_old(&self) -> bool {
+        self.id.generation != self.nodes.state.generation()
+    }
+
     /// Whether the server has refused something of it because of others' changes.
     fn is_in_conflict(&self) -> bool {
         self.nodes.state.xenstore.is_in_conflict(self.id.begun_by)
@@ -115,6 +120,10 @@ impl Xenstore {
     /// is done again, up to [`MAX_ATTEMPTS`] times in all, with a pause before each. The closure reads through what it is
     /// given, and does nothing else that must not be done twice.
     ///
+    /// If the domain is [resumed](crate::lifecycle#suspend-and-resume) elsewhere before the commit was sent, nothing was changed,
+    /// and all of it is done again in the new domain. A closure that writes ports or grant references compares
+    /// [`Domain::generation`](crate::Domain::generation) with that in which they were made, as they are gone after a resume.
+    ///
     /// ```no_run
     /// # async fn example(domain: domu::Domain) -> domu::Result {
     /// let store = domain.xenstore();
@@ -132,8 +141,9 @@ impl Xenstore {
     ///
     /// # Errors
     ///
-    /// The closure's, after which nothing is changed; those of [`begin`](Self::begin) and [`commit`](Transaction::commit),
-    /// [`Error::Conflict`] after the last attempt.
+    /// The closure's, after which nothing is changed; those of [`begin`](Self::begin) and [`commit`](Transaction::commit):
+    /// [`Error::Conflict`], and [`Error::BeforeResume`], after the last attempt only; [`Error::Interrupted`] if the domain was
+    /// resumed before the answer to a commit, so that it is not known whether the changes were made.
     ///
     /// # Cancel safety
     ///
@@ -144,19 +154,23 @@ impl Xenstore {
     ) -> Result<T, E> {
         let (mut attempts, mut pause) = (1, Duration::from_millis(1));
         loop {
-            let transaction = self.begin().await?;
-            let conflict = match body(&transaction).await {
-                Ok(output) => match transaction.commit().await {
-                    Ok(()) => return Ok(output),
-                    Err(Error::Conflict) => E::from(Error::Conflict),
-                    Err(error) => return Err(error.into()),
+            let failed = match self.begin().await {
+                Ok(transaction) => match body(&transaction).await {
+                    Ok(output) => match transaction.commit().await {
+                        Ok(()) => return Ok(output),
+                        Err(error @ (Error::Conflict | Error::BeforeResume)) => E::from(error),
+                        Err(error) => return Err(error.into()),
+                    },
+                    // Some servers do not wait for the end to refuse. One from before a resume is gone, whatever the error is.
+                    Err(error) if transaction.is_in_conflict() || transaction.is_old() => error,
+                    Err(error) => return Err(error),
                 },
-                // Some servers do not wait for the end.
-                Err(error) if transaction.is_in_conflict() => error,
-                Err(error) => return Err(error),
+                // The server of before has forgotten it.
+                Err(Error::Interrupted) => E::from(Error::BeforeResume),
+                Err(error) => return Err(error.into()),
             };
             if attempts == MAX_ATTEMPTS {
-                return Err(conflict);
+                return Err(failed);
             }
             attempts += 1;
             time::sleep(some_of(pause)).await;

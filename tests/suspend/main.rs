@@ -5,6 +5,8 @@
 
 #![cfg_attr(miri, allow(dead_code, unused_imports, reason = "for the tests that Miri does not run"))]
 
+#[cfg(not(miri))]
+mod again;
 mod boundaries;
 #[cfg(not(miri))]
 mod clocks;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use domu::eventchn;
+use domu::executor::spawn;
 use domu::gnttab::{self, Granted, ReadWrite};
+use domu::lifecycle;
 use domu::time::{self, timeout};
 use domu::xenstore;
 
@@ -417,4 +419,30 @@ fn a_hundred_cycles_of_forty_front_ends_leave_nothing() {
         check_nothing_left(&store, domain).await;
         Ok(())
     });
+}
+
+/// The domain is resumed elsewhere while the details are written. They name ports and references that are gone.
+#[test]
+fn details_of_before_a_resume_are_not_written_after_it() {
+    let mut stale = 0;
+    for tenths in 0..60 {
+        let store = Store::new();
+        serve(&store, 0);
+        make(&store, 0);
+        store.dom0(|dom0| make_end(dom0, "/local/domain/8/device/vif/0", 8, ("backend", BACK_END, BACK)));
+        let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
+            let mut front = Frontend::open(&domain.xenstore(), &front_end()).await?;
+            front.prepare().await?;
+            store.delay(2 * MS);
+            let connecting = spawn(async move { front.connect(State::INITIALISED, &[("ring-ref", &9)]).await });
+            time::sleep(tenths * MS / 10).await;
+            lifecycle::suspend().await?;
+            let result = time::timeout(100 * MS, connecting).await;
+            stale += u32::from(result == Ok(Err(Error::Xenstore(xenstore::Error::BeforeResume))));
+            assert_eq!(store.read("/local/domain/8/device/vif/0/ring-ref"), None, "{tenths}: {result:?}");
+            Ok(())
+        });
+        assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());
+    }
+    assert!(stale > 10, "{stale}");
 }
