@@ -195,7 +195,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         console,
         // SAFETY: as for the console; the frame is another.
         xenstore: unsafe { xenstore::Connection::new(xenstore) },
-        lifecycle: lifecycle::Lifecycle::default(),
+        lifecycle: lifecycle::Lifecycle::new(options.suspend_over_limit),
         log: LogState::new(options.log_level),
         random: random::Memory::default(),
         executor: executor::Executor::default(),

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `domu.log=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` unless given |
 //! | `domu.fifo=on\|off` | whether event channels use Xen's FIFO interface where it has one; `on` unless given |
+//! | `domu.suspend-over-limit=on\|off` | whether the domain is suspended although it holds more memory than its limit, so that it cannot be restored: see [`lifecycle::allow_suspend_over_limit`](crate::lifecycle::allow_suspend_over_limit); `on` unless given |
 //!
 //! The last one wins. An option that is not known, or a value that is not, is warned of in the log and has no effect.
 
@@ -107,17 +108,20 @@ impl<'a> Word<'a> {
 pub(crate) struct Options {
     pub(crate) log_level: LevelFilter,
     pub(crate) fifo: bool,
+    pub(crate) suspend_over_limit: bool,
 }
 
 impl Options {
     /// Reads them, and hands what is not understood to `unknown`.
     pub(crate) fn parse<'a>(line: &'a [u8], mut unknown: impl FnMut(Word<'a>)) -> Self {
-        let mut options = Self { log_level: LevelFilter::Info, fifo: true };
+        let mut options = Self { log_level: LevelFilter::Info, fifo: true, suspend_over_limit: true };
         for word in Words::new(line).filter(Word::is_ours) {
             if let Some(level) = word.value_of("domu.log").and_then(level) {
                 options.log_level = level;
             } else if let Some(on) = word.value_of("domu.fifo").and_then(switch) {
                 options.fifo = on;
+            } else if let Some(on) = word.value_of("domu.suspend-over-limit").and_then(switch) {
+                options.suspend_over_limit = on;
             } else {
                 unknown(word);
             }
@@ -184,8 +188,9 @@ mod tests {
         assert_eq!(parse("domu.log=debug domu.log=off").0.log_level, LevelFilter::Off);
         assert_eq!(parse(r#"domu."log=warn""#).0.log_level, LevelFilter::Warn);
         // Inside somebody's quoted value it is not ours.
-        assert_eq!(parse(r#"x="domu.log=off""#), (Options { log_level: LevelFilter::Info, fifo: true }, Vec::new()));
+        assert_eq!(parse(r#"x="domu.log=off""#), (parse("").0, Vec::new()));
         assert!(parse("domu.fifo=off domu.fifo=on").0.fifo && !parse("domu.fifo=off").0.fifo);
+        assert!(parse("").0.suspend_over_limit && !parse("domu.suspend-over-limit=off").0.suspend_over_limit);
         assert_eq!(parse("domu.fifo=never"), (parse("").0, std::vec!["domu.fifo=never".into()]));
         let (options, unknown) = parse("domu.log=loud domu.heap=1 domu.log domu. domu.log=error");
         assert_eq!(options.log_level, LevelFilter::Error);

@@ -24,6 +24,12 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
+    pub(crate) fn new(suspend_over_limit: bool) -> Self {
+        let lifecycle = Self::default();
+        lifecycle.suspends.allow_over_limit(suspend_over_limit);
+        lifecycle
+    }
+
     /// Whether a future waits for what comes of a suspend, and the toolstack can ask for one.
     pub(crate) fn anybody_waits(&self, state: &State) -> bool {
         state.xenstore.is_there() && self.suspends.anybody_waits()

@@ -99,6 +99,10 @@
 //! [`executor::after_suspend`](crate::executor::after_suspend) is for what has to happen before any task runs, and cannot wait
 //! for xenstore.
 //!
+//! A toolstack restores a domain within its memory limit, which `xl mem-set` lowers. A domain that holds more by then, as nothing in it
+//! [follows the target](crate::memory::balloon::follow_target), is saved and cannot be restored: that is warned of, or
+//! [refused](allow_suspend_over_limit).
+//!
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
 //! of random numbers, has a function called [after each suspend](crate::executor::after_suspend).
 
@@ -121,7 +125,7 @@ pub(crate) use desk::Lifecycle;
 pub use desk::{Stat, stat};
 pub(crate) use obey::obey;
 pub use requests::{ShutdownRequest, ShutdownRequests};
-pub use suspend::{Resumes, Resumption, SuspendError, suspend};
+pub use suspend::{Resumes, Resumption, SuspendError, allow_suspend_over_limit, suspend};
 pub use sysrq::SysRq;
 pub use watchdog::{Watchdog, WatchdogError};
 

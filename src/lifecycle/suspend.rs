@@ -40,6 +40,14 @@ pub enum SuspendError {
     Busy,
     /// There is no toolstack that would let the domain go on: it has no xenstore, by which one asks.
     NoToolstack,
+    /// The domain holds more memory than its limit, in bytes, so that a restore would fail. An error only where
+    /// [`allow_suspend_over_limit`] says so.
+    OverLimit {
+        /// The memory that Xen counts as the domain's: [`balloon::held`](crate::memory::balloon::held).
+        held: u64,
+        /// The memory that it may have: [`balloon::limit`](crate::memory::balloon::limit).
+        limit: u64,
+    },
     /// Xen refused it.
     Refused(Errno),
 }
@@ -49,6 +57,12 @@ impl fmt::Display for SuspendError {
         match self {
             Self::Busy => f.write_str("the domain is about to be suspended already"),
             Self::NoToolstack => f.write_str("nobody would let the domain go on: it has no xenstore"),
+            Self::OverLimit { held, limit } => write!(
+                f,
+                "suspend refused: a restore would fail, as the domain holds {} KiB and its limit is {} KiB (xl mem-set)",
+                held >> 10,
+                limit >> 10
+            ),
             Self::Refused(errno) => write!(f, "Xen refused to suspend the domain: {errno}"),
         }
     }
@@ -60,6 +74,8 @@ impl core::error::Error for SuspendError {}
 #[derive(Debug, Default)]
 pub(super) struct Suspends {
     busy: AtomicBool,
+    /// A suspend that could not be restored is an error.
+    refuses_over_limit: AtomicBool,
     history: Mutex<History>,
 }
 
@@ -96,6 +112,30 @@ impl Suspends {
         self.history.is_locked()
     }
 
+    pub(super) fn allow_over_limit(&self, allowed: bool) {
+        self.refuses_over_limit.store(!allowed, Ordering::Relaxed);
+    }
+
+    /// Compares what the domain holds with its limit, within which the toolstack would restore it.
+    fn check_limit(&self) -> Result<(), SuspendError> {
+        let (Ok(held), Ok(limit)) = (hypercall::memory_current_reservation(), hypercall::memory_maximum_reservation())
+        else {
+            return Ok(());
+        };
+        if held <= limit {
+            return Ok(());
+        }
+        if self.refuses_over_limit.load(Ordering::Relaxed) {
+            return Err(SuspendError::OverLimit { held: held << 12, limit: limit << 12 });
+        }
+        log::warn!(
+            "a restore will fail: the domain holds {} KiB and its limit is {} KiB (xl mem-set)",
+            held << 2,
+            limit << 2
+        );
+        Ok(())
+    }
+
     /// Tells all who listen.
     fn tell(&self, resumption: Resumption) {
         let mut history = self.history.lock();
@@ -127,6 +167,11 @@ impl Drop for Busy {
 /// Nothing runs, and no time passes on the [monotonic clock](crate::time), in between. Before it, answers that xenstore owes are
 /// awaited for five seconds at most, while requests that come meanwhile wait, and the console is drained, with a bound.
 ///
+/// A toolstack restores the domain within its memory limit. If the domain [holds](crate::memory::balloon::held) more than its
+/// [limit](crate::memory::balloon::limit), after `xl mem-set`, a restore fails and the domain is lost: that is warned of in the
+/// log, or an error after [`allow_suspend_over_limit`]. [`balloon::follow_target`](crate::memory::balloon::follow_target) keeps
+/// the domain within the limit.
+///
 /// If Xen refuses what the domain cannot go on without in its new place, such as its grant table, the domain crashes.
 ///
 /// # Errors
@@ -144,6 +189,7 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
         return Err(SuspendError::NoToolstack);
     }
     let suspends = &state.lifecycle.suspends;
+    suspends.check_limit()?;
     if suspends.busy.swap(true, Ordering::Relaxed) {
         return Err(SuspendError::Busy);
     }
@@ -169,6 +215,19 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
     state.executor.suspended();
     suspends.tell(resumption);
     Ok(resumption)
+}
+
+/// Sets whether the domain is suspended although it holds more memory than its limit, so that a restore would fail; it is unless
+/// this, or the option `domu.suspend-over-limit=off`, says otherwise.
+///
+/// If not, [`suspend`] returns [`SuspendError::OverLimit`] then, and the domain goes on. The toolstack is not told: `xl save` gives
+/// up after a minute. Copies (`xl save -c`) and migrations are refused as well.
+///
+/// Does nothing outside of a domain.
+pub fn allow_suspend_over_limit(allowed: bool) {
+    if let Some(state) = state::get() {
+        state.lifecycle.suspends.allow_over_limit(allowed);
+    }
 }
 
 fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {

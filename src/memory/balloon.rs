@@ -17,9 +17,13 @@
 //! (`xl mem-set`). The frames that boot gave back are mapped from boot on, although there is nothing behind them: an access
 //! would read ones, as it does for any frame that is out. So to become larger needs no memory for page tables.
 
+mod target;
+
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
+
+pub use target::follow_target;
 
 use super::runs::{self, Shape};
 use super::{Error, FrameRange, MemoryMap, NoRoom, extents, heap};
@@ -230,7 +234,7 @@ pub fn take_back(bytes: u64) -> Result<u64, Error> {
 /// has then: that, or as near to it as it could get.
 ///
 /// The pages of Xen and of the toolstack, which are no RAM, do not count here, as they do not in the target: a domain
-/// with `memory = 64` has 65536 KiB. Nothing follows a target unless the application calls this.
+/// with `memory = 64` has 65536 KiB. Nothing follows a target unless the application calls this, or [`follow_target`].
 ///
 /// # Errors
 ///
@@ -259,6 +263,19 @@ pub fn given() -> u64 {
 #[must_use]
 pub fn absent() -> u64 {
     state::get().map_or(0, |state| state.balloon.lock().absent() << 12)
+}
+
+/// Bytes that Xen counts as the domain's now, the pages of Xen and of the toolstack included: to be compared with the
+/// [`limit`].
+///
+/// # Errors
+///
+/// [`Error::Refused`] if Xen does not tell.
+#[doc(alias = "XENMEM_current_reservation")]
+pub fn held() -> Result<u64, Error> {
+    // Outside of a domain there is no Xen.
+    state::get().ok_or(Error::Refused)?;
+    hypercall::memory_current_reservation().map(|pages| pages << 12).map_err(|_| Error::Refused)
 }
 
 /// How many bytes Xen lets the domain have now, the pages of Xen and of the toolstack included: `xl mem-max`, and

@@ -10,6 +10,8 @@ mod again;
 mod boundaries;
 #[cfg(not(miri))]
 mod clocks;
+#[cfg(not(miri))]
+mod limit;
 mod old_things;
 #[cfg(not(miri))]
 mod quiesce;

@@ -22,6 +22,7 @@ mod share;
 mod smoke;
 mod suspend;
 mod table;
+mod target;
 mod time;
 mod tree;
 mod verdict;

@@ -4,7 +4,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Stage, Where, ended};
 use super::verdict::all_ok;
-use super::{console, crash, events, float, heap, lifecycle, protection, share, suspend, time, xenbus, xenstore};
+use super::{
+    console, crash, events, float, heap, lifecycle, protection, share, suspend, target, time, xenbus, xenstore,
+};
 use crate::build::Flavour;
 use crate::lab::domain::{Outcome, Reason};
 use crate::pattern::{CONSOLE_SIZES, RAMDISK_SIZE, console_byte, console_byte_lf, ramdisk_byte};
@@ -32,6 +34,7 @@ pub fn cases() -> Vec<Case> {
     xenbus::cases(&mut cases);
     lifecycle::cases(&mut cases);
     suspend::cases(&mut cases);
+    target::cases(&mut cases);
     cases.push(
         Case::new("modules::ramdisk", "modules", |outcome| all_ok(outcome, &["modules.ramdisk"]))
             .ramdisk("modules.ramdisk", (0..RAMDISK_SIZE).map(ramdisk_byte).collect())
