@@ -6,28 +6,36 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
+use domu::abi::xs_wire::MessageType;
 use domu::eventchn;
 use domu::executor::{spawn, yield_now};
 use domu::gnttab::{Granted, ReadWrite, stat};
-use domu::sim::{Guest, outside};
-use domu::time::sleep;
+use domu::sim::{Guest, Message, Store, outside};
+use domu::time::{self, sleep};
+use domu::xenstore::{Error, MAX_LISTING};
 
-/// The system's allocator, counting what a thread allocates.
+/// The system's allocator, counting what a thread allocates, and the bytes that it has.
 struct Counting;
 
 std::thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: everything is the system's allocator's; the count is a number of the thread's own, without a destructor.
+// SAFETY: everything is the system's allocator's; the counts are numbers of the thread's own, without a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);
+        BYTES.set(BYTES.get().wrapping_add(layout.size()));
+        PEAK.set(PEAK.get().max(BYTES.get()));
         // SAFETY: the caller's promise is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // What another thread has allocated may be freed here.
+        BYTES.set(BYTES.get().saturating_sub(layout.size()));
         // SAFETY: the block came from `alloc`, and thus from the system.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -148,4 +156,39 @@ fn what_becomes_of_a_grant_after_its_owner_allocates_nothing() {
         })
         .powered_off();
     assert_eq!(count.get(), 0);
+}
+
+/// The store never ends its listing.
+#[test]
+fn an_endless_listing_takes_bounded_memory() {
+    let server = Store::new();
+    server.refuse(|ty, _| match ty {
+        MessageType::DIRECTORY => Some("E2BIG"),
+        // Answered below.
+        MessageType::DIRECTORY_PART => Some("EIO"),
+        _ => None,
+    });
+    server.tamper(|_, message| match &message.payload[..] {
+        b"EIO\0" => {
+            let payload = [&b"1\0"[..], &b"a\0".repeat(2045)].concat();
+            vec![Message::new(MessageType::DIRECTORY_PART, message.header.req_id, 0, payload)]
+        }
+        _ => vec![message],
+    });
+    let peak = Cell::new(0);
+    Guest::new()
+        .xenstore(&server)
+        .run(async |domain| {
+            let store = domain.xenstore();
+            store.read("name").await.unwrap();
+            let before = BYTES.get();
+            PEAK.set(before);
+            // One that never comes to an end has time enough to take all memory.
+            let names = time::timeout(Duration::from_secs(3600), store.directory("data")).await;
+            peak.set(PEAK.get() - before);
+            assert_eq!(names.unwrap().unwrap_err(), Error::ListingTooLong);
+        })
+        .powered_off();
+    // The listing, as it grows to its limit, and the simulated server's own.
+    assert!(peak.get() <= 2 * MAX_LISTING + (64 << 10), "{} bytes", peak.get());
 }

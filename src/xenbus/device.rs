@@ -7,6 +7,10 @@ use super::{Error, State};
 use crate::abi::xen::DomainId;
 use crate::xenstore::{self, Nodes, Path, Value, Xenstore};
 
+/// Devices of one class that [`frontends`] and [`backends`] list at most; their paths have at most
+/// [`MAX_LISTING`](xenstore::MAX_LISTING) bytes in all. [`backends`] looks at as many domains at most.
+pub const MAX_DEVICES: usize = 1024;
+
 /// Which end of a device is this domain's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
@@ -133,13 +137,15 @@ pub(super) async fn read_state(nodes: &Nodes, path: &Path) -> Result<Option<Stat
 ///
 /// # Errors
 ///
-/// Those of [`directory`](Nodes::directory), but that there is none.
+/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), but that there is none.
 ///
 /// # Cancel safety
 ///
 /// Nothing is lost by dropping the future.
 pub async fn frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error> {
-    below(store, &Path::new("device")?.join(class)?).await
+    let mut devices = Vec::new();
+    add_below(store, &Path::new("device")?.join(class)?, &mut devices).await?;
+    Ok(devices)
 }
 
 /// The devices of a class whose back ends are this domain's: their directories, for [`Backend::open`](super::Backend::open).
@@ -148,24 +154,35 @@ pub async fn frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error
 ///
 /// # Errors
 ///
-/// Those of [`directory`](Nodes::directory), but that there is none.
+/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), but that there is none.
 ///
 /// # Cancel safety
 ///
 /// Nothing is lost by dropping the future.
 pub async fn backends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error> {
-    let mut devices = Vec::new();
-    for domain in below(store, &Path::new("backend")?.join(class)?).await? {
-        devices.append(&mut below(store, &domain).await?);
+    let (mut domains, mut devices) = (Vec::new(), Vec::new());
+    add_below(store, &Path::new("backend")?.join(class)?, &mut domains).await?;
+    for domain in &domains {
+        add_below(store, domain, &mut devices).await?;
     }
     Ok(devices)
 }
 
-/// The directories below one, which need not be there.
-async fn below(store: &Xenstore, path: &Path) -> Result<Vec<Path>, Error> {
-    match store.directory(path).await {
-        Ok(names) => names.iter().map(|name| Ok(path.join(name)?)).collect(),
-        Err(xenstore::Error::NotFound) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
+/// Adds the directories below one, which need not be there, up to [`MAX_DEVICES`] of [`MAX_LISTING`](xenstore::MAX_LISTING)
+/// bytes in all.
+async fn add_below(store: &Xenstore, path: &Path, found: &mut Vec<Path>) -> Result<(), Error> {
+    let names = match store.directory(path).await {
+        Err(xenstore::Error::NotFound) => return Ok(()),
+        names => names?,
+    };
+    let mut bytes: usize = found.iter().map(|path| path.as_str().len()).sum();
+    for name in &names {
+        bytes += path.as_str().len() + 1 + name.len();
+        if found.len() == MAX_DEVICES || bytes > xenstore::MAX_LISTING {
+            return Err(Error::TooManyDevices);
+        }
+        found.try_reserve(1).map_err(|_| xenstore::Error::OutOfMemory)?;
+        found.push(path.join(name)?);
     }
+    Ok(())
 }

@@ -17,6 +17,8 @@ pub enum Error {
     Misplaced,
     /// What stands where a state should be is no number.
     InvalidState,
+    /// More than [`MAX_DEVICES`](super::MAX_DEVICES) devices of a class are listed in xenstore.
+    TooManyDevices,
     /// Xenstore has failed, or a value in it is not what it should be.
     Xenstore(xenstore::Error),
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Error {
             Self::Closed => f.write_str("the other end of the device does not connect"),
             Self::Misplaced => f.write_str("the other end of the device is not where it should be"),
             Self::InvalidState => f.write_str("the state of a device is no number"),
+            Self::TooManyDevices => write!(f, "more than {} devices of a class in xenstore", super::MAX_DEVICES),
             Self::Xenstore(error) => error.fmt(f),
         }
     }

@@ -73,7 +73,7 @@ mod frontend;
 mod methods;
 
 pub use backend::Backend;
-pub use device::{Device, backends, frontends};
+pub use device::{Device, MAX_DEVICES, backends, frontends};
 pub use end::Details;
 pub use error::Error;
 pub use frontend::Frontend;

@@ -39,6 +39,8 @@ pub enum Error {
     TooLong,
     /// The listing is more than a message holds, 4096 bytes, and the server does not give it in parts.
     TooBig,
+    /// A directory listing has more than [`MAX_LISTING`](super::MAX_LISTING) bytes, or came in more than 256 parts.
+    ListingTooLong,
     /// The answer makes no sense. Others are not affected; whether the request was obeyed is not known.
     Malformed,
     /// The connection is broken, or was between two steps of a transaction: the server has shown an impossible index or
@@ -69,6 +71,7 @@ impl fmt::Display for Error {
             Self::InvalidValue => f.write_str("a value of xenstore is not what was expected"),
             Self::TooLong => f.write_str("more than a message to xenstore holds"),
             Self::TooBig => f.write_str("a directory of xenstore is too big to be listed"),
+            Self::ListingTooLong => f.write_str("xenstore directory listing exceeds 256 KiB or 256 parts"),
             Self::Malformed => f.write_str("an answer of xenstore's makes no sense"),
             Self::Broken => f.write_str("the connection to xenstore is broken"),
             Self::Interrupted => f.write_str("a request to xenstore was interrupted by a suspend"),

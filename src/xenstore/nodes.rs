@@ -1,17 +1,16 @@
 //! What can be done with nodes, within a transaction and without one.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
-use core::str;
 use core::task::{Context, Poll};
 
 use super::Error;
 use super::calls::{Answer, Ticket};
 use super::code::Code;
 use super::connection::TransactionId;
+use super::names::Names;
 use super::path;
 use super::permissions::Permission;
 use super::value::Value;
@@ -19,8 +18,11 @@ use super::wire::{self, Payload};
 use crate::abi::xs_wire::MessageType;
 use crate::state::State;
 
-/// How often a listing in parts begins again because the directory has changed.
-const MOST_LISTINGS: usize = 16;
+/// How often a listing in parts is begun, because the directory has changed between two parts.
+const MAX_LISTINGS: usize = 16;
+/// Requests for the parts of one listing. A server fills each message of 4,096 bytes with whole names, so that the largest
+/// listing takes fewer than that.
+const MAX_PARTS: usize = 256;
 
 /// The nodes of the store: as they are now, in [`Xenstore`](super::Xenstore), or as a [`Transaction`](super::Transaction)
 /// has read and written them.
@@ -62,34 +64,36 @@ impl Nodes {
     /// The names of the nodes below a node, in the server's order.
     ///
     /// A listing that is too long for one message is asked for in parts, from the beginning if the directory has changed
-    /// between two: C xenstored can do that.
+    /// between two: C xenstored can do that. A listing takes at most 16 attempts of 256 requests.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::TooBig`] of a server that gives no parts, such as oxenstored; [`Error::Conflict`] if a
-    /// listing in parts was overtaken by changes each time.
+    /// [`Error::NotFound`]; [`Error::TooBig`] of a server that gives no parts, such as oxenstored; [`Error::ListingTooLong`]
+    /// beyond [`MAX_LISTING`](super::MAX_LISTING) or 256 parts; [`Error::Conflict`] if a listing in parts was overtaken by
+    /// changes each time.
     #[doc(alias("XS_DIRECTORY", "XS_DIRECTORY_PART", "xs_directory"))]
-    pub async fn directory(&self, path: impl AsRef<str>) -> Result<Vec<String>, Error> {
+    pub async fn directory(&self, path: impl AsRef<str>) -> Result<Names, Error> {
         let path = path.as_ref();
         match self.ask_of(MessageType::DIRECTORY, path).await {
             // E2BIG is among those that fold into this one.
             Err(Error::Quota) => {}
-            listing => return names(&listing?),
+            listing => return Names::whole(listing?),
         }
-        for _ in 0..MOST_LISTINGS {
-            if let Some(listing) = self.directory_in_parts(path).await? {
-                return names(&listing);
+        let mut names = Names::default();
+        for _ in 0..MAX_LISTINGS {
+            if self.directory_in_parts(path, &mut names).await? {
+                return Ok(names);
             }
         }
         Err(Error::Conflict)
     }
 
-    /// A listing in parts, or none if the directory changes meanwhile.
-    async fn directory_in_parts(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        let mut listing = Vec::new();
+    /// Fetches a listing in parts. Returns false if the directory has changed meanwhile.
+    async fn directory_in_parts(&self, path: &str, names: &mut Names) -> Result<bool, Error> {
+        names.clear();
         let mut generation = None;
-        loop {
-            let payload = Payload::new().string(path)?.number(listing.len() as u64)?;
+        for _ in 0..MAX_PARTS {
+            let payload = Payload::new().string(path)?.number(names.bytes() as u64)?;
             let answer = match self.ask(MessageType::DIRECTORY_PART, payload).await {
                 Err(Error::Refused(Code::Invalid | Code::NotSupported)) if generation.is_none() => {
                     return Err(Error::TooBig);
@@ -98,14 +102,14 @@ impl Nodes {
             };
             let part = wire::directory_part(&answer)?;
             if *generation.get_or_insert(part.generation) != part.generation {
-                return Ok(None);
+                return Ok(false);
             }
-            listing.try_reserve(part.names.len()).map_err(|_| Error::OutOfMemory)?;
-            listing.extend_from_slice(part.names);
+            names.append(part.names)?;
             if part.is_last {
-                return Ok(Some(listing));
+                return Ok(true);
             }
         }
+        Err(Error::ListingTooLong)
     }
 
     /// Sets the value of a node. The node, and those above it, are made if they are not there.
@@ -180,12 +184,6 @@ impl Nodes {
         let ticket = self.state.xenstore.submit(self.state, ty, self.transaction, payload)?;
         Ok(Call { state: self.state, ticket, answered: false })
     }
-}
-
-/// The names of a listing.
-fn names(listing: &[u8]) -> Result<Vec<String>, Error> {
-    let name = |bytes| str::from_utf8(bytes).ok().filter(|name| path::is_name(name)).ok_or(Error::Malformed);
-    wire::strings(listing)?.map(|bytes| name(bytes).map(String::from)).collect()
 }
 
 /// The answer to a request.

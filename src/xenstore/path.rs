@@ -31,10 +31,24 @@ impl Path {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`], also if what comes of it is too long.
+    /// [`Error::InvalidPath`], also if what comes of it is too long; [`Error::OutOfMemory`].
     pub fn join(&self, below: impl AsRef<str>) -> Result<Self, Error> {
         let separator = if self.0 == "/" { "" } else { "/" };
-        Self::new([self.as_str(), separator, below.as_ref()].concat())
+        Self::concat([self.as_str(), separator, below.as_ref()])
+    }
+
+    /// The path of a text that a peer has sent.
+    pub(super) fn try_copy(path: &str) -> Result<Self, Error> {
+        Self::concat([path, "", ""])
+    }
+
+    /// The path that pieces of text make, in memory that is asked for fallibly.
+    fn concat(pieces: [&str; 3]) -> Result<Self, Error> {
+        let mut path = String::new();
+        path.try_reserve_exact(pieces.iter().map(|piece| piece.len()).sum()).map_err(|_| Error::OutOfMemory)?;
+        pieces.iter().for_each(|piece| path.push_str(piece));
+        check(&path)?;
+        Ok(Self(path))
     }
 
     /// The path of the node above; none of the root, of a special path and of a relative path of one name.

@@ -51,7 +51,13 @@ impl Permission {
 
     /// All entries of a payload.
     pub(super) fn decode_all(payload: &[u8]) -> Result<Vec<Self>, Error> {
-        wire::strings(payload)?.map(Self::decode).collect()
+        let entries = wire::strings(payload)?;
+        let mut permissions = Vec::new();
+        permissions.try_reserve_exact(entries.clone().count()).map_err(|_| Error::OutOfMemory)?;
+        for entry in entries {
+            permissions.push(Self::decode(entry)?);
+        }
+        Ok(permissions)
     }
 }
 

@@ -109,7 +109,7 @@ fn transaction_that_fails_in_the_new_domain_too_is_an_error() {
                 Ok(())
             })
             .await;
-        assert_eq!((result, attempts), (Err(Error::BeforeResume), domu::xenstore::MOST_ATTEMPTS));
+        assert_eq!((result, attempts), (Err(Error::BeforeResume), domu::xenstore::MAX_ATTEMPTS));
         Ok(())
     });
     report.powered_off();

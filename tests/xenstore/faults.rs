@@ -78,7 +78,7 @@ fn listings_permissions_and_numbers_that_make_no_sense_are_errors() {
                 message.header.len = payload.len() as u32;
                 vec![message]
             });
-            assert_eq!(store.directory("data").await, Err(Error::Malformed), "{}", payload.escape_ascii());
+            assert_eq!(store.directory("data").await.unwrap_err(), Error::Malformed, "{}", payload.escape_ascii());
             assert_eq!(store.permissions("data").await, Err(Error::Malformed));
             assert_eq!(store.begin().await.map(drop), Err(Error::Malformed));
             assert_eq!(store.home_of(domain.id()).await, Err(Error::Malformed));

@@ -10,6 +10,8 @@ mod dropped;
 #[cfg(not(miri))]
 mod faults;
 #[cfg(not(miri))]
+mod listings;
+#[cfg(not(miri))]
 mod mixed;
 mod nodes;
 #[cfg(not(miri))]
@@ -25,6 +27,7 @@ use domu::Domain;
 use domu::lifecycle::Reason;
 use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{End, Guest, Report, Store};
+use domu::xenstore::Names;
 
 /// The number of the simulated domain.
 const ME: u16 = 7;
@@ -50,6 +53,13 @@ fn count(store: &Store, ty: MessageType) -> usize {
 fn notifications(report: &Report) -> usize {
     const SEND: u64 = 4;
     report.hypercalls.iter().filter(|&&(call, operation)| call as u32 == 32 && operation == SEND).count()
+}
+
+/// The names of a listing, sorted.
+fn sorted(names: &Names) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().collect();
+    names.sort_unstable();
+    names
 }
 
 /// A number that looks random.
