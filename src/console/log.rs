@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::crlf;
+use super::rate_limit::Limits;
 use crate::state::{self, State};
 
 struct Sink;
@@ -23,11 +24,13 @@ pub(crate) struct LogState {
     dropped: AtomicU64,
     /// How many of them the console has been told of.
     told: AtomicU64,
+    /// Rate limits for lines that others can cause.
+    pub(crate) limits: Limits,
 }
 
 impl LogState {
     pub(crate) const fn new(level: LevelFilter) -> Self {
-        Self { level, dropped: AtomicU64::new(0), told: AtomicU64::new(0) }
+        Self { level, dropped: AtomicU64::new(0), told: AtomicU64::new(0), limits: Limits::new() }
     }
 
     /// How many lines were lost and not told of; from now on they count as told.

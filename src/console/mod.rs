@@ -25,6 +25,7 @@ mod input;
 pub(crate) mod last;
 pub(crate) mod log;
 mod patience;
+pub(crate) mod rate_limit;
 mod ring;
 #[cfg(feature = "embedded-io-async")]
 mod stream;

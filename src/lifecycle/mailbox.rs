@@ -14,6 +14,7 @@ use super::channel::Channel;
 use super::desk::Desk;
 use super::received::{Offered, Receiver, Taken};
 use crate::executor::{in_background, spawn};
+use crate::console::rate_limit::log_limited;
 use crate::state::State;
 use crate::time;
 use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
@@ -159,8 +160,8 @@ async fn acknowledge(state: &'static State, node: &Node, value: Value) {
         Ok(Ok(true)) => {}
         // The toolstack took it back.
         Ok(Ok(false)) => return received.settle(None),
-        Ok(Err(error)) => log::warn!("{}: {value} is not acknowledged: {error}", node.path),
-        Err(time::Elapsed) => log::warn!("{}: {value} is not acknowledged: no answer", node.path),
+        Ok(Err(error)) => log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: {error}", node.path),
+        Err(time::Elapsed) => log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: no answer", node.path),
     }
     if taken != Ok(Ok(true)) {
         received.leave(generation, value.clone());

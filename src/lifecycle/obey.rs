@@ -11,14 +11,20 @@ use core::time::Duration;
 use super::mailbox::Mailbox;
 use super::requests::ShutdownRequest;
 use super::{Reason, Resumes, channel, fail, finish, requests, suspend, sysrq};
+use crate::console::rate_limit::log_limited;
 use crate::executor::{in_background, spawn};
 use crate::state::{self, State};
-use crate::time;
+use crate::time::{self, TokenBucket};
 use crate::xenstore::{Error, Xenstore};
 
 /// How often a word is asked for after an answer that makes no sense, and the pause before each time.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads of a node at once, and the interval of further ones: a request takes two. A toolstack that writes without end keeps
+/// the domain no busier than that.
+const READS: u32 = 32;
+const READ_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Starts the tasks, which begin when main waits, in a domain that has xenstore.
 pub(crate) fn obey() {
@@ -63,6 +69,7 @@ async fn listen(state: &'static State, node: Node) {
         Node::Requests => requests::mailbox(state),
         Node::Keys => sysrq::mailbox(state),
     };
+    let throttle = TokenBucket::new(READS, READ_INTERVAL);
     let error = loop {
         if let Err(error) = mailbox.changed().await {
             break error;
@@ -70,13 +77,14 @@ async fn listen(state: &'static State, node: Node) {
         let mut attempt = 1;
         // One event may stand for several requests. A stream of the application's that is made meanwhile gets the rest.
         loop {
+            throttle.wait(state).await;
             mailbox.desk.free().await;
             match node.act(state, &mut mailbox).await {
                 Ok(true) => {}
                 Ok(false) => break,
                 // There may be a word with the next event.
                 Err(error) if attempt == ATTEMPTS => {
-                    log::warn!("what the toolstack asks for cannot be read: {error}");
+                    log_limited!(control of state, Warn, "what the toolstack asks for cannot be read: {error}");
                     break;
                 }
                 Err(_) => {
@@ -101,7 +109,7 @@ impl Node {
                 if request == ShutdownRequest::Suspend
                     && let Err(error) = suspend().await
                 {
-                    log::warn!("{error}");
+                    log_limited!(requests of state, Warn, "{error}");
                 }
                 match request.reason() {
                     Some(Reason::Crash) => fail(format_args!("domu: the toolstack asked for a crash")),
@@ -114,7 +122,7 @@ impl Node {
             }
             Self::Keys => {
                 let Some(key) = sysrq::receive(state, mailbox).await? else { return Ok(false) };
-                log::warn!("sysrq: '{}'", key.escape_ascii());
+                log_limited!(sysrq of state, Warn, "sysrq: '{}'", key.escape_ascii());
             }
         }
         Ok(true)

@@ -4,6 +4,7 @@ use super::Reason;
 use super::desk::count;
 use super::mailbox::{Mailbox, Node, word};
 use super::stream::Stream;
+use crate::console::rate_limit::log_limited;
 use crate::domain::Domain;
 use crate::state::State;
 use crate::xenstore::{Error, Value};
@@ -115,7 +116,7 @@ pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Opti
         ShutdownRequest::Suspend => count(&counts.suspends),
         ShutdownRequest::Unknown(value) => {
             count(&counts.unknown);
-            log::warn!("the toolstack asks for what nobody knows: {value}");
+            log_limited!(requests of state, Warn, "the toolstack asks for what nobody knows: {value:.64}");
         }
         _ => {}
     }

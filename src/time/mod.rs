@@ -22,6 +22,7 @@ mod clock;
 mod interval;
 mod sleep;
 mod timers;
+mod token_bucket;
 
 use core::fmt;
 use core::ops::{Add, Sub};
@@ -32,6 +33,7 @@ pub(crate) use clock::system_time_ns;
 pub use interval::{Interval, MissedTickBehavior, interval};
 pub use sleep::{Elapsed, Sleep, sleep, sleep_until, sleep_until_wall_clock, timeout};
 pub(crate) use timers::Timers;
+pub(crate) use token_bucket::TokenBucket;
 
 use crate::shared::SharedInfo;
 use crate::state::{self, State};

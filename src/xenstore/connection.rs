@@ -24,6 +24,7 @@ use super::watches::{WatcherId, Watches};
 use super::wire::{Impossible, Payload};
 use crate::abi::xs_wire::MessageType;
 use crate::arch;
+use crate::console::rate_limit::log_limited;
 use crate::eventchn::{Location, PolledPort, Port};
 use crate::executor::{spawn, yield_now};
 use crate::shared::SharedPage;
@@ -382,7 +383,7 @@ async fn speak(state: &'static State, port: &Port) {
         let seen = port.count();
         let Turn { next, moved, broken } = connection.inner.lock().turn(port, &mut woken);
         if broken {
-            log::warn!("xenstore: the server shows what cannot be, or has given up; the connection is broken");
+            log_limited!(xenstore of state, Warn, "xenstore: protocol error from xenstored; connection closed");
         }
         woken.drain(..).for_each(Waker::wake);
         let came = core::mem::take(&mut by_event);

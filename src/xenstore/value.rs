@@ -6,7 +6,8 @@ use core::ops::Deref;
 
 use super::Error;
 
-/// The value of a node, as bytes. Displayed it is text, with escapes for what is no text and for control characters.
+/// The value of a node, as bytes. Displayed it is text, with escapes for what is no text and for control characters; a precision
+/// limits the number of characters, as in `{value:.64}`.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Value(Vec<u8>);
 
@@ -89,12 +90,22 @@ impl PartialEq<&str> for Value {
 
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.utf8_chunks().try_for_each(|chunk| {
-            for c in chunk.valid().chars() {
-                if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+        let mut left = f.precision().unwrap_or(usize::MAX);
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars().take(left) {
+                if c.is_control() {
+                    write!(f, "{}", c.escape_default())?
+                } else {
+                    f.write_char(c)?
+                }
+                left -= 1;
             }
-            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
-        })
+            for byte in chunk.invalid().iter().take(left) {
+                write!(f, "\\x{byte:02x}")?;
+                left -= 1;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -138,6 +149,7 @@ mod tests {
     fn text_is_shown_and_the_rest_escaped() {
         assert_eq!(value("grüße").to_string(), "grüße");
         assert_eq!(value(b"a\0\x1b\xff!").to_string(), r"a\u{0}\u{1b}\xff!");
+        assert_eq!(std::format!("{:.3} {:.0}", value(b"a\xffbc"), value("x")), r"a\xffb ");
         assert_eq!(value([0xff]).as_str(), Err(Error::InvalidValue));
         assert_eq!(value("name"), "name");
     }

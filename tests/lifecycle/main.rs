@@ -9,6 +9,8 @@ mod cancelled;
 #[cfg(not(miri))]
 mod finish;
 #[cfg(not(miri))]
+mod floods;
+#[cfg(not(miri))]
 mod obey;
 #[cfg(not(miri))]
 mod stream;
