@@ -127,6 +127,11 @@ impl Timers {
         !self.0.lock().deadlines.is_empty()
     }
 
+    /// The number of timers.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().deadlines.len()
+    }
+
     /// Wakes whoever waits for a moment that has come: at most as many as wait now, as a waker may set a timer that is due.
     pub(crate) fn fire(&self, now: Instant) {
         self.fire_all(now);

@@ -5,18 +5,23 @@
 //! one turn goes together; and the room that replies leave is told of together with the requests that they lead to. It waits
 //! for the server's port only while the server owes something, an answer or the events of a watch: so a domain that has
 //! nothing left to wait for is still noticed.
+//!
+//! If a server breaks one connection after the other, the task backs off: it asks for the first at once, and for each further
+//! one after a pause that doubles. Requests wait meanwhile.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
-use core::pin::pin;
+use core::pin::{Pin, pin};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Poll, Waker};
 
 use spin::Mutex;
 
 use super::Error;
+use super::backoff::Backoff;
 use super::calls::{Answer, Calls, Effect, Owner, Ticket};
 use super::link::{Link, Page};
 use super::path::Path;
@@ -29,6 +34,7 @@ use crate::eventchn::{Location, PolledPort, Port};
 use crate::executor::{spawn, yield_now};
 use crate::shared::SharedPage;
 use crate::state::State;
+use crate::time::{self, Instant};
 
 /// Pieces of the server's that are taken in one turn: some 30 messages. More wait for the next, as others do for theirs.
 const MOST_PIECES: usize = 64;
@@ -38,6 +44,8 @@ pub(crate) struct Connection {
     /// Where the page is, if there is one.
     frame: Option<u64>,
     inner: Mutex<Inner>,
+    /// A back-off timer is set, and only background tasks wait for the next connection.
+    pauses_in_background: AtomicBool,
 }
 
 impl fmt::Debug for Connection {
@@ -51,6 +59,8 @@ impl fmt::Debug for Connection {
 enum Stage {
     /// It has yet to make the connection.
     Waiting(Page),
+    /// It has broken several connections: it is asked for the next after a pause.
+    BackingOff(Page),
     /// It serves.
     Connected(Box<Link>),
     /// There is none, or it is not to be spoken with any more.
@@ -64,6 +74,7 @@ struct Inner {
     stage: Stage,
     calls: Calls,
     watches: Watches,
+    backoff: Backoff,
     /// The server is to be notified.
     owes: bool,
     task: Task,
@@ -110,6 +121,8 @@ struct Turn {
     moved: bool,
     /// The connection has broken.
     broken: bool,
+    /// Until when the next connection is to wait, if it is.
+    pause: Option<Instant>,
 }
 
 /// What was exchanged with the server.
@@ -144,17 +157,27 @@ impl Connection {
             stage: page.map_or(Stage::Failed(Error::Absent), Stage::Waiting),
             calls: Calls::default(),
             watches: Watches::default(),
+            backoff: Backoff::default(),
             owes: false,
             task: Task::None,
             held: false,
             waits: None,
         };
-        Self { frame: location.map(|location| location.frame), inner: Mutex::new(inner) }
+        Self {
+            frame: location.map(|location| location.frame),
+            inner: Mutex::new(inner),
+            pauses_in_background: AtomicBool::new(false),
+        }
     }
 
     /// Whether the domain has a store.
     pub(crate) const fn is_there(&self) -> bool {
         self.frame.is_some()
+    }
+
+    /// Whether a back-off timer is set while only background tasks wait for the next connection.
+    pub(crate) fn is_pausing_in_background(&self) -> bool {
+        self.pauses_in_background.load(Ordering::Relaxed)
     }
 
     /// Whether somebody has it in hand.
@@ -307,6 +330,7 @@ impl Connection {
             None => inner.fail(Error::Absent, &mut woken),
         }
         inner.owes = false;
+        inner.backoff = Backoff::default();
         let Inner { calls, watches, .. } = &mut *inner;
         calls.interrupt(&mut woken);
         watches.ask_again(false, calls);
@@ -381,7 +405,7 @@ async fn speak(state: &'static State, port: &Port) {
     while port.is_current() {
         // Counted before the look: an event that comes after it ends the wait.
         let seen = port.count();
-        let Turn { next, moved, broken } = connection.inner.lock().turn(port, &mut woken);
+        let Turn { next, moved, broken, pause } = connection.inner.lock().turn(state, port, &mut woken);
         if broken {
             log_limited!(xenstore of state, Warn, "xenstore: protocol error from xenstored; connection closed");
         }
@@ -390,7 +414,7 @@ async fn speak(state: &'static State, port: &Port) {
         if moved {
             // The server sends several events for a message.
             port.pace().made_up();
-        } else if came {
+        } else if came || broken {
             port.pace().empty(state).await;
         }
         if next == Next::Again {
@@ -398,8 +422,15 @@ async fn speak(state: &'static State, port: &Port) {
             continue;
         }
         let mut event = pin!(port.after(seen));
-        by_event = poll_fn(|context| {
-            let mut look = || event.as_mut().poll(context).is_ready();
+        // Events are not waited for in a pause.
+        let mut sleep = pause.map(time::sleep_until);
+        let in_background = pause.is_some() && next == Next::Background;
+        connection.pauses_in_background.store(in_background, Ordering::Relaxed);
+        let has_come = poll_fn(|context| {
+            let mut look = || match &mut sleep {
+                Some(sleep) => Pin::new(sleep).poll(context).is_ready(),
+                None => event.as_mut().poll(context).is_ready(),
+            };
             let has_come = match next {
                 Next::Server => look(),
                 Next::Background => state.executor.background(look),
@@ -418,18 +449,20 @@ async fn speak(state: &'static State, port: &Port) {
             if asked { Poll::Ready(false) } else { Poll::Pending }
         })
         .await;
+        connection.pauses_in_background.store(false, Ordering::Relaxed);
+        by_event = has_come && pause.is_none();
     }
 }
 
 impl Inner {
     /// Speaks with the server.
-    fn turn(&mut self, port: &Port, woken: &mut Vec<Waker>) -> Turn {
+    fn turn(&mut self, state: &State, port: &Port, woken: &mut Vec<Waker>) -> Turn {
         // What is asked for from here on is for the next turn.
         self.task = Task::Waits(None);
-        let exchanged = self.exchange(woken);
+        let exchanged = self.exchange(state, woken);
         let broken = exchanged.is_err();
         let Exchanged { received, more, sent } = exchanged.unwrap_or_else(|Impossible| {
-            self.give_up(woken);
+            self.give_up(state, woken);
             Exchanged { sent: true, ..Exchanged::default() }
         });
         if self.held && self.is_quiet() {
@@ -451,7 +484,17 @@ impl Inner {
         } else {
             Next::Background
         };
-        Turn { next, moved: received || sent, broken }
+        // A connection that breaks is as good as an event that brings nothing.
+        Turn { next, moved: !broken && (received || sent), broken, pause: self.pause() }
+    }
+
+    /// Until when the next connection is to wait, if it is.
+    fn pause(&self) -> Option<Instant> {
+        match self.stage {
+            // It was looked at before in this turn, by a clock that goes on.
+            Stage::BackingOff(_) => self.backoff.until(),
+            Stage::Waiting(_) | Stage::Connected(_) | Stage::Failed(_) => None,
+        }
     }
 
     /// Whether the server has all of each request that it has part of, and owes no answer.
@@ -460,13 +503,22 @@ impl Inner {
     }
 
     /// Takes what the server has sent and sends what there is to be sent.
-    fn exchange(&mut self, woken: &mut Vec<Waker>) -> Result<Exchanged, Impossible> {
+    fn exchange(&mut self, state: &State, woken: &mut Vec<Waker>) -> Result<Exchanged, Impossible> {
+        if let Stage::BackingOff(page) = self.stage {
+            if self.backoff.pause(|| time::now_in(state)).is_some() {
+                return Ok(Exchanged::default());
+            }
+            if !page.ask_anew() {
+                return Err(Impossible);
+            }
+            (self.stage, self.owes) = (Stage::Waiting(page), true);
+        }
         if let Stage::Waiting(page) = self.stage {
             let Some(link) = page.join()? else { return Ok(Exchanged::default()) };
             self.stage = Stage::Connected(Box::new(link));
             self.watches.ask_again(true, &mut self.calls);
         }
-        let Self { stage: Stage::Connected(link), calls, watches, owes, held, .. } = self else {
+        let Self { stage: Stage::Connected(link), calls, watches, backoff, owes, held, .. } = self else {
             return Ok(Exchanged::default());
         };
         link.check()?;
@@ -483,7 +535,12 @@ impl Inner {
                 watches.event(message.payload, woken);
                 continue;
             }
-            match calls.reply(&message, woken) {
+            let sent = calls.sent();
+            let effect = calls.reply(&message, woken);
+            if calls.sent() < sent {
+                backoff.replied(|| time::now_in(state));
+            }
+            match effect {
                 Some(Effect::Watch(token, result)) => watches.registered(token, result, calls, woken),
                 Some(Effect::Reset) => watches.ask_again(true, calls),
                 None => {}
@@ -498,20 +555,23 @@ impl Inner {
     }
 
     /// Ends the connection, for all who wait for an answer; watches go on with the next, if the server offers one.
-    fn give_up(&mut self, woken: &mut Vec<Waker>) {
+    fn give_up(&mut self, state: &State, woken: &mut Vec<Waker>) {
         let page = match &self.stage {
-            Stage::Waiting(page) => *page,
+            Stage::Waiting(page) | Stage::BackingOff(page) => *page,
             Stage::Connected(link) => link.page,
             Stage::Failed(_) => return,
         };
-        if !page.ask_anew() {
+        let now = time::now_in(state);
+        self.backoff.broken(now);
+        let pauses = self.backoff.pause(|| now).is_some();
+        if !(if pauses { page.offers_anew() } else { page.ask_anew() }) {
             self.fail(Error::Broken, woken);
             return;
         }
-        self.owes = true;
+        self.owes |= !pauses;
         self.calls.fail_all(Error::Broken, woken);
         self.watches.ask_again(false, &mut self.calls);
-        self.stage = Stage::Waiting(page);
+        self.stage = if pauses { Stage::BackingOff(page) } else { Stage::Waiting(page) };
     }
 
     /// Ends the connection for good.

@@ -51,9 +51,14 @@ impl Page {
         self.0.u32(SERVER_FEATURES).load(Ordering::Relaxed) & feature != 0
     }
 
+    /// Whether the server offers new connections.
+    pub(super) fn offers_anew(self) -> bool {
+        self.offers(FEATURE_RECONNECTION)
+    }
+
     /// Asks for a new connection, if the server offers that. It is to be notified then.
     pub(super) fn ask_anew(self) -> bool {
-        let offered = self.offers(FEATURE_RECONNECTION);
+        let offered = self.offers_anew();
         if offered {
             self.0.u32(CONNECTION).store(RECONNECT, Ordering::Release);
         }

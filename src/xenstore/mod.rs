@@ -24,6 +24,7 @@
 //! has given up, every request that waits fails with [`Error::Broken`]; if it offers to begin anew, as oxenstored does, the
 //! next request goes by a new connection, on which watches are registered again.
 
+mod backoff;
 mod calls;
 mod code;
 mod connection;

@@ -10,6 +10,8 @@ mod dropped;
 #[cfg(not(miri))]
 mod faults;
 #[cfg(not(miri))]
+mod flapping;
+#[cfg(not(miri))]
 mod listings;
 #[cfg(not(miri))]
 mod mixed;
