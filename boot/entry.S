@@ -41,6 +41,11 @@
     .set DOMU_CPU_SIZE, 40
     .set DOMU_CPU_ENTRY_TSC, 32
 
+    # Of the linker script; see `boot/symbols.S` for why they are weak.
+    .weak domu_abs_stack_top, domu_abs_bss_start, domu_abs_bss_size, domu_abs_cpu, domu_abs_pml4, domu_abs_page_tables
+    .weak domu_abs_text_start, domu_abs_data_start, domu_abs_rodata_start, domu_abs_stack_guard, domu_abs_trap_stacks
+    .weak domu_abs_trap_stack_pages, domu_abs_gdt, domu_abs_start64, domu_stack_top
+
     .section .text.domu_start, "ax", @progbits
     .code32
     .globl domu_start
@@ -48,7 +53,6 @@
 domu_start:
     cld
     cli
-    movl    $domu_needs_the_link_argument_Tdomu_ld, %eax
     movl    %ebx, %ebp
     movl    $domu_abs_stack_top, %esp
     pushl   $2                              # no trap, nested-task or alignment flag is left from before

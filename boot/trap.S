@@ -68,6 +68,9 @@ domu_idle_end:
     ret
     .size domu_idle, . - domu_idle
 
+    # Of the linker script; see `boot/symbols.S` for why they are weak.
+    .weak domu_abs_idle_halt, domu_abs_idle_end
+
     .balign 16
     .globl domu_callback
     .type domu_callback, @function

@@ -8,6 +8,8 @@ mod bare;
 mod cpu;
 #[cfg(target_os = "none")]
 pub(crate) mod descriptors;
+#[cfg(target_os = "none")]
+mod linked;
 pub(crate) mod serial;
 #[cfg(any(target_os = "none", test))]
 pub(crate) mod trap;
@@ -15,6 +17,8 @@ pub(crate) mod trap;
 #[cfg(target_os = "none")]
 pub(crate) use bare::*;
 pub(crate) use cpu::{ControlRegisters, Cpu};
+#[cfg(target_os = "none")]
+pub(crate) use linked::{Constructor, linked};
 
 #[cfg(not(target_os = "none"))]
 pub(crate) use crate::sim::machine::*;

@@ -18,19 +18,14 @@ unsafe extern "Rust" {
     safe fn __domu_main(domain: Domain) -> !;
 }
 
-type Constructor = unsafe extern "C" fn();
-
 /// Runs what the link collected in `.init_array`, before main as on other systems.
 fn run_constructors() {
-    unsafe extern "C" {
-        safe static domu_init_array_start: [Constructor; 0];
-        safe static domu_init_array_end: [Constructor; 0];
-    }
-    let (start, end) = ((&raw const domu_init_array_start).addr(), (&raw const domu_init_array_end).addr());
-    for address in (start..end).step_by(size_of::<Constructor>()) {
+    let linked = arch::linked();
+    let count = (linked.init_array_end.addr() - linked.init_array.addr()) / size_of::<arch::Constructor>();
+    for index in 0..count {
         // SAFETY: the linker script puts only `.init_array` between the two symbols, aligned: an array of pointers to
         // functions without arguments, each to be called once before main.
-        unsafe { core::ptr::with_exposed_provenance::<Constructor>(address).read()() };
+        unsafe { linked.init_array.add(index).read()() };
     }
 }
 

@@ -115,11 +115,7 @@ fn backtrace(start: Start) -> Backtrace {
 
 /// The linker's note with the build id; empty without one.
 fn note() -> &'static [u8] {
-    unsafe extern "C" {
-        safe static domu_build_id_start: u8;
-        safe static domu_build_id_end: u8;
-    }
-    let (start, end) = (&raw const domu_build_id_start, &raw const domu_build_id_end);
+    let linked = arch::linked();
     // SAFETY: the linker script puts the two symbols around a note in the constants, which nothing writes to.
-    unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
+    unsafe { core::slice::from_raw_parts(linked.build_id, linked.build_id_end.addr() - linked.build_id.addr()) }
 }

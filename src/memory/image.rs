@@ -58,41 +58,21 @@ impl Image {
 impl Image {
     /// Asks the linker script's symbols.
     pub(crate) fn get() -> Self {
-        unsafe extern "C" {
-            safe static domu_text_start: u8;
-            safe static domu_rodata_start: u8;
-            safe static domu_data_start: u8;
-            safe static domu_sealed_start: u8;
-            safe static domu_sealed_end: u8;
-            safe static domu_trap_stacks: u8;
-            safe static domu_abs_trap_stack_stride: u8;
-            safe static domu_stack_guard: u8;
-            safe static domu_stack_bottom: u8;
-            safe static domu_stack_top: u8;
-            safe static domu_small_stack_bytes: u8;
-            safe static domu_boot_tables: u8;
-            safe static domu_image_end: u8;
-        }
-        // Addresses only: some of these bytes are not mapped, some lie behind what they name, and some symbols are
-        // numbers.
-        let frame = |symbol: *const u8| (symbol.addr() >> 12) as u64;
-        let range = |start: *const u8, end: *const u8| FrameRange { start: frame(start), end: frame(end) };
+        let linked = crate::arch::linked();
+        let range = |start: u64, end: u64| FrameRange { start: start >> 12, end: end >> 12 };
         Self {
-            all: range(&raw const domu_text_start, &raw const domu_image_end),
-            code: range(&raw const domu_text_start, &raw const domu_rodata_start),
-            constants: range(&raw const domu_rodata_start, &raw const domu_data_start),
-            sealed: range(&raw const domu_sealed_start, &raw const domu_sealed_end),
-            trap_stacks: Self::trap_stacks(
-                frame(&raw const domu_trap_stacks),
-                frame(&raw const domu_abs_trap_stack_stride),
-            ),
+            all: range(linked.text_start, linked.image_end),
+            code: range(linked.text_start, linked.rodata_start),
+            constants: range(linked.rodata_start, linked.data_start),
+            sealed: range(linked.sealed_start, linked.sealed_end),
+            trap_stacks: Self::trap_stacks(linked.trap_stacks >> 12, linked.trap_stack_stride >> 12),
             main_stack: Stack {
-                guard: frame(&raw const domu_stack_guard),
-                frames: range(&raw const domu_stack_bottom, &raw const domu_stack_top),
+                guard: linked.stack_guard >> 12,
+                frames: range(linked.stack_bottom, linked.stack_top),
             },
-            small_stack_pages: frame(&raw const domu_small_stack_bytes),
+            small_stack_pages: linked.small_stack_bytes >> 12,
             spare: FrameRange { start: 0, end: 0 },
-            boot_tables: range(&raw const domu_boot_tables, &raw const domu_image_end),
+            boot_tables: range(linked.boot_tables, linked.image_end),
         }
     }
 }

@@ -27,9 +27,7 @@ pub fn run(suite: &mut Suite) {
     suite.test("build::missing_relocation_flag", || {
         refused("-Clink-arg=-Tdomu.ld", "build with -Crelocation-model=static")
     });
-    suite.test("build::missing_linker_script", || {
-        refused("-Crelocation-model=static", "domu_needs_the_link_argument_Tdomu_ld")
-    });
+    suite.test("build::missing_linker_script", missing_linker_script);
     suite.test("build::stack_too_small", || {
         refused(&format!("{FLAGS} -Clink-arg=--defsym=domu_stack_size=32768"), "domu_stack_size must be")
     });
@@ -70,6 +68,19 @@ fn refused(flags: &str, words: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "a link with only {flags:?} went through");
     ensure!(said.contains(words), "it does not say {words:?}, but:\n{said}");
+    Ok(())
+}
+
+/// A link without the script has one error, an undefined symbol whose name says what is missing, whether or not the rest of
+/// the flags is there.
+fn missing_linker_script() -> Result<()> {
+    for flags in ["-Crelocation-model=static", ""] {
+        refused(flags, "undefined symbol: domu_needs_the_link_argument_Tdomu_ld")?;
+        let output = link(flags)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let errors = said.matches("lld: error:").count();
+        ensure!(errors == 1, "{errors} errors instead of one with {flags:?}:\n{said}");
+    }
     Ok(())
 }
 
