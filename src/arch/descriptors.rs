@@ -20,9 +20,9 @@ const VECTORS: usize = CALLBACK_VECTOR as usize + 1;
 const STUB_SIZE: usize = 16;
 
 unsafe extern "C" {
-    safe static domu_idt: u8;
-    safe static domu_tss: u8;
-    safe static domu_gdt: u8;
+    static mut domu_idt: [[u64; 2]; VECTORS];
+    static mut domu_tss: TaskStateSegment;
+    static mut domu_gdt: [u64; 5];
     safe static domu_trap_stubs: u8;
     safe static domu_callback: u8;
 }
@@ -43,10 +43,7 @@ pub(crate) unsafe fn load(stacks: [u64; 3]) {
         core::array::from_fn(|vector| gate((stubs + STUB_SIZE * vector) as u64, stack(vector as u64)));
     // On the stack of the halt that it interrupts.
     idt[usize::from(CALLBACK_VECTOR)] = gate((&raw const domu_callback).addr() as u64, 0);
-    let place = |symbol: *const u8| super::phys(symbol.addr() as u64);
-    let tss_at = place(&raw const domu_tss).cast::<TaskStateSegment>();
-    let idt_at = place(&raw const domu_idt).cast::<[[u64; 2]; VECTORS]>();
-    let gdt_at = place(&raw const domu_gdt).cast::<[u64; 5]>();
+    let (tss_at, idt_at, gdt_at) = (&raw mut domu_tss, &raw mut domu_idt, &raw mut domu_gdt);
     // SAFETY: only the address is used, of memory that is there for the life of the program.
     let tss_descriptor = unsafe { Descriptor::tss_segment_unchecked(tss_at) };
     let segments = [Descriptor::kernel_code_segment(), Descriptor::kernel_data_segment(), tss_descriptor];
