@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionFlags, SectionKind, SegmentFlags, elf};
 
 use super::{Suite, float, protector};
 use crate::build::{self, Flavour};
@@ -45,6 +45,8 @@ pub fn domains(suite: &mut Suite) {
     suite.test("build::downstream_from_the_readme", || downstream(&logs));
     let logs = suite.logs.join("own-allocator");
     suite.test("build::own_allocator", || own_allocator(&logs));
+    let logs = suite.logs.join("unnamed-sections");
+    suite.test("build::unnamed_sections", || unnamed_sections(&logs));
 }
 
 /// What a link needs: with other flags beside them, or without one of them.
@@ -219,12 +221,88 @@ fn own_allocator(logs: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Links that the script refuses: a feature of `sections/main.rs`, and what the error says.
+const REFUSED_SECTIONS: [(&str, &str); 3] = [
+    ("writable-code", "a section is writable and executable: -Clink-arg=-Map=FILE lists it"),
+    ("thread-local", "thread-local sections must be named .tdata or .tbss"),
+    ("zero-constants", "-Clink-arg=--orphan-handling=error names it"),
+];
+
+/// Sections that the script does not name get into the segment of their protection, and those without bytes are cleared.
+fn unnamed_sections(logs: &Path) -> Result<()> {
+    let (outside, _) = written_from_the_readme("sections")?;
+    let manifest = outside.0.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let line = text.lines().find(|line| line.starts_with("domu = ")).context("no dependency on domu")?;
+    let mut text = text.replace(line, &format!("{line}\nlinkme = \"0.3\""));
+    text.push_str("\n[features]\n");
+    REFUSED_SECTIONS.iter().for_each(|(feature, _)| text.push_str(&format!("{feature} = []\n")));
+    fs::write(&manifest, text).with_context(|| format!("writing {}", manifest.display()))?;
+    let main = include_str!("../../sections/main.rs");
+    fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
+    let image = build::folder(&outside.0)?;
+    let bytes = fs::read(&image.elf).with_context(|| format!("reading {}", image.elf.display()))?;
+    sections_are_placed(&object::File::parse(&*bytes)?)?;
+    for (feature, words) in REFUSED_SECTIONS {
+        let mut command = build::cargo(&outside.0);
+        let output = command.args(["build", "--release", "--features", feature]).output().context("starting cargo")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "a link with {feature} went through");
+        ensure!(said.contains(words), "it does not say {words:?}, but:\n{said}");
+    }
+    let root = setup::root(setup::MAIN)?;
+    let ended = smoke::as_first_domain(&root, &image, Cpu::Poor, "", Duration::from_secs(60), logs)?;
+    ensure!(ended.serial.contains("all sections are in their place"), "a section has other contents than it ought to");
+    ensure!(ended.reason == Some(Reason::Poweroff), "it ended with {:?}", ended.reason);
+    Ok(())
+}
+
+/// The segments hold what their access suits, all of it below the end of the image, and what boot clears is what has no
+/// bytes in the file.
+fn sections_are_placed(file: &object::File<'_>) -> Result<()> {
+    let symbol = |name| file.symbol_by_name(name).map(|symbol| symbol.address()).with_context(|| format!("no {name}"));
+    let (cleared, image_end) = (symbol("domu_bss_start")?..symbol("domu_bss_end")?, symbol("domu_image_end")?);
+    let mut found = 0;
+    for symbol in file.symbols() {
+        let wanted = match symbol.name()?.split_once('_') {
+            Some(("rx", _)) => elf::PF_R | elf::PF_X,
+            Some(("ro", _)) => elf::PF_R,
+            Some(("rw", _)) => elf::PF_R | elf::PF_W,
+            _ => continue,
+        };
+        let at = symbol.address();
+        let inside = |start: u64, size| (start..start + size).contains(&at);
+        let segment = file.segments().find(|segment| inside(segment.address(), segment.size()));
+        let flags = segment.map(|segment| segment.flags());
+        ensure!(
+            matches!(flags, Some(SegmentFlags::Elf { p_flags }) if p_flags == wanted),
+            "{} lies in a segment with {flags:?}, not {wanted}",
+            symbol.name()?
+        );
+        found += 1;
+    }
+    ensure!(found == 11, "{found} of 11 symbols are in the image");
+    for section in file.sections() {
+        let SectionFlags::Elf { sh_flags } = section.flags() else { continue };
+        let (name, start, end) = (section.name()?, section.address(), section.address() + section.size());
+        if sh_flags & u64::from(elf::SHF_ALLOC) == 0 || start == end {
+            continue;
+        }
+        ensure!(end <= image_end, "{name} ends at {end:#x}, behind the image");
+        let empty = section.kind() == SectionKind::UninitializedData && ![".stack", ".boot_tables"].contains(&name);
+        let is_cleared = cleared.contains(&start) && end <= cleared.end;
+        ensure!(is_cleared == empty, "{name} at {start:#x} is {}cleared at boot", if is_cleared { "" } else { "not " });
+    }
+    Ok(())
+}
+
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "build::reproducible",
     "build::downstream_from_the_readme",
     "build::own_allocator",
+    "build::unnamed_sections",
     "build::missing_relocation_flag",
     "build::missing_linker_script",
     "build::stack_too_small",
