@@ -9,6 +9,9 @@ use crate::build::{TARGET, cargo_environment};
 use crate::process::{self, output_of};
 use crate::say;
 
+/// The version of `cargo-hack` that is built where there is none.
+const CARGO_HACK: &str = "0.6.46";
+
 /// What is missing is added by one at a time.
 static ADDING: Mutex<()> = Mutex::new(());
 
@@ -62,6 +65,52 @@ pub fn miri() -> bool {
     let how = ["component", "add", "--toolchain", "nightly", "miri", "rust-src"];
     say!("adding Miri: rustup {}", how.join(" "));
     runs("rustup", &how) && there()
+}
+
+/// The toolchain of a Rust version (`1.88`), with the unikernels' target. Installs what is missing; the error says how to
+/// do it by hand.
+pub fn toolchain(version: &str) -> Result<String> {
+    let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let full = if version.matches('.').count() == 1 { format!("{version}.0") } else { version.to_owned() };
+    let names = [version, &full];
+    let present = names.into_iter().find(|name| runs("rustc", &[&format!("+{name}"), "--version"]));
+    let name = present.unwrap_or(&full);
+    let install = ["toolchain", "install", name, "--profile", "minimal", "--target", TARGET];
+    if has_target(name) {
+        return Ok(name.to_owned());
+    }
+    say!("installing Rust {name}: rustup {}", install.join(" "));
+    if runs("rustup", &install) && has_target(name) {
+        return Ok(name.to_owned());
+    }
+    bail!("no toolchain {name} here, and `rustup {}` failed", install.join(" "))
+}
+
+/// Whether a toolchain has the unikernels' target installed.
+fn has_target(toolchain: &str) -> bool {
+    let mut command = process::command("rustc");
+    cargo_environment(&mut command);
+    command.args([&format!("+{toolchain}"), "--target", TARGET, "--print", "target-libdir"]);
+    let output = output_of(command.current_dir(crate::paths::workspace()));
+    output.is_ok_and(|path| Path::new(String::from_utf8_lossy(&path).trim()).is_dir())
+}
+
+/// The folder of `cargo-hack`, to be put before `PATH`; empty if it is on that already. Builds it once, into the cache.
+pub fn cargo_hack() -> Result<PathBuf> {
+    if process::exists("cargo-hack") || runs("cargo", &["hack", "--version"]) {
+        return Ok(PathBuf::new());
+    }
+    let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let root = crate::paths::cache()?.join("cargo-hack");
+    let folder = root.join("bin");
+    if !folder.join("cargo-hack").is_file() {
+        say!("building cargo-hack {CARGO_HACK} once, into {}", root.display());
+        let install = ["install", "cargo-hack", "--version", CARGO_HACK, "--locked", "--root", &root.to_string_lossy()];
+        if !runs("cargo", &install) {
+            bail!("no cargo-hack here, and `cargo {}` failed", install.join(" "));
+        }
+    }
+    Ok(folder)
 }
 
 fn part(evidence: &Path, rustup: &[&str], name: &str) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::say;
 use crate::setup;
 
 /// The library with all that it can have.
-const FEATURES: [&str; 3] = ["--package", "domu", "--all-features"];
+pub const FEATURES: [&str; 3] = ["--package", "domu", "--all-features"];
 
 /// How long one of cargo's runs may take, building included.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -74,7 +74,7 @@ fn clippy_of_float(suite: &mut Suite) {
 }
 
 /// A run of cargo that has only to succeed.
-fn checked(suite: &mut Suite, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
+pub fn checked(suite: &mut Suite, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
     checked_in(suite, &paths::workspace(), name, arguments, environment);
 }
 

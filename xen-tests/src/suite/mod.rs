@@ -17,6 +17,7 @@ mod host;
 mod lifecycle;
 mod protection;
 mod protector;
+mod release;
 mod report;
 mod share;
 mod smoke;
@@ -127,6 +128,7 @@ pub fn run(selection: &Selection) -> Result<u8> {
             scope.spawn(|| {
                 host::tests(&mut beside);
                 host::sources(&mut beside);
+                release::run(&mut beside);
                 host::fuzz(&mut beside);
                 host::miri(&mut beside);
                 tree::run(&mut beside);
