@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::abi::xs_wire::MessageType;
 use domu::eventchn;
 use domu::executor::{spawn, yield_now};
 use domu::gnttab::{Granted, ReadWrite, stat};
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Guest, Message, Store, outside};
 use domu::time::{self, sleep};
 use domu::xenstore::{Error, MAX_LISTING};

@@ -7,11 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use domu::abi::errno::Errno;
 use domu::gnttab::copy::Batch;
 use domu::gnttab::{Error, Grant, Granted, Mapping, ReadWrite, Reference, stat};
 use domu::lifecycle::{ShutdownRequests, Watchdog, WatchdogError};
 use domu::memory::{self, Pages, trim};
+use domu::sim::abi::errno::Errno;
 use domu::sim::{Guest, Host, Report, Store, outside};
 use domu::time::{self, sleep};
 use domu::{Domain, DomainId, console, eventchn, executor, xenstore};

@@ -4,12 +4,12 @@
 use std::panic::catch_unwind;
 use std::time::Duration;
 
-use domu::abi::errno::Errno;
 use domu::gnttab::copy::Batch;
 use domu::gnttab::{Error, Grant, Granted, Mapping, ReadWrite, Reference};
 use domu::lifecycle::{self, Reason, Watchdog, WatchdogError};
 use domu::memory::{self, Pages, balloon};
 use domu::sim::Guest;
+use domu::sim::abi::errno::Errno;
 use domu::{DomainId, eventchn, executor, gnttab, random, time};
 
 const PEER: DomainId = DomainId(3);

@@ -13,8 +13,8 @@ use core::time::Duration;
 use super::channel::Channel;
 use super::desk::Desk;
 use super::received::{Offered, Receiver, Taken};
-use crate::executor::{in_background, spawn};
 use crate::console::rate_limit::log_limited;
+use crate::executor::{in_background, spawn};
 use crate::state::State;
 use crate::time;
 use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
@@ -160,8 +160,12 @@ async fn acknowledge(state: &'static State, node: &Node, value: Value) {
         Ok(Ok(true)) => {}
         // The toolstack took it back.
         Ok(Ok(false)) => return received.settle(None),
-        Ok(Err(error)) => log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: {error}", node.path),
-        Err(time::Elapsed) => log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: no answer", node.path),
+        Ok(Err(error)) => {
+            log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: {error}", node.path)
+        }
+        Err(time::Elapsed) => {
+            log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: no answer", node.path)
+        }
     }
     if taken != Ok(Ok(true)) {
         received.leave(generation, value.clone());

@@ -66,10 +66,7 @@ impl Image {
             constants: range(linked.rodata_start, linked.data_start),
             sealed: range(linked.sealed_start, linked.sealed_end),
             trap_stacks: Self::trap_stacks(linked.trap_stacks >> 12, linked.trap_stack_stride >> 12),
-            main_stack: Stack {
-                guard: linked.stack_guard >> 12,
-                frames: range(linked.stack_bottom, linked.stack_top),
-            },
+            main_stack: Stack { guard: linked.stack_guard >> 12, frames: range(linked.stack_bottom, linked.stack_top) },
             small_stack_pages: linked.small_stack_bytes >> 12,
             spare: FrameRange { start: 0, end: 0 },
             boot_tables: range(linked.boot_tables, linked.image_end),

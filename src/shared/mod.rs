@@ -26,5 +26,5 @@ pub use memory::SharedMemory;
 pub(crate) use memory::SharedPage;
 pub use owner::Owner;
 pub use ring::{BackRing, FrontRing, Requests};
-pub use zerocopy;
 pub use word::SharedWord;
+pub use zerocopy;

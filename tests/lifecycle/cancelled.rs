@@ -217,12 +217,12 @@ fn request_left_in_the_node_is_received_once() {
             let _ = time::timeout(SECOND, other.next()).await;
             match refused {
                 "" => store.tamper(|_, message| {
-                    let is_start = message.header.ty == domu::abi::xs_wire::MessageType::TRANSACTION_START;
+                    let is_start = message.header.ty == domu::sim::abi::xs_wire::MessageType::TRANSACTION_START;
                     if is_start { Vec::new() } else { Vec::from([message]) }
                 }),
-                error => {
-                    store.refuse(move |ty, _| (ty == domu::abi::xs_wire::MessageType::TRANSACTION_END).then_some(error))
-                }
+                error => store.refuse(move |ty, _| {
+                    (ty == domu::sim::abi::xs_wire::MessageType::TRANSACTION_END).then_some(error)
+                }),
             }
             store.write(SHUTDOWN, "reboot");
             assert_eq!(stream.next().await?, ShutdownRequest::Reboot);

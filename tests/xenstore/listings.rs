@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use domu::abi::xs_wire::MessageType;
 use domu::executor::{spawn, yield_now};
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Message, Store};
 use domu::xenstore::{Error, MAX_LISTING};
 use domu::{time, xenbus};
