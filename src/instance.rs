@@ -8,11 +8,9 @@
 #[cfg(not(target_os = "none"))]
 use core::num::NonZeroU32;
 
-use crate::state;
-
 /// One domain, from its boot to its end. No two simulated domains of a process are equal, whatever their numbers.
 ///
-/// A resume elsewhere does not change it: see [`State::generation`](state::State::generation).
+/// A resume elsewhere does not change it: see [`State::generation`](crate::state::State::generation).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Instance(#[cfg(not(target_os = "none"))] NonZeroU32);
 
@@ -30,7 +28,7 @@ impl Instance {
     /// After 2^32 - 1 simulated domains.
     #[cfg(not(target_os = "none"))]
     pub(crate) fn new() -> Self {
-        Self(state::next_instance())
+        Self(crate::state::next_instance())
     }
 
     /// Whether this is the domain that runs here.
@@ -42,6 +40,6 @@ impl Instance {
     /// Whether this is the domain that runs here, on this thread.
     #[cfg(not(target_os = "none"))]
     pub(crate) fn is_current(self) -> bool {
-        state::get().is_some_and(|state| state.instance == self)
+        crate::state::get().is_some_and(|state| state.instance == self)
     }
 }

@@ -19,7 +19,7 @@ pub(crate) use sealed::Word;
 /// In a unikernel each method is the instruction that the atomic of this size has. On the host all sizes are made of atomics
 /// of 64 bits: the language has no meaning for two threads that access the same bytes in different sizes at the same time,
 /// and the two ends of a ring may do so.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct SharedWord<'a, T: Word> {
     #[cfg(target_os = "none")]
     atomic: &'a T::Atomic,
@@ -31,6 +31,15 @@ pub struct SharedWord<'a, T: Word> {
     shift: u32,
     #[cfg(not(target_os = "none"))]
     value: core::marker::PhantomData<T>,
+}
+
+// Derived, these would ask the atomic to be `Copy`.
+impl<T: Word> Copy for SharedWord<'_, T> {}
+
+impl<T: Word> Clone for SharedWord<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
 macro_rules! words {
