@@ -14,8 +14,11 @@ pub(crate) struct SharedInfo {
     frame: u64,
 }
 
+/// Attempts to read under a version lock before it is taken for one that nothing releases: a tenth of a second and more.
+const ATTEMPTS: u32 = if cfg!(test) { 1_000 } else { 10_000_000 };
+
 /// A consistent copy of the vCPU's time record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TimeRecord {
     pub(crate) tsc_timestamp: u64,
     pub(crate) system_time_ns: u64,
@@ -73,9 +76,19 @@ impl SharedInfo {
         self.page.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
     }
 
-    /// Reads the wall clock under its version lock: seconds and nanoseconds since 1970 at system time zero.
+    /// Whether another attempt may find a version lock free: fewer than the bound were made, and the page is in place. A
+    /// crash between a suspend and Xen's placing the page again reads ones, an odd version, for ever.
+    #[cold]
+    fn may_retry(&self, attempts: &mut u32) -> bool {
+        *attempts += 1;
+        *attempts < ATTEMPTS && self.is_there()
+    }
+
+    /// Reads the wall clock under its version lock: seconds and nanoseconds since 1970 at system time zero. Zero if the lock
+    /// is never free.
     pub(crate) fn read_wall_clock(&self) -> (u64, u32) {
         let version = self.page.u32(offset::WALL_CLOCK_VERSION);
+        let mut attempts = 0;
         loop {
             // Xen makes the version odd while dom0 sets the time, which takes it moments.
             let before = version.load(Ordering::Acquire);
@@ -87,15 +100,23 @@ impl SharedInfo {
             if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
                 return (seconds, nanoseconds);
             }
+            if !self.may_retry(&mut attempts) {
+                return (0, 0);
+            }
         }
     }
 
-    /// Reads the time record under its version lock, with the time stamp counter of the same moment.
+    /// Reads the time record under its version lock, with the time stamp counter of the same moment. A record of zeroes, by
+    /// which the clock stands still, if the lock is never free.
     pub(crate) fn read_time(&self, read_tsc: impl Fn() -> u64) -> (TimeRecord, u64) {
+        let mut attempts = 0;
         loop {
             // Xen makes the version odd while it writes, on this CPU's behalf: the loop ends with its update.
             if let Some(time) = self.try_read_time(&read_tsc) {
                 return time;
+            }
+            if !self.may_retry(&mut attempts) {
+                return (TimeRecord::default(), 0);
             }
         }
     }
@@ -231,6 +252,51 @@ mod tests {
             });
             let (record, tsc) = info.try_read_time(|| 9).expect("the version is even");
             assert_eq!((record.tsc_timestamp, record.tsc_shift, tsc), (8, 8, 9));
+        });
+    }
+
+    #[test]
+    fn version_lock_never_free_stops_the_clock() {
+        run(async |info| {
+            let now = clocks::now();
+            let lock = |outside: &mut crate::sim::Outside<'_>| {
+                let page = outside.info();
+                page.u32(offset::VCPU_TIME + time::VERSION).fetch_or(1, Ordering::SeqCst);
+                page.u32(offset::WALL_CLOCK_VERSION).fetch_or(1, Ordering::SeqCst);
+            };
+            outside(lock);
+            let reads = Cell::new(0);
+            let (record, tsc) = info.read_time(|| {
+                reads.set(reads.get() + 1);
+                7
+            });
+            assert_eq!((record.system_time_ns, record.tsc_to_system_mul, tsc, reads.get()), (0, 0, 0, ATTEMPTS));
+            assert_eq!(info.read_wall_clock(), (0, 0));
+            assert_eq!(clocks::now(), now);
+        });
+    }
+
+    #[test]
+    fn absent_page_stops_the_clock_at_once() {
+        run(async |info| {
+            let now = clocks::now();
+            outside(|outside| {
+                let page = outside.info();
+                for word in 0..512 {
+                    page.u64(8 * word).store(u64::MAX, Ordering::SeqCst);
+                }
+            });
+            let reads = Cell::new(0);
+            info.read_time(|| {
+                reads.set(reads.get() + 1);
+                7
+            });
+            assert_eq!((reads.get(), info.read_wall_clock(), clocks::now()), (1, (0, 0), now));
+            // The domain ends in the usual way.
+            outside(|outside| {
+                let page = outside.info();
+                (0..512).for_each(|word| page.u64(8 * word).store(0, Ordering::SeqCst));
+            });
         });
     }
 
