@@ -7,8 +7,9 @@
 //!
 //! With the feature `getrandom` the crate of that name works: see the feature's documentation.
 
+use core::cell::Cell;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arch;
 
@@ -56,12 +57,10 @@ pub fn fill(buffer: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a domain remembers of its generators.
+/// What a domain remembers of its generators. Not a number that was given: others may read memory later.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     tested: AtomicBool,
-    /// The last number that was given.
-    last: AtomicU64,
 }
 
 impl Memory {
@@ -74,25 +73,26 @@ impl Memory {
 /// The generators of this CPU, which have passed their test.
 fn generators() -> Result<Generators, Error> {
     let memory = crate::state::get().map(|state| &state.random);
-    let generators = Generators { cpu: arch::cpu(), memory };
+    let generators = Generators { cpu: arch::cpu(), last: Cell::new(0) };
     if !generators.cpu.rdseed() && !generators.cpu.rdrand() {
         return Err(Error::Unsupported);
     }
-    if memory.is_none_or(|memory| !memory.tested.load(Ordering::Relaxed)) {
-        // Some generators are known to give the same number for ever; four that differ tell that this is none of them.
-        for _ in 0..4 {
-            generators.next()?;
-        }
-        if let Some(memory) = memory {
-            memory.tested.store(true, Ordering::Relaxed);
-        }
+    // Some generators are known to give the same number for ever; four that differ tell that this is none of them. Later one
+    // is enough, which is not given to anybody: the next has to differ from it.
+    let tested = memory.is_some_and(|memory| memory.tested.load(Ordering::Relaxed));
+    for _ in 0..if tested { 1 } else { 4 } {
+        generators.next()?;
+    }
+    if let Some(memory) = memory {
+        memory.tested.store(true, Ordering::Relaxed);
     }
     Ok(generators)
 }
 
 struct Generators {
     cpu: arch::Cpu,
-    memory: Option<&'static Memory>,
+    /// The last number, for the time of one call.
+    last: Cell<u64>,
 }
 
 impl Generators {
@@ -118,7 +118,7 @@ impl Generators {
     /// Whether a number may be random: all zeroes, all ones and the last one again are what broken generators give, and a
     /// good one gives each of them once in 2^64 times.
     fn believes(&self, value: u64) -> bool {
-        let last = self.memory.map_or(0, |memory| memory.last.swap(value, Ordering::Relaxed));
+        let last = self.last.replace(value);
         value != 0 && value != u64::MAX && value != last
     }
 }
@@ -141,5 +141,15 @@ mod backend {
             super::Error::Unsupported => getrandom::Error::UNSUPPORTED,
             super::Error::Broken => getrandom::Error::UNEXPECTED,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_no_room_for_a_number() {
+        assert_eq!(size_of::<Memory>(), size_of::<bool>());
     }
 }

@@ -220,19 +220,23 @@ pub enum Random {
     Stuck(u64),
     /// The CPU has none.
     Absent,
+    #[doc(hidden)]
+    Sequence(u64),
 }
 
 impl Random {
     /// What the instruction gives next.
     pub(crate) fn next(&mut self) -> Option<u64> {
         match self {
-            Self::Works => {
-                *self = Self::Dry(0);
-                Some(0x0123_4567_89ab_cdef)
+            Self::Works | Self::Dry(0) => {
+                *self = Self::Sequence(0);
+                self.next()
             }
-            Self::Dry(0) => {
-                *self = Self::Works;
-                Some(0xfedc_ba98_7654_3210)
+            // Sixteen numbers, no byte of which is zero.
+            Self::Sequence(index) => {
+                *index += 1;
+                let base = if *index % 2 == 1 { 0x0123_4567_89ab_cdef } else { 0xfedc_ba98_7654_3210 };
+                Some(base ^ ((*index / 2) << 61))
             }
             Self::Dry(times) => {
                 *times -= 1;
