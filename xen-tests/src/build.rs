@@ -36,6 +36,10 @@ pub const BUILD_STD: &str = "-Zbuild-std=core,alloc";
 /// The compiler flags of a hardened image, beside those in `.cargo/config.toml`.
 const HARDENED: [&str; 1] = ["-Zstack-protector=strong"];
 
+/// What cargo must be told to take flags from a profile. Those are added to the flags of the crate's own configuration,
+/// wherever that has them.
+const PROFILE_OPTION: &str = "-Zprofile-rustflags";
+
 /// How an image is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flavour {
@@ -147,12 +151,27 @@ pub fn named_in(folder: &Path, workspace: &Path, names: &[&str], flavour: Flavou
         .collect()
 }
 
-/// Builds a crate somewhere else, as its own configuration says.
-pub fn folder(folder: &Path) -> Result<Image> {
-    setup::rust(false)?;
+/// Builds a crate somewhere else by its own configuration, and hardened unless that is not wanted.
+pub fn folder(folder: &Path, flavour: Flavour) -> Result<Image> {
+    folder_to(folder, None, flavour)
+}
+
+/// As [`folder`], with the results somewhere else.
+pub fn folder_to(folder: &Path, results: Option<&Path>, flavour: Flavour) -> Result<Image> {
+    if flavour == Flavour::Float {
+        bail!("--float is for examples and test guests: the target of a crate is in its .cargo/config.toml");
+    }
+    setup::rust(flavour.is_hardened())?;
     let mut command = cargo(folder);
     command.args(["build", "--release"]);
-    say!("building {} as it says itself", folder.display());
+    if let Some(results) = results {
+        command.arg("--target-dir").arg(results);
+    }
+    if flavour.is_hardened() {
+        command.env("RUSTC_BOOTSTRAP", "1").args([BUILD_STD, PROFILE_OPTION, "--config"]);
+        command.arg(format!("profile.release.rustflags={}", Value::from(HARDENED.to_vec())));
+    }
+    say!("building {} ({})", folder.display(), if flavour.is_hardened() { "hardened" } else { "plain" });
     let built = executables(&mut command)?;
     match built.as_slice() {
         [(_, elf)] => strip(elf),

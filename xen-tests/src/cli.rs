@@ -28,8 +28,8 @@ cargo xen: build unikernels and run them on real Xen, in an emulated machine
     cargo xen help                    this text
 
 NAME is an example (examples/NAME.rs) or a test guest (xen-tests/guests/src/bin/NAME.rs); DIR is the
-folder of a crate of yours, built there as its own configuration says, and started with its NAME.xl
-if there is one; ELF is a file; `ping` is two domains. FILTER is part
+folder of a crate of yours, built there by its own configuration, hardened unless --plain, and started
+with its NAME.xl if there is one; ELF is a file; `ping` is two domains. FILTER is part
 of a test's name. What `run` reads goes to the guest's console, byte for byte, at a few KiB a second.
 
 options of run

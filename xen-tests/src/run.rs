@@ -14,6 +14,7 @@ use crate::lab::dom0::{Lab, Session};
 use crate::lab::domain::{self, Config, Followed, Outcome, Watch};
 use crate::lab::input;
 use crate::lab::pair;
+use crate::lab::qemu::Cpu;
 use crate::lab::smoke;
 use crate::paths;
 use crate::process;
@@ -177,18 +178,30 @@ pub fn demo() -> Result<u8> {
     Ok(if passed { 0 } else { 1 })
 }
 
-/// Runs an image once on the usual machine, from a configuration of its own or that of hello.
-pub fn once(image: &Image, base: Option<String>, limit: Duration, logs: &Path) -> Result<Outcome> {
-    let name = domain_name(image);
-    let base = match base {
-        Some(base) => base,
-        None => base_config(&paths::workspace(), &name)?,
-    };
+/// A guest of a test's own: its name, its image's bytes, and its configuration.
+pub struct Guest {
+    pub name: String,
+    pub image: Vec<u8>,
+    pub base: String,
+}
+
+/// Runs guests one after the other on one machine.
+pub fn each(guests: &[Guest], cpu: Cpu, limit: Duration, logs: &Path) -> Result<Vec<Outcome>> {
     let mut archive = Archive::default();
-    archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
-    domain::add(&mut archive, &name, &name, &Config { base, ..Config::default() });
-    let mut session = Session::boot(&Lab::new(setup::MAIN), archive, logs)?;
-    domain::run(&mut session, &name, Watch { limit, most: usize::MAX, on_console: &mut |_| {} })
+    for Guest { name, image, base } in guests {
+        archive.file(&format!("guests/{name}"), 0o644, image);
+        domain::add(
+            &mut archive,
+            name,
+            name,
+            &Config { base: base.clone(), more: cpu.guest_lines(), ..Config::default() },
+        );
+    }
+    let mut session = Session::boot(&Lab { cpu, ..Lab::new(setup::MAIN) }, archive, logs)?;
+    let run = |guest: &Guest| {
+        domain::run(&mut session, &guest.name, Watch { limit, most: usize::MAX, on_console: &mut |_| {} })
+    };
+    guests.iter().map(run).collect()
 }
 
 /// The configuration that a guest starts from: its own beside its source, or that of hello.
@@ -218,7 +231,7 @@ fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
 fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
     let path = PathBuf::from(&wanted.what);
     if path.join("Cargo.toml").is_file() {
-        let image = build::folder(&path)?;
+        let image = build::folder(&path, wanted.flavour)?;
         let config = path.join(format!("{}.xl", domain_name(&image)));
         let config = match fs::read_to_string(&config) {
             Ok(text) => Some(text),

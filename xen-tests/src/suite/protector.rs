@@ -53,6 +53,11 @@ const PROTECTED: [&str; 6] = [
 /// smallest image has 38.)
 const LEAST_PROTECTED: usize = 25;
 
+/// How many functions of an image check a canary.
+pub fn protected(image: &Image) -> Result<usize> {
+    Ok(functions(image)?.iter().filter(|function| function.code.is_protected()).count())
+}
+
 /// Runs the test.
 pub fn run() -> Result<()> {
     let workspace = paths::workspace();

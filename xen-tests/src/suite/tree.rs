@@ -24,6 +24,7 @@ use crate::setup;
 /// Runs what is asked for of those that need no machine.
 pub fn run(suite: &mut Suite) {
     suite.test("build::reproducible", reproducible);
+    suite.test("build::release_profile", same_profile);
     suite.test("build::missing_relocation_flag", || {
         refused("-Clink-arg=-Tdomu.ld", "build with -Crelocation-model=static")
     });
@@ -41,8 +42,8 @@ pub fn run(suite: &mut Suite) {
 
 /// Runs what is asked for of those that start a domain.
 pub fn domains(suite: &mut Suite) {
-    let logs = suite.logs.join("downstream");
-    suite.test("build::downstream_from_the_readme", || downstream(&logs));
+    let logs = suite.logs.join("first-steps");
+    suite.test("build::first_steps", || first_steps(&logs));
     let logs = suite.logs.join("own-allocator");
     suite.test("build::own_allocator", || own_allocator(&logs));
     let logs = suite.logs.join("unnamed-sections");
@@ -171,6 +172,7 @@ fn written_from_the_readme(name: &str) -> Result<(Outside, Vec<(String, String)>
         ensure!(found, "README.md shows no file {needed} (a fence after `<!-- file: {needed} -->`)");
     }
     let outside = Outside::new(name)?;
+    pin_versions(&outside.0)?;
     for (path, content) in &files {
         let content = match path.as_str() {
             "Cargo.toml" => readme::with_path(content, &workspace.to_string_lossy())?,
@@ -185,18 +187,89 @@ fn written_from_the_readme(name: &str) -> Result<(Outside, Vec<(String, String)>
     Ok((outside, files))
 }
 
-/// Does what the README says.
-fn downstream(logs: &Path) -> Result<()> {
-    let (outside, files) = written_from_the_readme("downstream")?;
-    let image = build::folder(&outside.0)?;
+/// A first program: what it needs beside the README's manifest and flags.
+const CRATES: &str = r#"getrandom = { version = "0.4", default-features = false }
+serde_json = { version = "1", default-features = false, features = ["alloc"] }"#;
+const FLAG: &str = r#"    "--cfg=getrandom_backend=\"custom\"","#;
+
+/// Does what the README says: its four files, and then a program with crates of its own, each plain and hardened.
+fn first_steps(logs: &Path) -> Result<()> {
+    let (outside, files) = written_from_the_readme("first-steps")?;
     let base = files.iter().find(|(path, _)| path.ends_with(".xl")).map(|(_, content)| content.clone());
-    let outcome = run::once(&image, base, Duration::from_secs(60), logs)?;
-    ensure!(!outcome.console.is_empty(), "it says nothing on its console");
-    match outcome.reason {
-        Some(Reason::Poweroff) => Ok(()),
-        Some(reason) => bail!("it ended with {reason}; its console:\n{}", outcome.text()),
-        None => bail!("it did not end; its console:\n{}", outcome.text()),
+    let base = base.context("README.md shows no configuration for `xl`")?;
+    let mut guests = built_both_ways(&outside.0, "readme", &base)?;
+    let change = |path: &str, from: &str, to: &str| -> Result<()> {
+        let path = outside.0.join(path);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(text.contains(from), "{} has no {from:?}", path.display());
+        fs::write(&path, text.replacen(from, to, 1)).with_context(|| format!("writing {}", path.display()))
+    };
+    change("Cargo.toml", " }", ", features = [\"getrandom\"] }")?;
+    change("Cargo.toml", "[profile.dev]", &format!("{CRATES}\n\n[profile.dev]"))?;
+    change(".cargo/config.toml", "\n]", &format!("\n{FLAG}\n]"))?;
+    fs::write(outside.0.join("src/main.rs"), include_str!("../../first-steps/main.rs"))
+        .context("writing src/main.rs")?;
+    pin_versions(&outside.0)?;
+    guests.extend(built_both_ways(&outside.0, "client", &base)?);
+    // The processor has RDRAND.
+    let outcomes = run::each(&guests, Cpu::Rich, Duration::from_secs(60), logs)?;
+    for (guest, outcome) in guests.iter().zip(outcomes) {
+        let words = if guest.name.starts_with("readme") { "argument: an" } else { "xenstore has {" };
+        let (name, text) = (&guest.name, outcome.text());
+        ensure!(text.contains(words), "{name} does not say {words:?}; its console:\n{text}");
+        ensure!(
+            outcome.reason == Some(Reason::Poweroff),
+            "{name} ended with {:?}; its console:\n{text}",
+            outcome.reason
+        );
     }
+    Ok(())
+}
+
+/// Gives a crate this workspace's lock file, of which cargo drops what the crate does not use: no version is looked up, and a
+/// new release of a dependency changes no test.
+fn pin_versions(folder: &Path) -> Result<()> {
+    let lock = paths::workspace().join("Cargo.lock");
+    fs::copy(lock, folder.join("Cargo.lock")).map(drop).context("copying Cargo.lock")
+}
+
+/// Builds a crate plain and hardened, of which one has canaries.
+fn built_both_ways(folder: &Path, name: &str, base: &str) -> Result<Vec<run::Guest>> {
+    let mut guests = Vec::new();
+    for flavour in [Flavour::Plain, Flavour::Hardened] {
+        let results = paths::target().join("first-steps").join(flavour.name());
+        let image = build::folder_to(folder, Some(&results), flavour)?;
+        let protected = protector::protected(&image)?;
+        ensure!(
+            (protected > 0) == (flavour == Flavour::Hardened),
+            "the {} build of {name} has {protected} functions with a canary",
+            flavour.name()
+        );
+        say!("{name}, {}: {} bytes, {protected} functions with a canary", flavour.name(), grouped(image.size));
+        let name = format!("{name}-{}", flavour.name());
+        guests.push(run::Guest { name, image: image.read()?, base: base.to_owned() });
+    }
+    Ok(guests)
+}
+
+/// The README gives users the profile that the examples are built with.
+fn same_profile() -> Result<()> {
+    let read =
+        |path: &str| fs::read_to_string(paths::workspace().join(path)).with_context(|| format!("reading {path}"));
+    let files = readme::files(&read("README.md")?)?;
+    let manifest = files.iter().find(|(path, _)| path == "Cargo.toml").map(|(_, content)| &**content);
+    let (theirs, ours) = (profile(manifest.unwrap_or_default()), profile(&read("Cargo.toml")?));
+    ensure!(theirs == ours, "the release profile in README.md is {theirs:?}, and that of this workspace {ours:?}");
+    ensure!(!ours.is_empty(), "no release profile in Cargo.toml");
+    Ok(())
+}
+
+/// The lines of a manifest's release profile, in order.
+fn profile(manifest: &str) -> Vec<String> {
+    let lines = manifest.lines().skip_while(|line| *line != "[profile.release]").skip(1);
+    let mut lines: Vec<String> = lines.take_while(|line| line.contains('=')).map(String::from).collect();
+    lines.sort();
+    lines
 }
 
 /// What an allocator of one's own is made of.
@@ -213,7 +286,7 @@ fn own_allocator(logs: &Path) -> Result<()> {
     fs::write(&manifest, without).with_context(|| format!("writing {}", manifest.display()))?;
     let main = include_str!("../../own-allocator/main.rs");
     fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
-    let image = build::folder(&outside.0)?;
+    let image = build::folder(&outside.0, Flavour::Plain)?;
     let root = setup::root(setup::MAIN)?;
     let ended = smoke::as_first_domain(&root, &image, Cpu::Poor, "", Duration::from_secs(60), logs)?;
     ensure!(ended.serial.contains("zeroed pages of an allocator of its own"), "it does not say what it has");
@@ -300,7 +373,8 @@ fn sections_are_placed(file: &object::File<'_>) -> Result<()> {
 #[cfg(test)]
 pub const NAMES: [&str; 10] = [
     "build::reproducible",
-    "build::downstream_from_the_readme",
+    "build::first_steps",
+    "build::release_profile",
     "build::own_allocator",
     "build::unnamed_sections",
     "build::missing_relocation_flag",
