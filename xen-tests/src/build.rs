@@ -107,6 +107,21 @@ pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<I
 /// As [`named`], in a folder where others do not build: what they ask for may need other features, and an image of the same
 /// name is replaced then.
 pub fn named_in(folder: &Path, workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
+    named_with(folder, workspace, names, flavour, &[])
+}
+
+/// Builds a hardened hello with more of cargo's options.
+pub fn hello_with(folder: &Path, workspace: &Path, options: &[&str]) -> Result<Image> {
+    named_with(folder, workspace, &["hello"], Flavour::Hardened, options)?.pop().context("building hello gave nothing")
+}
+
+fn named_with(
+    folder: &Path,
+    workspace: &Path,
+    names: &[&str],
+    flavour: Flavour,
+    options: &[&str],
+) -> Result<Vec<Image>> {
     setup::rust(flavour.is_hardened())?;
     let target_dir = folder.join(flavour.name());
     let mut command = cargo(workspace);
@@ -124,6 +139,7 @@ pub fn named_in(folder: &Path, workspace: &Path, names: &[&str], flavour: Flavou
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
+    command.args(options);
     let mut flags = remapped(workspace)?;
     if flavour == Flavour::Debugged {
         command.args(["--config", r#"profile.release.debug="full""#]);

@@ -23,6 +23,7 @@ cargo xen: build unikernels and run them on real Xen, in an emulated machine
     cargo xen run NAME|ELF|DIR        a unikernel with its console attached
     cargo xen build NAME              build one; the last line is the path of the ELF
     cargo xen bench                   what hello costs, in instructions
+    cargo xen sizes                   the sizes in the README, beside those of a build
     cargo xen fuzz [TARGET]           the fuzz targets under libFuzzer, a million cases each
     cargo xen setup                   fetch what is missing, for all versions of Xen
     cargo xen help                    this text
@@ -84,6 +85,8 @@ pub enum Action {
     Build(Build),
     /// Measure.
     Bench,
+    /// Compare the sizes in the README with a build.
+    Sizes,
     /// Run fuzz targets.
     Fuzz(Wanted),
 }
@@ -281,7 +284,7 @@ fn action(command: &str, given: Given) -> Result<Action> {
         ),
         "build" => (&["plain", "float"], true),
         "fuzz" => (&["cases", "seed", "input"], true),
-        "help" | "setup" | "demo" | "bench" => (&[], false),
+        "help" | "setup" | "demo" | "bench" | "sizes" => (&[], false),
         _ => bail!("there is no command `{command}`"),
     };
     if let Some(name) = given.names.iter().find(|name| !allowed.contains(*name)) {
@@ -294,6 +297,7 @@ fn action(command: &str, given: Given) -> Result<Action> {
         "setup" => Action::Setup,
         "demo" => Action::Demo,
         "bench" => Action::Bench,
+        "sizes" => Action::Sizes,
         "test" | "smoke" | "domu" => Action::Test(Selection {
             all: given.has("all"),
             filter: given.operand.unwrap_or_default().to_string_lossy().into_owned(),

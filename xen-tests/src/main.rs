@@ -9,7 +9,7 @@
 //! - `build`: unikernels from source to image
 //! - `lab`: the emulated machine, Xen, dom0, and guests in it
 //! - `symbols`: what a crash report means
-//! - `run`, `suite`, `bench`, `fuzz`: what is done with them
+//! - `run`, `suite`, `bench`, `sizes`, `fuzz`: what is done with them
 
 mod bench;
 mod build;
@@ -23,6 +23,7 @@ mod readme;
 mod run;
 mod say;
 mod setup;
+mod sizes;
 mod suite;
 mod symbols;
 
@@ -69,6 +70,7 @@ fn perform(action: Action) -> Result<u8> {
         Action::Demo => run::demo(),
         Action::Test(selection) => suite::run(&selection),
         Action::Bench => bench::run().map(|()| 0),
+        Action::Sizes => sizes::run().map(|()| 0),
         Action::Fuzz(wanted) => fuzz::run(&wanted),
     }
 }

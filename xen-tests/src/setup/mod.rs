@@ -13,7 +13,7 @@ mod rust;
 use anyhow::{Result, bail};
 
 pub use root::Root;
-pub use rust::{cargo_hack, miri, nightly, sysroot, toolchain};
+pub use rust::{cargo_hack, compiler, miri, nightly, sysroot, toolchain};
 
 use crate::process;
 use crate::say;

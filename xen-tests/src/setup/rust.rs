@@ -67,6 +67,14 @@ pub fn miri() -> bool {
     runs("rustup", &how) && there()
 }
 
+/// The compiler that builds unikernels, as it names itself: `rustc 1.95.0 (59807616e 2026-04-14)`.
+pub fn compiler() -> Result<String> {
+    let mut command = process::command("rustc");
+    cargo_environment(&mut command);
+    let output = output_of(command.arg("--version").current_dir(crate::paths::workspace()))?;
+    Ok(String::from_utf8_lossy(&output).trim().to_owned())
+}
+
 /// The toolchain of a Rust version (`1.88`), with the unikernels' target. Installs what is missing; the error says how to
 /// do it by hand.
 pub fn toolchain(version: &str) -> Result<String> {

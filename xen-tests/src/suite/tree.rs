@@ -20,11 +20,13 @@ use crate::run;
 use crate::say;
 use crate::say::grouped;
 use crate::setup;
+use crate::sizes;
 
 /// Runs what is asked for of those that need no machine.
 pub fn run(suite: &mut Suite) {
     suite.test("build::reproducible", reproducible);
     suite.test("build::release_profile", same_profile);
+    sizes_of_images(suite);
     suite.test("build::missing_relocation_flag", || {
         refused("-Clink-arg=-Tdomu.ld", "build with -Crelocation-model=static")
     });
@@ -38,6 +40,17 @@ pub fn run(suite: &mut Suite) {
     if suite.selection.all || !suite.selection.filter.is_empty() {
         suite.test("build::stack_protector", protector::run);
     }
+}
+
+/// The sizes in the README are those of a build, with the compiler that it names.
+fn sizes_of_images(suite: &mut Suite) {
+    let name = "build::sizes";
+    if suite.wants(name)
+        && let Ok(Some(why)) = sizes::other_compiler()
+    {
+        return suite.report.skipped(name, &why);
+    }
+    suite.test(name, sizes::check);
 }
 
 /// Runs what is asked for of those that start a domain.
@@ -371,10 +384,11 @@ fn sections_are_placed(file: &object::File<'_>) -> Result<()> {
 
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "build::reproducible",
     "build::first_steps",
     "build::release_profile",
+    "build::sizes",
     "build::own_allocator",
     "build::unnamed_sections",
     "build::missing_relocation_flag",
