@@ -1,6 +1,16 @@
+//! [CONTRIBUTING.md]: https://docs.rs/crate/domu/latest/source/CONTRIBUTING.md
+//! [CHANGES.md]: https://docs.rs/crate/domu/latest/source/CHANGES.md
+//! [SECURITY.md]: https://docs.rs/crate/domu/latest/source/SECURITY.md
+//! [docs/trust.md]: https://docs.rs/crate/domu/latest/source/docs/trust.md
+//! [docs/conformance.md]: https://docs.rs/crate/domu/latest/source/docs/conformance.md
+//! [`targets/x86_64-domu-none.json`]: https://docs.rs/crate/domu/latest/source/targets/x86_64-domu-none.json
+// Files that the README links to, which docs.rs shows among the sources: the first definition of a link counts.
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![warn(missing_debug_implementations)]
+// On docs.rs each item shows the feature that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // What the heap, and the report of a damaged one, ask of the other modules.
 #![cfg_attr(not(feature = "allocator"), allow(dead_code, unused_imports))]
 

@@ -62,6 +62,51 @@ pub fn with_path(manifest: &str, path: &str) -> Result<String> {
     Ok(out)
 }
 
+/// The lines of a text that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    })
+}
+
+/// A link definition: `[label]: address`.
+fn definition(line: &str) -> Option<(&str, &str)> {
+    let (label, rest) = line.strip_prefix('[')?.split_once(']')?;
+    Some((label, rest.strip_prefix(": ")?.trim()))
+}
+
+/// The addresses of all links: those in the text, and those of definitions.
+pub fn links(text: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    for line in prose(text) {
+        links.extend(definition(line).map(|(_, address)| address.to_owned()));
+        let inline = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        links.extend(inline.map(|(address, _)| address.to_owned()));
+    }
+    links
+}
+
+/// Labels in brackets that have neither an address nor a definition: a Git host shows the brackets.
+pub fn undefined(text: &str) -> Vec<String> {
+    let defined: Vec<&str> = prose(text).filter_map(definition).map(|(label, _)| label).collect();
+    let mut undefined = Vec::new();
+    for line in prose(text).filter(|line| definition(line).is_none()) {
+        // A bracket in a code span opens no link, but a label may be a code span.
+        for (place, _) in line.match_indices('[') {
+            let ticks = line[..place].matches('`').count();
+            let Some((label, rest)) = line[place + 1..].split_once(']') else { continue };
+            let is_link = ticks % 2 == 0 && !rest.starts_with('(') && !rest.starts_with('[');
+            if is_link && !defined.contains(&label) {
+                undefined.push(label.to_owned());
+            }
+        }
+    }
+    undefined
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +140,19 @@ mod tests {
         let changed = with_path(manifest, "/a b/domu").unwrap();
         assert_eq!(changed, "[dependencies]\ndomu = { path = \"/a b/domu\" }\nlog = \"0.4\"\n");
         assert!(with_path("[dependencies]\nlog = \"0.4\"\n", "/x").is_err());
+    }
+
+    const LINKS: &str =
+        "[i](j) and [k](l): m\n[a](b.md) and [`c`], `#[d]`, [e][f], [f]\n```text\n[g](h)\n```\n[`c`]: https://c.org\n";
+
+    #[test]
+    fn links_are_found_outside_code() {
+        assert_eq!(links(LINKS), ["j", "l", "b.md", "https://c.org"]);
+    }
+
+    #[test]
+    fn labels_need_a_definition() {
+        assert_eq!(undefined(LINKS), ["f", "f"]);
+        assert!(undefined("[f]: g\n[e][f], [f]\n").is_empty());
     }
 }
