@@ -52,6 +52,7 @@ static ro_constants: [u64; 2] = [1, 2];
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "my_code")]
+#[inline(never)]
 extern "C" fn rx_code(number: u64) -> u64 {
     number.wrapping_mul(3)
 }
