@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The canary stands right behind the caller's bytes, so that the first one written past them changes it. Both words depend on
-//! a key that is drawn at boot, and on where they are: neither can be guessed, nor copied from another block. A freed
-//! block's canary is inverted. The size stands at a fixed distance from the end, where a walk from the end of the heap
+//! keys that are drawn at boot, and on where they are: neither can be guessed, nor copied from another block. One that leaks,
+//! of a block whose address and size are known, does not give the keys away. A freed block has another canary. The size stands at a fixed distance from the end, where a walk from the end of the heap
 //! downwards finds it: talc's own word at the end of each chunk tells blocks from gaps.
 
 use core::alloc::Layout;
@@ -66,17 +66,28 @@ pub(super) fn outer(layout: Layout) -> Option<Layout> {
 
 /// The secret that marks blocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Key(pub(super) u64);
+pub(super) struct Key(pub(super) [u64; 4]);
+
+/// Both halves of a product as one word: each bit depends on all bits of both factors, and neither half alone is seen.
+const fn fold(left: u64, right: u64) -> u64 {
+    let product = left as u128 * right as u128;
+    product as u64 ^ (product >> 64) as u64
+}
 
 impl Key {
-    /// The canary of a block. A multiplication spreads what differs over all bits.
+    /// The canary of a block. Two words of the key stand against one that leaks.
     fn canary(self, start: *mut u8, size: usize) -> u64 {
-        (self.0 ^ start.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ size as u64 ^ self.0
+        fold(self.0[0] ^ start.addr() as u64, self.0[1] ^ size as u64)
+    }
+
+    /// The canary of a freed block, from which that of a block in use there cannot be told.
+    fn freed(self, start: *mut u8, size: usize) -> u64 {
+        fold(self.0[3] ^ start.addr() as u64, self.0[0] ^ size as u64)
     }
 
     /// What the size of a block that ends before this address is combined with.
     fn mask(self, end: usize) -> u64 {
-        self.0.rotate_left(32) ^ (end as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
+        fold(self.0[2] ^ end as u64, self.0[3])
     }
 
     /// Marks a block as in use.
@@ -108,7 +119,7 @@ impl Key {
         let kind = match is_noted {
             true if canary == expected => return Ok(()),
             true => DamageKind::Overrun,
-            false if canary == !expected => DamageKind::FreedTwice,
+            false if canary == self.freed(start, size) => DamageKind::FreedTwice,
             false => DamageKind::Foreign,
         };
         Err(Damage { address: start.addr(), size, kind })
@@ -122,7 +133,7 @@ impl Key {
     pub(super) unsafe fn unmark(self, start: *mut u8, size: usize, outer: usize) {
         // SAFETY: as in `mark`. The size loses its meaning too: a walk, or another free, must not take it for a block.
         unsafe {
-            start.add(size).cast::<u64>().write_unaligned(!self.canary(start, size));
+            start.add(size).cast::<u64>().write_unaligned(self.freed(start, size));
             start.add(outer - WORD).cast::<u64>().write(0);
         }
     }

@@ -75,11 +75,11 @@ unsafe impl Send for Hardened {}
 impl Hardened {
     /// A heap without memory, to be given a key before its first block.
     pub(crate) const fn new() -> Self {
-        Self { talc: Talc::new(Manual), key: Key(0), arenas: Vec::new(), live: 0, peak: 0, blocks: 0, failed: 0 }
+        Self { talc: Talc::new(Manual), key: Key([0; 4]), arenas: Vec::new(), live: 0, peak: 0, blocks: 0, failed: 0 }
     }
 
     /// Chooses the secret that marks blocks. There must be no block yet.
-    pub(crate) const fn set_key(&mut self, key: u64) {
+    pub(crate) const fn set_key(&mut self, key: [u64; 4]) {
         self.key = Key(key);
     }
 
@@ -231,6 +231,8 @@ impl Hardened {
                     if word == 0 || word > end.addr() - base.addr() || !word.is_multiple_of(UNIT) {
                         return Err(damage);
                     }
+    const KEY: [u64; 4] = [0x0123_4567_89ab_cdef, 0xf1e2_d3c4_b5a6_9788, 0x2545_f491_4f6c_dd1d, 0x9fb2_1c65_1e98_df25];
+
                     walked.gaps += 1;
                     walked.free += word;
                     walked.largest = walked.largest.max(word);
@@ -277,7 +279,7 @@ mod tests {
     impl Heap {
         fn new(sizes: &[usize]) -> Self {
             let mut heap = Hardened::new();
-            heap.set_key(0x0123_4567_89ab_cdef);
+            heap.set_key(KEY);
             let mut memory = Vec::new();
             for &size in sizes {
                 // More than the heap is given: pieces that follow each other would become one, which on the host they are not.
@@ -415,6 +417,45 @@ mod tests {
 
     /// Damage to a block of each size and alignment is found when it is freed or resized, and says what it is.
     #[test]
+    /// The marks of a block: its canary, and the word with its size.
+    fn marks(block: *mut u8, layout: Layout) -> (u64, u64) {
+        let outer = outer(layout).unwrap().size();
+        // SAFETY: both lie in the outer block, which is the heap's.
+        unsafe {
+            (
+                block.add(layout.size()).cast::<u64>().read_unaligned(),
+                block.add(outer - 8).cast::<u64>().read_unaligned(),
+            )
+        }
+    }
+
+    /// Marks that are known, with the addresses and sizes that they are for, give no other mark away: not by the formulas
+    /// that they once had, of which one mark gave the key, nor by a difference, a ratio, or the complement.
+    #[test]
+    fn leaked_marks_predict_no_others() {
+        let mut heap = Heap::new(&[1 << 16]);
+        let layouts = [layout(100, 8), layout(100, 8), layout(104, 8), layout(104, 8)];
+        let blocks = layouts.map(|layout| heap.heap.allocate(layout).unwrap().as_ptr());
+        let leaked: Vec<_> = blocks.iter().zip(layouts).map(|(&block, layout)| marks(block, layout)).collect();
+        let old_canary = |key: u64, block: *mut u8, size: usize| {
+            (key ^ block.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ size as u64 ^ key
+        };
+        for ((&block, layout), &(canary, word)) in blocks.iter().zip(layouts).zip(&leaked) {
+            let end = block.addr() + outer(layout).unwrap().size() + 8;
+            let key = (word ^ layout.size() as u64 ^ (end as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)).rotate_right(32);
+            assert_ne!(old_canary(key, block, layout.size()), canary, "the size word gives the key away");
+        }
+        // The fourth from the first three, if either address or size went in linearly.
+        let [first, second, third, fourth] = [0, 1, 2, 3].map(|index| leaked[index].0);
+        assert_ne!(first ^ second ^ third, fourth);
+        assert_ne!(second.wrapping_sub(first).wrapping_add(third), fourth);
+        assert_ne!(second.wrapping_mul(third), first.wrapping_mul(fourth));
+        // SAFETY: the block is the test's, and its memory stays the heap's.
+        unsafe { heap.heap.free(blocks[1], layouts[1]) }.unwrap();
+        let (freed, _) = marks(blocks[1], layouts[1]);
+        assert!(freed != second && freed != !second, "the canary of a freed block tells that of one in use");
+    }
+
     fn damage_is_found_and_named() {
         for (size, align) in [(1, 1), (7, 1), (8, 8), (24, 8), (40, 16), (100, 4), (5000, 8), (4096, 4096)] {
             let mut heap = Heap::new(&[1 << 16]);

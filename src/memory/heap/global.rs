@@ -29,10 +29,20 @@ struct Allocator;
 pub(super) unsafe fn claim(start: *mut u8, size: usize) {
     let mut heap = HEAP.lock();
     if heap.accounts().heap == 0 {
-        heap.set_key(random::u64().unwrap_or_else(|_| arch::secret()));
+        heap.set_key(key());
     }
     // SAFETY: the caller's promise is the same.
     unsafe { heap.claim(start, size) };
+}
+
+/// Random numbers, or what the CPU has instead.
+fn key() -> [u64; 4] {
+    let mut bytes = [0; 32];
+    if random::fill(&mut bytes).is_err() {
+        return [(); 4].map(|()| arch::secret());
+    }
+    let (words, _) = bytes.as_chunks();
+    core::array::from_fn(|index| u64::from_ne_bytes(words[index]))
 }
 
 pub(super) fn with<T>(look: impl FnOnce(&Hardened) -> T) -> T {
