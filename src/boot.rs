@@ -241,6 +241,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         map.ram.count() * 4,
         free.count() * 4
     );
+    ::log::debug!("reservation {reservation} pages, of which {} may lie outside of RAM", map.placed.count());
     ::log::debug!("{} pages mapped by {} KiB of page tables", checked.pages, checked.table_bytes >> 10);
     Ok(Domain(state))
 }

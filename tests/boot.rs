@@ -193,8 +193,8 @@ fn ram_above_the_reservation_is_given_back_untouched() {
         assert_eq!(report.end, POWEROFF);
         let surplus = (maxmem - memory) * 256;
         let given: u64 = report.given_back.iter().map(|range| range.end - range.start).sum();
-        // At least what the domain does not have, and not much more.
-        assert!((surplus..surplus + 128).contains(&given), "{memory}/{maxmem}: {given} of {surplus}");
+        // What the domain does not have. Of the 17 frames outside of RAM the simulated toolstack has filled 16.
+        assert_eq!(given, surplus + 1, "{memory}/{maxmem}");
         assert!(report.given_back.iter().all(|range| range.start >= 0x140), "the image stays");
         let told = report.console_text();
         assert!(told.contains(&format!("{} KiB were given back to Xen", given * 4)), "{told}");
@@ -231,7 +231,8 @@ fn a_return_that_xen_takes_in_parts_is_continued_and_what_it_came_to_is_told() {
         ((call, operation) == (Hypercall::Memory, 1) && calls > 3).then_some(Errno::EPERM)
     };
     let report = Guest::new().memory_mib(64, 256).extents_taken(20).fault(refuse).look(|_| ()).0;
-    assert_eq!((report.end, given(&report)), (POWEROFF, 48));
+    // A single frame up to the first extent of 2 MiB, then twenty extents a call.
+    assert_eq!((report.end, given(&report)), (POWEROFF, 1 + 2 * 20 * 512));
     assert!(report.console_text().contains(&format!("; {} KiB were given back", given(&report) * 4)));
 }
 

@@ -8,9 +8,9 @@ use super::extents;
 use super::frames::{FrameRange, Frames};
 use super::map::MemoryMap;
 
-/// Frames that the reservation counts although the map does not show them as RAM: special pages, ACPI tables and what
-/// else the toolstack populates, 16 in a guest of `xl`'s. An allowance, since asking for exact figures is a privilege.
-const SLACK: u64 = 64;
+/// Frames outside of RAM that the reservation may count, at most. The toolstack fills the special pages and the ACPI tables,
+/// all of which the map mentions: 17 frames in a guest of `xl`'s. Longer entries are not filled.
+const MOST_PLACED: u64 = 64;
 
 /// What was found and done, in frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Surplus {
 
 /// Removes from `free` and from the map's RAM what exceeds `reservation`, the highest frames first, and gives it back.
 pub(crate) fn give_back(map: &mut MemoryMap, free: &mut Frames, reservation: u64) -> Surplus {
-    let populated = reservation.saturating_sub(SLACK);
+    let populated = reservation.saturating_sub(map.placed.count().min(MOST_PLACED));
     let ram = map.ram.count();
     let mut surplus = Surplus::default();
     // A domain with all its RAM has a reservation somewhat above it.

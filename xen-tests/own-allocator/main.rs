@@ -24,7 +24,8 @@ unsafe fn claim(start: *mut u8, size: usize) {
     let _ = unsafe { HEAP.lock().claim(start, size) };
 }
 
-domu::claim_memory!(claim);
+// SAFETY: `claim` takes any memory that nothing else uses.
+domu::claim_memory!(unsafe claim);
 domu::main!(main);
 
 async fn main(_: domu::Domain) -> domu::Result {
