@@ -22,10 +22,24 @@ unsafe extern "Rust" {
 /// depends on this crate without the feature `allocator`.
 ///
 /// The function, `unsafe fn(start: *mut u8, size: usize)`, is called by boot for each piece of RAM, before anything is
+///
+/// # Safety
+///
+/// The function is sound when it is called in this way. `unsafe` before its path says that this was checked:
+///
+/// ```ignore
+/// // SAFETY: `claim` adds the memory to the allocator, and may be called for any memory that nothing else uses.
+/// domu::claim_memory!(unsafe claim);
+/// ```
+/// # Features
+///
+/// With the feature `allocator` on, which it is by default and as soon as any crate of the program asks for it, the program
+/// would have two allocators: then this macro is an error that says so.
+#[cfg(any(not(feature = "allocator"), not(target_os = "none")))]
 /// allocated; the memory is page-aligned and its for good. Statistics, hardening and exhaustion are the application's then.
 #[macro_export]
 macro_rules! claim_memory {
-    ($claim:path) => {
+    (unsafe $claim:path) => {
         /// # Safety
         ///
         /// The memory is the application's from now on: boot promises it.
@@ -34,6 +48,21 @@ macro_rules! claim_memory {
             // SAFETY: boot calls this once for each piece of RAM that nothing uses.
             unsafe { $claim(start, size) }
         }
+    ($claim:path) => {
+        ::core::compile_error!("write `claim_memory!(unsafe path)`: boot calls an unsafe function");
+    };
+}
+
+/// Names the function that takes the domain's free RAM; an error here, where this crate brings the allocator.
+#[cfg(all(feature = "allocator", target_os = "none"))]
+#[macro_export]
+macro_rules! claim_memory {
+    ($($any:tt)*) => {
+        ::core::compile_error!(
+            "`claim_memory!` is for an allocator of the program's own, but the feature `allocator` of domu is on: depend on \
+             domu with `default-features = false`, and see `cargo tree -e features -i domu` for a crate that turns it on"
+        );
+    };
     };
 }
 
