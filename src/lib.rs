@@ -11,8 +11,6 @@
 #![warn(missing_debug_implementations)]
 // On docs.rs each item shows the feature that it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// What the heap, and the report of a damaged one, ask of the other modules.
-#![cfg_attr(not(feature = "allocator"), allow(dead_code, unused_imports))]
 
 extern crate alloc;
 #[cfg(not(target_os = "none"))]

@@ -78,6 +78,7 @@ impl State {
 impl State {
     /// Whether the code that runs has something of the state in hand: on one virtual CPU nobody else can. Code of the
     /// application's that is called then must not come back.
+    #[cfg_attr(not(feature = "allocator"), expect(dead_code, reason = "only this crate's own heap asks"))]
     pub(crate) fn is_at_work(&self) -> bool {
         #[cfg(feature = "embassy-executor")]
         if crate::embassy::is_locked() {

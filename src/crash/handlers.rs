@@ -8,7 +8,9 @@ use super::backtrace::{Backtrace, Start};
 use super::report::{Headline, Report, Trap, build_id};
 use crate::arch::trap::{Frame, PAGE_FAULT};
 use crate::lifecycle::{self, Reason};
-use crate::memory::{self, Damage, Image, Stack};
+#[cfg(feature = "allocator")]
+use crate::memory::Damage;
+use crate::memory::{self, Image, Stack};
 use crate::{arch, state};
 
 core::arch::global_asm!(include_str!("../../boot/trap.S"), options(att_syntax));
@@ -31,6 +33,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// The heap, or a block of it, is damaged; nothing is allocated or freed any more.
+#[cfg(feature = "allocator")]
 pub(crate) fn heap(damage: Damage) -> ! {
     let begin = here();
     crash(|again| lifecycle::say(format_args!("domu: heap: {damage}{again}")), || report(None, None, begin))

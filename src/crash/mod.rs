@@ -9,6 +9,6 @@
 mod backtrace;
 #[cfg(target_os = "none")]
 mod handlers;
-#[cfg(target_os = "none")]
+#[cfg(all(feature = "allocator", target_os = "none"))]
 pub(crate) use handlers::heap;
 mod report;

@@ -11,52 +11,13 @@
 //! downwards finds it: talc's own word at the end of each chunk tells blocks from gaps.
 
 use core::alloc::Layout;
-use core::fmt;
+
+use super::damage::{Damage, DamageKind};
 
 /// The unit of talc's chunks, in bytes.
 pub(super) const UNIT: usize = talc::base::CHUNK_UNIT;
 /// Bytes of the canary, of the size, and of talc's word.
 const WORD: usize = 8;
-
-/// What is wrong with a block that a caller gives back, or that a walk comes upon.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub struct Damage {
-    /// The block's address.
-    pub address: usize,
-    /// Its size in bytes, as the caller said, or as far as it is known.
-    pub size: usize,
-    /// What is wrong.
-    pub kind: DamageKind,
-}
-
-/// What is wrong with a block.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum DamageKind {
-    /// Bytes behind it were written to.
-    Overrun,
-    /// It was freed before.
-    FreedTwice,
-    /// The heap has never given it out, at least not with this size; or it was freed before and its place is in use again.
-    Foreign,
-    /// A walk finds what cannot be: bytes far behind a block were written to, or a block that was freed.
-    Structure,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, size, kind } = self;
-        match kind {
-            DamageKind::Overrun => write!(f, "written past the end of the block of {size} bytes at {address:#018x}"),
-            DamageKind::FreedTwice => write!(f, "the block of {size} bytes at {address:#018x} is freed twice"),
-            DamageKind::Foreign => write!(f, "no block of {size} bytes at {address:#018x} is in use"),
-            DamageKind::Structure => write!(f, "the heap's own records are damaged at {address:#018x}"),
-        }
-    }
-}
-
-impl core::error::Error for Damage {}
 
 /// What a block of the caller's takes of talc, so that it fills its chunks exactly. None if it is too large for any heap.
 pub(super) fn outer(layout: Layout) -> Option<Layout> {

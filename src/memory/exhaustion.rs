@@ -35,7 +35,7 @@ pub fn on_exhaustion(handler: Handler) {
 }
 
 /// Asks the application to free something; says whether it has.
-#[cfg(target_os = "none")]
+#[cfg(all(feature = "allocator", target_os = "none"))]
 pub(super) fn handle(layout: Layout) -> bool {
     let Some(state) = state::get() else { return false };
     let Exhaustion { handler, busy } = &state.exhaustion;

@@ -13,7 +13,8 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use super::block::{Damage, DamageKind, Key, UNIT, outer};
+use super::block::{Key, UNIT, outer};
+use super::damage::{Accounts, Damage, DamageKind, Walked};
 use super::frames::MAX_RANGES;
 
 /// In builds with debug assertions memory is filled with these, to show what is read before it was written, or after it was
@@ -26,36 +27,6 @@ const FREED: u8 = 0x5a;
 struct Arena {
     base: *mut u8,
     end: *mut u8,
-}
-
-/// What the heap counts, in bytes where nothing else is said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Accounts {
-    /// Given to the heap.
-    pub(crate) heap: usize,
-    /// In blocks in use, as their owners asked for.
-    pub(crate) live: usize,
-    /// The most that `live` has been.
-    pub(crate) peak: usize,
-    /// In gaps.
-    pub(crate) free: usize,
-    /// Blocks in use.
-    pub(crate) blocks: usize,
-    /// Gaps.
-    pub(crate) gaps: usize,
-    /// Allocations that failed.
-    pub(crate) failed: u64,
-}
-
-/// What a walk has found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Walked {
-    pub(crate) live: usize,
-    pub(crate) free: usize,
-    pub(crate) blocks: usize,
-    pub(crate) gaps: usize,
-    /// The largest gap.
-    pub(crate) largest: usize,
 }
 
 /// A heap.
@@ -231,8 +202,6 @@ impl Hardened {
                     if word == 0 || word > end.addr() - base.addr() || !word.is_multiple_of(UNIT) {
                         return Err(damage);
                     }
-    const KEY: [u64; 4] = [0x0123_4567_89ab_cdef, 0xf1e2_d3c4_b5a6_9788, 0x2545_f491_4f6c_dd1d, 0x9fb2_1c65_1e98_df25];
-
                     walked.gaps += 1;
                     walked.free += word;
                     walked.largest = walked.largest.max(word);
@@ -261,6 +230,8 @@ mod tests {
 
     use super::*;
     use crate::memory::statistics::agree;
+
+    const KEY: [u64; 4] = [0x0123_4567_89ab_cdef, 0xf1e2_d3c4_b5a6_9788, 0x2545_f491_4f6c_dd1d, 0x9fb2_1c65_1e98_df25];
 
     /// A heap with memory of its own.
     struct Heap {
@@ -417,6 +388,35 @@ mod tests {
 
     /// Damage to a block of each size and alignment is found when it is freed or resized, and says what it is.
     #[test]
+    fn damage_is_found_and_named() {
+        for (size, align) in [(1, 1), (7, 1), (8, 8), (24, 8), (40, 16), (100, 4), (5000, 8), (4096, 4096)] {
+            let mut heap = Heap::new(&[1 << 16]);
+            let layout = layout(size, align);
+            let block = heap.heap.allocate(layout).unwrap().as_ptr();
+            let named = |kind| Err(Damage { address: block.addr(), size, kind });
+            // One byte behind the end.
+            // SAFETY: the byte lies in the heap.
+            let byte = unsafe { block.add(size) };
+            // SAFETY: as above.
+            unsafe { *byte = !*byte };
+            // SAFETY: the block is the test's, here and below.
+            unsafe {
+                assert_eq!(heap.heap.free(block, layout), named(DamageKind::Overrun));
+                assert_eq!(heap.heap.resize(block, layout, 3).map(|_| ()), named(DamageKind::Overrun));
+                assert!(heap.heap.walk().is_err());
+                *byte = !*byte;
+                heap.agree();
+                heap.heap.free(block, layout).unwrap();
+                // Small blocks have their marks where the gap's records are.
+                let kind = heap.heap.free(block, layout).unwrap_err().kind;
+                let expected = if size < 32 { DamageKind::Foreign } else { DamageKind::FreedTwice };
+                assert!(kind == expected || kind == DamageKind::Foreign, "{size}: {kind:?}");
+                assert!(size < 32 || kind == DamageKind::FreedTwice, "{size}: {kind:?}");
+            }
+            heap.agree();
+        }
+    }
+
     /// The marks of a block: its canary, and the word with its size.
     fn marks(block: *mut u8, layout: Layout) -> (u64, u64) {
         let outer = outer(layout).unwrap().size();
@@ -454,35 +454,6 @@ mod tests {
         unsafe { heap.heap.free(blocks[1], layouts[1]) }.unwrap();
         let (freed, _) = marks(blocks[1], layouts[1]);
         assert!(freed != second && freed != !second, "the canary of a freed block tells that of one in use");
-    }
-
-    fn damage_is_found_and_named() {
-        for (size, align) in [(1, 1), (7, 1), (8, 8), (24, 8), (40, 16), (100, 4), (5000, 8), (4096, 4096)] {
-            let mut heap = Heap::new(&[1 << 16]);
-            let layout = layout(size, align);
-            let block = heap.heap.allocate(layout).unwrap().as_ptr();
-            let named = |kind| Err(Damage { address: block.addr(), size, kind });
-            // One byte behind the end.
-            // SAFETY: the byte lies in the heap.
-            let byte = unsafe { block.add(size) };
-            // SAFETY: as above.
-            unsafe { *byte = !*byte };
-            // SAFETY: the block is the test's, here and below.
-            unsafe {
-                assert_eq!(heap.heap.free(block, layout), named(DamageKind::Overrun));
-                assert_eq!(heap.heap.resize(block, layout, 3).map(|_| ()), named(DamageKind::Overrun));
-                assert!(heap.heap.walk().is_err());
-                *byte = !*byte;
-                heap.agree();
-                heap.heap.free(block, layout).unwrap();
-                // Small blocks have their marks where the gap's records are.
-                let kind = heap.heap.free(block, layout).unwrap_err().kind;
-                let expected = if size < 32 { DamageKind::Foreign } else { DamageKind::FreedTwice };
-                assert!(kind == expected || kind == DamageKind::Foreign, "{size}: {kind:?}");
-                assert!(size < 32 || kind == DamageKind::FreedTwice, "{size}: {kind:?}");
-            }
-            heap.agree();
-        }
     }
 
     /// The size that a block had before it was resized is no longer one to free it with, wherever the old marks lie now.

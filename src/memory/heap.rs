@@ -6,11 +6,10 @@
 #[cfg(all(target_os = "none", feature = "allocator"))]
 mod global;
 
-use super::block::Damage;
+use super::damage::{Accounts, Damage, Walked};
 use super::frames::FrameRange;
 #[cfg(all(target_os = "none", feature = "allocator"))]
 use super::hardened::Hardened;
-use super::hardened::{Accounts, Walked};
 
 #[cfg(all(target_os = "none", not(feature = "allocator")))]
 unsafe extern "Rust" {
@@ -22,6 +21,7 @@ unsafe extern "Rust" {
 /// depends on this crate without the feature `allocator`.
 ///
 /// The function, `unsafe fn(start: *mut u8, size: usize)`, is called by boot for each piece of RAM, before anything is
+/// allocated; the memory is page-aligned and its for good. Statistics, hardening and exhaustion are the application's then.
 ///
 /// # Safety
 ///
@@ -36,7 +36,6 @@ unsafe extern "Rust" {
 /// With the feature `allocator` on, which it is by default and as soon as any crate of the program asks for it, the program
 /// would have two allocators: then this macro is an error that says so.
 #[cfg(any(not(feature = "allocator"), not(target_os = "none")))]
-/// allocated; the memory is page-aligned and its for good. Statistics, hardening and exhaustion are the application's then.
 #[macro_export]
 macro_rules! claim_memory {
     (unsafe $claim:path) => {
@@ -48,6 +47,7 @@ macro_rules! claim_memory {
             // SAFETY: boot calls this once for each piece of RAM that nothing uses.
             unsafe { $claim(start, size) }
         }
+    };
     ($claim:path) => {
         ::core::compile_error!("write `claim_memory!(unsafe path)`: boot calls an unsafe function");
     };
@@ -62,7 +62,6 @@ macro_rules! claim_memory {
             "`claim_memory!` is for an allocator of the program's own, but the feature `allocator` of domu is on: depend on \
              domu with `default-features = false`, and see `cargo tree -e features -i domu` for a crate that turns it on"
         );
-    };
     };
 }
 

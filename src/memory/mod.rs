@@ -16,13 +16,18 @@
 //! pages of the program's own, and [`self_check`] holds all of it against what it should be.
 
 pub mod balloon;
+#[cfg(all(feature = "allocator", any(target_os = "none", test)))]
 mod block;
 mod chunk;
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has a heap of its own"))]
+mod damage;
+#[cfg_attr(
+    not(all(feature = "allocator", target_os = "none")),
+    expect(dead_code, reason = "only this crate's own heap asks the handler")
+)]
 mod exhaustion;
 mod extents;
 mod frames;
-#[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "the host has a heap of its own"))]
+#[cfg(all(feature = "allocator", any(target_os = "none", test)))]
 mod hardened;
 mod heap;
 pub(crate) mod holes;
@@ -37,7 +42,7 @@ mod statistics;
 mod surplus;
 mod tables;
 
-pub use block::{Damage, DamageKind};
+pub use damage::{Damage, DamageKind};
 pub(crate) use exhaustion::Exhaustion;
 pub use exhaustion::{Handler, on_exhaustion};
 pub(crate) use frames::{FrameRange, Frames};

@@ -4,8 +4,7 @@
 //! counts words of 8 bytes: its `heap_words` are [`total`](QuickStat::total), `live_words` [`live`](QuickStat::live), and
 //! `free_words` [`free`](QuickStat::free), which goes down and up again with use, so that thresholds on it mean something.
 
-use super::block::Damage;
-use super::hardened::{Accounts, Walked};
+use super::damage::{Accounts, Damage, Walked};
 use super::heap;
 use super::pages::{self, Usage};
 use crate::arch;
@@ -108,7 +107,7 @@ pub(crate) fn exhausted() -> Option<QuickStat> {
 pub(super) fn agree(accounts: &Accounts, walked: &Walked) -> Result<(), Damage> {
     let same = (accounts.live, accounts.free, accounts.blocks, accounts.gaps)
         == (walked.live, walked.free, walked.blocks, walked.gaps);
-    if same { Ok(()) } else { Err(Damage { address: 0, size: 0, kind: super::block::DamageKind::Structure }) }
+    if same { Ok(()) } else { Err(Damage { address: 0, size: 0, kind: super::damage::DamageKind::Structure }) }
 }
 
 /// The statistics by name, for a task that reports them.

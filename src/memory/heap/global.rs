@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
-use crate::memory::block::Damage;
+use crate::memory::damage::Damage;
 use crate::memory::exhaustion;
 use crate::memory::hardened::Hardened;
 use crate::{arch, crash, random};

@@ -15,6 +15,7 @@ use crate::lab::domain::Reason;
 use crate::lab::qemu::Cpu;
 use crate::lab::smoke;
 use crate::paths;
+use crate::process::output_of;
 use crate::readme;
 use crate::run;
 use crate::say;
@@ -300,6 +301,13 @@ fn own_allocator(logs: &Path) -> Result<()> {
     let main = include_str!("../../own-allocator/main.rs");
     fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
     let image = build::folder(&outside.0, Flavour::Plain)?;
+    let tree = output_of(build::cargo(&outside.0).args(["tree", "--edges", "normal", "--package", "domu"]))?;
+    ensure!(!String::from_utf8_lossy(&tree).contains("talc"), "domu depends on talc without its heap");
+    // A crate of the program that turns the feature on makes it an error that says so.
+    let mut command = build::cargo(&outside.0);
+    let output = command.args(["build", "--release", "--features", "domu/allocator"]).output();
+    let said = String::from_utf8_lossy(&output.context("starting cargo")?.stderr).into_owned();
+    ensure!(said.contains("the feature `allocator` of domu is on"), "it does not say what is on:\n{said}");
     let root = setup::root(setup::MAIN)?;
     let ended = smoke::as_first_domain(&root, &image, Cpu::Poor, "", Duration::from_secs(60), logs)?;
     ensure!(ended.serial.contains("zeroed pages of an allocator of its own"), "it does not say what it has");
