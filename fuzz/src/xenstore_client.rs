@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use domu::executor::{Task, spawn, yield_now};
+use domu::executor::{Task, activity, spawn, yield_now};
 use domu::sim::abi::xs_wire::{
     CONNECTION, ERROR, FEATURE_ERROR, FEATURE_RECONNECTION, MessageType, REQ_CONS, RSP_PROD, SERVER_FEATURES,
 };
@@ -100,7 +100,7 @@ impl Liar {
             MessageType::READ => message(request.ty, request.id, b"12"),
             MessageType::DIRECTORY => message(request.ty, request.id, b"a\0b\0"),
             MessageType::GET_PERMS => message(request.ty, request.id, b"n7\0"),
-            MessageType::DIRECTORY_PART => message(request.ty, request.id, b"1\0\0"),
+            MessageType::DIRECTORY_PART => message(request.ty, request.id, b"1\0last\0\0"),
             ty => message(ty, request.id, b"OK\0"),
         }
     }
@@ -122,7 +122,9 @@ impl Liar {
                 message_of_length(MessageType::READ, input.u8().into(), input.number() as u32, &input.bytes(20))
             }
             _ if self.owed.is_empty() => Vec::new(),
-            4 => self.honest_of(chosen),
+            4 if what & 0x10 == 0 => self.honest_of(chosen),
+            // A listing in parts, or one of them.
+            4 => self.part(chosen, input),
             5 | 6 => {
                 let request = self.owed.swap_remove(chosen);
                 let name = NAMES[usize::from(input.u8()) % NAMES.len()];
@@ -153,6 +155,55 @@ impl Liar {
         self.send(&bytes);
     }
 
+    /// Has the oldest request for a listing be answered in parts, or answers with a part: of a generation that may change, with
+    /// names or without, and perhaps not the last. None of them is the last for as long as the input says so.
+    fn part(&mut self, chosen: usize, input: &Input) -> Vec<u8> {
+        let listings = [MessageType::DIRECTORY, MessageType::DIRECTORY_PART];
+        let Some(index) = self.owed.iter().position(|request| listings.contains(&request.ty)) else {
+            return self.honest_of(chosen);
+        };
+        let request = self.owed.swap_remove(index);
+        if request.ty == MessageType::DIRECTORY {
+            return message(MessageType::ERROR, request.id, b"E2BIG\0");
+        }
+        let how = input.u8();
+        let mut payload = format!("{}\0", how & 1).into_bytes();
+        match how >> 1 & 7 {
+            // No names, which is no part.
+            0 => {}
+            // Cut off.
+            1 => payload.extend(b"name\0cut"),
+            // The last.
+            2 => payload.extend(b"name\0\0"),
+            // As long as can be: the limit is reached soon.
+            3 | 4 => payload.extend(b"a\0".repeat((4096 - payload.len()) / 2)),
+            _ => payload.extend(b"name\0".repeat(1 + usize::from(how >> 4))),
+        }
+        message(request.ty, request.id, &payload)
+    }
+
+    /// Breaks the connection so often, and makes the next whenever the domain asks for it. The domain must not spin meanwhile.
+    async fn flap(&mut self, times: u8) {
+        self.lost = true;
+        self.server.set(SERVER_FEATURES, FEATURE_RECONNECTION);
+        let before = activity().turns;
+        let mut broken = 0;
+        for _ in 0..u32::from(times) * 4 {
+            self.server.set(RSP_PROD, 0x7fff_0000);
+            self.server.notify();
+            time::sleep(Duration::from_millis(10)).await;
+            if self.server.is_asked_anew() {
+                broken += 1;
+                self.server.connect();
+                self.owed.clear();
+                self.outgoing.clear();
+            }
+        }
+        // 20 turns for each look and for each connection are plenty.
+        let turns = activity().turns - before;
+        assert!(turns <= 20 * (u64::from(times) * 4 + broken) + 1000, "{turns} turns for {broken} connections");
+    }
+
     fn honest_of(&mut self, index: usize) -> Vec<u8> {
         let Request { ty, id, ref payload } = self.owed[index];
         let request = Request { ty, id, payload: payload.clone() };
@@ -177,8 +228,8 @@ impl Liar {
             let now = Some(self.server.progress());
             quiet = if now == before && !self.server.is_asked_anew() { quiet + 1 } else { 0 };
             before = now;
-            // Longer than any pause of the client's.
-            time::sleep(Duration::from_millis(100)).await;
+            // Three are longer than the longest back-off of the client.
+            time::sleep(Duration::from_millis(400)).await;
             turns().await;
             if quiet > 2 {
                 return;
@@ -220,6 +271,7 @@ async fn talk(domain: Domain, input: Input, lies: bool, gives_up: bool) {
             6 if !tasks.is_empty() => drop(tasks.swap_remove(chosen).1.abort().await),
             7 => time::sleep(Duration::from_micros(input.u8().into())).await,
             8 | 9 => yield_now().await,
+            11 if input.u8().is_multiple_of(8) => liar.flap(input.u8() % 32).await,
             10 if input.u8().is_multiple_of(4) => {
                 liar.lost = true;
                 let word = input.number() as u32;
