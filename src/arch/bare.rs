@@ -13,8 +13,9 @@ use super::{ControlRegisters, Cpu};
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf. Under Xen each costs an exit.
 pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
+    // Since Rust 1.94 the function is safe.
+    #[allow(unused_unsafe)]
     // SAFETY: every 64-bit CPU has CPUID, which accepts any leaf and accesses no memory.
-    #[allow(unused_unsafe)] // a safe function since Rust 1.94, an unsafe one in the MSRV
     let result = unsafe { __cpuid_count(leaf, 0) };
     [result.eax, result.ebx, result.ecx, result.edx]
 }

@@ -75,7 +75,7 @@ impl Access {
     }
 
     /// The first page of the memory.
-    const fn page(&self) -> SharedPage {
+    fn page(&self) -> SharedPage {
         // SAFETY: the domain has the memory, which it accesses by atomics, and may not be asked about later than it is:
         // see `reclaim`.
         unsafe { SharedPage::new(self.start, 1) }
