@@ -5,9 +5,9 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use domu::sim::abi::xs_wire::RSP_PROD;
 use domu::executor::{activity, after_turn, spawn, yield_now};
 use domu::lifecycle::Reason;
+use domu::sim::abi::xs_wire::RSP_PROD;
 use domu::sim::{End, Guest, Report, Store, outside};
 use domu::time;
 
