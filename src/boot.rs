@@ -9,27 +9,34 @@ mod loader;
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
 
 use loader::{Loaded, Physical};
 use pvh::start_info::reader::StartInfoReader;
-use spin::Mutex;
 
 use crate::abi::errno::Errno;
 use crate::abi::start_info::Sif;
-use crate::console::Attachment;
-use crate::console::log::{self, LogState};
-use crate::domain::{Domain, MAX_COMMAND_LINE};
-use crate::eventchn::Location;
-use crate::hypercall::{self, Xen, XenVersion};
-use crate::instance::Instance;
-use crate::lifecycle::{self, Outcome};
-use crate::memory::{self, FrameRange, HIGHEST_FRAME, Image, Layout, MapError, MemoryMap, NoRoom, Tables, Violation};
+use crate::console::log::{self, LOG, LogState};
+use crate::console::{Attachment, CONSOLE, Settle};
+use crate::domain::{Domain, GIVEN, Given, MAX_COMMAND_LINE};
+use crate::eventchn::{self, DELIVERY, Delivery, Events, Location, PORTS, TIMER};
+use crate::executor::{self, DueTimers, EXECUTOR, HOOKS, Stop, TurnHooks};
+use crate::gnttab::{DeferredGrants, GRANTS, MAPPED};
+use crate::hypercall::{self, XEN, Xen, XenVersion};
+use crate::lifecycle::{self, Outcome, SuspendWaiters};
+use crate::memory::balloon::{BALLOON, Balloon};
+use crate::memory::exhaustion::EXHAUSTION;
+use crate::memory::holes::{HOLES, Holes};
+use crate::memory::pages::{STORE, Store};
+use crate::memory::{
+    self, FrameRange, HIGHEST_FRAME, Image, Layout, MAIN_STACK, MapError, MemoryMap, NoRoom, TABLES, Tables, Violation,
+};
 use crate::options::{Options, Word};
-use crate::random;
-use crate::shared::{SharedInfo, SharedPage};
-use crate::state::{self, State};
-use crate::{arch, eventchn, executor, gnttab, time, xenstore};
+use crate::random::RANDOM;
+use crate::shared::{INFO, SharedInfo, SharedPage};
+use crate::sync::Mutex;
+use crate::time::{CLOCK, TIMERS};
+use crate::xenstore::{CONNECTION, Connection};
+use crate::{arch, local};
 
 /// Why the domain could not start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,39 +180,41 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         unsafe { memory::claim(range) };
     }
     tables.keep(&layout)?;
-    let balloon = memory::balloon::Balloon::new(&map)?;
-    let holes = memory::holes::Holes::new(&map)?;
+    let balloon = Balloon::new(&map)?;
+    let holes = Holes::new(&map)?;
 
-    // 10. The state, and with it the log, and xenstore, which is not looked at before somebody uses it.
+    // 10. The domain-locals that are not constants, and with them the log, and xenstore, which is not looked at before somebody uses it.
     let command_line = loaded.command_line.bytes;
     let options = Options::parse(command_line, |_| {});
-    let state = state::install(State {
-        instance: Instance::new(),
-        generation: AtomicU64::new(0),
-        xen: Mutex::new(xen),
-        command_line,
-        modules: loaded.modules,
-        exhaustion: memory::Exhaustion::default(),
-        main_stack: image.main_stack,
-        tables: Mutex::new(tables),
-        pages: Mutex::new(memory::pages::Store::new(map.ram.count())),
-        balloon: Mutex::new(balloon),
-        holes: Mutex::new(holes),
-        info,
-        console,
-        // SAFETY: as for the console; the frame is another.
-        xenstore: unsafe { xenstore::Connection::new(xenstore) },
-        lifecycle: lifecycle::Lifecycle::new(options.suspend_over_limit),
-        log: LogState::new(options.log_level),
-        random: random::Memory::default(),
-        executor: executor::Executor::default(),
-        timers: time::Timers::default(),
-        delivery: eventchn::Delivery::new(options.fifo),
-        events: eventchn::Table::default(),
-        grants: gnttab::Grants::new(map.ram.count()),
-        mapped: gnttab::Mapped::default(),
-        clock: time::Clock::default(),
-    });
+    let booting = local::begin();
+    XEN.set(&booting, Mutex::new(xen));
+    GIVEN.set(&booting, Given { command_line, modules: loaded.modules });
+    MAIN_STACK.set(&booting, image.main_stack);
+    TABLES.set(&booting, Mutex::new(tables));
+    EXHAUSTION.start(&booting);
+    STORE.set(&booting, Mutex::new(Store::new(map.ram.count())));
+    BALLOON.set(&booting, Mutex::new(balloon));
+    HOLES.set(&booting, Mutex::new(holes));
+    RANDOM.start(&booting);
+    INFO.set(&booting, info);
+    hypercall::start(&booting);
+    DELIVERY.set(&booting, Delivery::new(options.fifo));
+    PORTS.start(&booting);
+    TIMER.start(&booting);
+    CLOCK.start(&booting);
+    TIMERS.start(&booting);
+    EXECUTOR.start(&booting);
+    HOOKS.start(&booting);
+    GRANTS.start(&booting);
+    MAPPED.start(&booting);
+    CONSOLE.set(&booting, console);
+    LOG.set(&booting, LogState::new(options.log_level));
+    // SAFETY: as for the console; the frame is another.
+    CONNECTION.set(&booting, unsafe { Connection::new(xenstore) });
+    lifecycle::start(&booting);
+    let state = booting.finish();
+    GRANTS.of(state).set_ram(map.ram.count());
+    lifecycle::allow_suspend_over_limit(options.suspend_over_limit);
     log::install(options.log_level);
 
     // 11. What could not be said before.
@@ -252,11 +261,16 @@ fn warn_of_unknown_option(word: Word<'_>) {
 
 /// Runs main and ends the domain as it says.
 pub(crate) fn run<O: Outcome>(main: impl Future<Output = O>) -> ! {
-    let Some(state) = state::get() else { lifecycle::fail(format_args!("domu: main without a domain")) };
-    match executor::run(state, executor::with_exits(main)) {
+    let Some(state) = local::current() else { lifecycle::fail(format_args!("domu: main without a domain")) };
+    // In this order in each turn; the console comes last, as hooks may write to it.
+    let sources = (DueTimers, (DeferredGrants, (Events, (TurnHooks, (Settle, SuspendWaiters)))));
+    match executor::run(state, executor::with_exits(main), &sources, eventchn::prepare_halt) {
         Ok(outcome) => outcome.end(),
-        Err(executor::Deadlock) => {
+        Err(Stop::Deadlock) => {
             lifecycle::fail(format_args!("domu: main waits, and nothing is left that could wake it"))
+        }
+        Err(Stop::NoCallback(errno)) => {
+            lifecycle::fail(format_args!("domu: Xen refused the callback for events: {errno}"))
         }
     }
 }

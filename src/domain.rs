@@ -5,10 +5,19 @@ use core::fmt;
 use crate::abi::xen::DomainId;
 use crate::arch;
 use crate::console::Console;
+use crate::console::log::LOG;
+use crate::hypercall::XEN;
 use crate::hypercall::{self, XenVersion};
+use crate::local::Instance;
+use crate::local::domain_local;
+use crate::memory::TABLES;
 use crate::options::Words;
-use crate::state::State;
 use crate::xenstore::Xenstore;
+
+domain_local! {
+    /// What the loader passed to the domain.
+    pub(crate) static GIVEN: Given;
+}
 
 /// Bytes of the command line, and of each module's, that are taken. A longer one is cut, with a warning in the log.
 pub const MAX_COMMAND_LINE: usize = 8191;
@@ -49,9 +58,19 @@ pub struct Cost {
     pub page_table_bytes: u64,
 }
 
+/// What the loader passed.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) command_line: &'static [u8],
+    pub(crate) modules: heapless::Vec<Module, MAX_MODULES>,
+}
+
+/// Modules that are kept; `xl` passes one, its `ramdisk`.
+pub(crate) const MAX_MODULES: usize = 16;
+
 /// This domain: what main is given, and how everything that belongs to the domain is reached.
 #[derive(Clone, Copy)]
-pub struct Domain(pub(crate) &'static State);
+pub struct Domain(pub(crate) Instance);
 
 impl fmt::Debug for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,33 +84,33 @@ impl Domain {
     /// It is never [`DomainId::SELF`]: where CPUID does not have the number, boot learns it from an event channel.
     #[must_use]
     pub fn id(&self) -> DomainId {
-        self.0.domain()
+        hypercall::domain(self.0)
     }
 
     /// The version of Xen below.
     #[must_use]
     pub fn xen_version(&self) -> XenVersion {
-        self.0.xen.lock().version
+        XEN.of(self.0).lock().version
     }
 
     /// The command line, byte for byte as the toolstack gave it, up to [`MAX_COMMAND_LINE`] bytes.
     ///
     /// This crate's options are still in it: see [`options`](crate::options).
     #[must_use]
-    pub const fn command_line(&self) -> &'static [u8] {
-        self.0.command_line
+    pub fn command_line(&self) -> &'static [u8] {
+        GIVEN.of(self.0).command_line
     }
 
     /// The words of the command line, by the rules of [`options`](crate::options).
     #[must_use]
-    pub const fn words(&self) -> Words<'static> {
-        Words::new(self.0.command_line)
+    pub fn words(&self) -> Words<'static> {
+        Words::new(GIVEN.of(self.0).command_line)
     }
 
     /// The modules that the toolstack loaded.
     #[must_use]
     pub fn modules(&self) -> &'static [Module] {
-        &self.0.modules
+        &GIVEN.of(self.0).modules
     }
 
     /// The console.
@@ -112,13 +131,13 @@ impl Domain {
         Cost {
             tsc_ticks: arch::read_tsc().wrapping_sub(arch::cpu().entry_tsc),
             hypercalls: hypercall::count(),
-            page_table_bytes: self.0.tables.lock().bytes(),
+            page_table_bytes: TABLES.of(self.0).lock().bytes(),
         }
     }
 
     /// How many log lines the console has failed to take, ever.
     #[must_use]
     pub fn log_lines_dropped(&self) -> u64 {
-        self.0.log.dropped()
+        LOG.of(self.0).dropped()
     }
 }

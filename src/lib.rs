@@ -20,6 +20,7 @@ extern crate std;
 #[cfg_attr(target_os = "none", allow(dead_code, unused_imports))]
 mod abi;
 mod hypercall;
+mod local;
 
 mod arch;
 
@@ -29,6 +30,8 @@ pub mod shared;
 pub mod eventchn;
 pub mod executor;
 pub mod time;
+
+mod sync;
 
 pub mod gnttab;
 
@@ -46,9 +49,7 @@ pub mod embassy;
 
 mod boot;
 mod domain;
-mod instance;
 pub mod options;
-mod state;
 
 #[cfg(not(target_os = "none"))]
 pub mod sim;

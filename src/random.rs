@@ -12,6 +12,12 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arch;
+use crate::local::domain_local;
+
+domain_local! {
+    /// The state of the test of the generators.
+    pub(crate) static RANDOM: Memory = Memory::new();
+}
 
 /// Why there are no random numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,12 +64,17 @@ pub fn fill(buffer: &mut [u8]) -> Result<(), Error> {
 }
 
 /// What a domain remembers of its generators. Not a number that was given: others may read memory later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Memory {
     tested: AtomicBool,
 }
 
 impl Memory {
+    /// The generators have yet to be tested.
+    const fn new() -> Self {
+        Self { tested: AtomicBool::new(false) }
+    }
+
     /// Has the generators tested again after a resume: the CPU may be another.
     pub(crate) fn resume(&self) {
         self.tested.store(false, Ordering::Relaxed);
@@ -72,7 +83,7 @@ impl Memory {
 
 /// The generators of this CPU, which have passed their test.
 fn generators() -> Result<Generators, Error> {
-    let memory = crate::state::get().map(|state| &state.random);
+    let memory = crate::local::current().map(|state| RANDOM.of(state));
     let generators = Generators { cpu: arch::cpu(), last: Cell::new(0) };
     if !generators.cpu.rdseed() && !generators.cpu.rdrand() {
         return Err(Error::Unsupported);

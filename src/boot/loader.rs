@@ -10,9 +10,9 @@ use pvh::start_info::reader::MemMap;
 
 use crate::abi::start_info::{ModlistEntry, StartInfo};
 use crate::arch;
+use crate::domain::MAX_MODULES;
 use crate::domain::{MAX_COMMAND_LINE, Module};
 use crate::memory::{FrameRange, Frames};
-use crate::state::MAX_MODULES;
 
 /// What the boot tables map: everything that is read before the final ones are in force lies below.
 const FOUR_GIB: u64 = 1 << 32;

@@ -4,16 +4,24 @@ use alloc::sync::Arc;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use super::gate::Gate;
 use super::ring::{Progress, Ring};
 use super::{Error, emergency};
+use crate::eventchn::PORTS;
 use crate::eventchn::{self, Location, Pace, Port};
+use crate::executor::{Source, Turn};
+use crate::local::Instance;
+use crate::local::domain_local;
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
-use crate::state::State;
 use crate::time::Instant;
 use crate::{arch, hypercall};
+
+domain_local! {
+    /// The console of the domain.
+    pub(crate) static CONSOLE: Attachment;
+}
 
 /// Where output goes, and input comes from.
 #[cfg_attr(not(target_os = "none"), expect(clippy::large_enum_variant, reason = "a domain has one"))]
@@ -40,12 +48,6 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Whether somebody has the device in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.device.is_locked() || self.port.is_locked()
-    }
-
     const fn new(device: Device) -> Self {
         Self {
             device: Mutex::new(device),
@@ -121,7 +123,7 @@ impl Attachment {
     }
 
     /// The port, for tasks to wait on.
-    pub(super) fn port(&self, state: &'static State) -> Result<Arc<Port>, Error> {
+    pub(super) fn port(&self, state: Instance) -> Result<Arc<Port>, Error> {
         // In hand while it is made, which takes memory: nobody is to make it a second time meanwhile.
         let mut kept = self.port.lock();
         if let Some(known) = &*kept {
@@ -137,7 +139,7 @@ impl Attachment {
     }
 
     /// Ends a turn of the main loop: lines that wait move up, and the backend is told of what the turn has put into the ring.
-    pub(crate) fn settle(&self, state: &'static State) {
+    pub(crate) fn settle(&self, state: Instance) {
         if !self.unsettled.load(Ordering::Relaxed) {
             return;
         }
@@ -175,6 +177,21 @@ impl Attachment {
     }
 }
 
+/// The console, at the end of a turn of the main loop.
+pub(crate) struct Settle;
+
+impl Source for Settle {
+    #[inline]
+    fn poll(&self, turn: &mut Turn) {
+        CONSOLE.of(turn.domain).settle(turn.domain);
+    }
+
+    #[inline]
+    fn next_deadline(&self, domain: Instance) -> Option<Instant> {
+        CONSOLE.of(domain).next_look()
+    }
+}
+
 /// Suspend and resume.
 impl Attachment {
     /// Before a suspend, waits until the backend has read the ring, with a bound: a restore clears it. Says how many bytes are
@@ -188,12 +205,12 @@ impl Attachment {
     }
 
     /// After a suspend that was cancelled: an event may have been taken while the ring was waited for, from whomever the port is.
-    pub(crate) fn go_on(&self, state: &State) {
+    pub(crate) fn go_on(&self, state: Instance) {
         let port = match &*self.device.lock() {
             Device::Ring(ring) => Some(ring.port),
             _ => None,
         };
-        port.inspect(|port| state.events.wake(state, port.number()));
+        port.inspect(|port| PORTS.of(state).wake(state, port.number()));
     }
 
     /// Joins the ring of the new domain. Who waits for the old port is woken by its table.

@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::eventchn::{Pace, Port};
-use crate::state::State;
+use crate::local::Instance;
 use crate::time::{self, Instant};
 
 /// The gate. On one virtual CPU nobody else uses it meanwhile, so its parts have no order.
@@ -39,7 +39,7 @@ impl Gate {
     /// Lets the next event in, if it is time for that. To be done before the ring is looked at: then an event that comes later
     /// wakes the domain. `read` is how far the
     /// backend had read at the last look: what an event has brought counts in the next turn.
-    pub(super) fn open(&self, state: &State, port: &Port, pace: &Pace, read: u32) {
+    pub(super) fn open(&self, state: Instance, port: &Port, pace: &Pace, read: u32) {
         if self.closed().is_some_and(|until| time::now_in(state) < until) {
             return;
         }

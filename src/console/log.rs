@@ -12,7 +12,14 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::crlf;
 use super::rate_limit::Limits;
-use crate::state::{self, State};
+use crate::console::CONSOLE;
+use crate::local::domain_local;
+use crate::local::{self, Instance};
+
+domain_local! {
+    /// The state of the log.
+    pub(crate) static LOG: LogState;
+}
 
 struct Sink;
 
@@ -57,25 +64,25 @@ pub(crate) fn install(level: LevelFilter) {
 
 impl Log for Sink {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        state::get().is_some_and(|state| metadata.level() <= state.log.level)
+        local::current().is_some_and(|state| metadata.level() <= LOG.of(state).level)
     }
 
     fn log(&self, record: &Record<'_>) {
-        let Some(state) = state::get().filter(|_| self.enabled(record.metadata())) else { return };
+        let Some(state) = local::current().filter(|_| self.enabled(record.metadata())) else { return };
         write_line(state, format_args!("{:<5} {}: {}", record.level().as_str(), record.target(), record.args()));
     }
 
     /// Tells the backend of all lines now, and does not wait: [`Console::flush`](super::Console::flush) does.
     fn flush(&self) {
-        if let Some(state) = state::get() {
-            state.console.settle(state);
+        if let Some(state) = local::current() {
+            CONSOLE.of(state).settle(state);
         }
     }
 }
 
 /// Writes a line to the console, or counts it as dropped.
-fn write_line(state: &State, text: fmt::Arguments<'_>) {
-    let log = &state.log;
+fn write_line(state: Instance, text: fmt::Arguments<'_>) {
+    let log = &LOG.of(state);
     let mut line = Line::default();
     // Formatting fails if an argument's own code does: what came before is still written. Or for want of memory.
     let _ = line.write_fmt(text);
@@ -89,7 +96,7 @@ fn write_line(state: &State, text: fmt::Arguments<'_>) {
         notice.cut |= line.cut;
         line = notice;
     }
-    if !line.cut && state.console.with(|device| device.take_whole(&line.bytes)) == Ok(true) {
+    if !line.cut && CONSOLE.of(state).with(|device| device.take_whole(&line.bytes)) == Ok(true) {
         log.told.store(dropped, Ordering::Relaxed);
     } else {
         log.dropped.fetch_add(1, Ordering::Relaxed);

@@ -33,14 +33,14 @@ mod stream;
 use core::fmt;
 use core::time::Duration;
 
-pub(crate) use attachment::Attachment;
 use attachment::Device;
+pub(crate) use attachment::{Attachment, CONSOLE, Settle};
 /// The version whose traits [`Console`] implements.
 #[cfg(feature = "embedded-io-async")]
 pub use embedded_io_async;
 pub use input::{Lines, MAX_LINE};
 
-use crate::state::State;
+use crate::local::Instance;
 use crate::{eventchn, time};
 
 /// Why output did not reach the console, or there is no input.
@@ -84,7 +84,7 @@ impl core::error::Error for Error {}
 /// before, and else when the turn of the executor ends.
 #[doc(alias("xencons_interface", "HVM_PARAM_CONSOLE_PFN"))]
 #[derive(Clone, Copy)]
-pub struct Console(&'static State);
+pub struct Console(Instance);
 
 impl fmt::Debug for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,7 +93,7 @@ impl fmt::Debug for Console {
 }
 
 impl Console {
-    pub(crate) const fn new(state: &'static State) -> Self {
+    pub(crate) const fn new(state: Instance) -> Self {
         Self(state)
     }
 
@@ -223,7 +223,7 @@ impl Console {
 
     /// Does something with the device, unless the console is that of another domain than runs here.
     fn device<T>(&self, act: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
-        if self.0.is_running() { self.0.console.with(act) } else { Err(Error::Absent) }
+        if self.0.is_running() { CONSOLE.of(self.0).with(act) } else { Err(Error::Absent) }
     }
 
     /// Attempts something now, and then after each event of the backend's, until it is possible.
@@ -232,7 +232,7 @@ impl Console {
         mut attempt: impl FnMut(&mut Device) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         let state = self.0;
-        let pace = state.console.pace();
+        let pace = CONSOLE.of(state).pace();
         pace.share(state).await;
         // Without the port, which a domain that never waits has no use for.
         if let Some(done) = self.device(&mut attempt)? {
@@ -240,7 +240,7 @@ impl Console {
             return Ok(done);
         }
         loop {
-            let port = state.console.port(state)?;
+            let port = CONSOLE.of(state).port(state)?;
             match port.until_by(pace, || self.device(&mut attempt).transpose()).await {
                 Ok(done) => return done,
                 // In the new domain the console has another port.

@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use crate::state::State;
+use crate::local::Instance;
 use crate::time::{self, Instant, TokenBucket};
 
 /// Lines that pass at once.
@@ -26,7 +26,7 @@ impl RateLimit {
     }
 
     /// Lets a line pass, or counts it as suppressed. Returns how many were suppressed before it.
-    pub(crate) fn admit(&self, state: &State) -> Option<Suppressed> {
+    pub(crate) fn admit(&self, state: Instance) -> Option<Suppressed> {
         self.admit_at(time::now_in(state))
     }
 
@@ -78,7 +78,7 @@ impl Limits {
 macro_rules! log_limited {
     ($limit:ident of $state:expr, $level:ident, $format:literal $($arguments:tt)*) => {
         if log::log_enabled!(log::Level::$level)
-            && let Some(suppressed) = $state.log.limits.$limit.admit($state)
+            && let Some(suppressed) = $crate::console::log::LOG.of($state).limits.$limit.admit($state)
         {
             log::log!(log::Level::$level, "{}{suppressed}", format_args!($format $($arguments)*));
         }

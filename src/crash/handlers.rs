@@ -10,8 +10,8 @@ use crate::arch::trap::{Frame, PAGE_FAULT};
 use crate::lifecycle::{self, Reason};
 #[cfg(feature = "allocator")]
 use crate::memory::Damage;
-use crate::memory::{self, Image, Stack};
-use crate::{arch, state};
+use crate::memory::{self, Image, MAIN_STACK, Stack};
+use crate::{arch, local};
 
 core::arch::global_asm!(include_str!("../../boot/trap.S"), options(att_syntax));
 
@@ -34,7 +34,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// The heap, or a block of it, is damaged; nothing is allocated or freed any more.
 #[cfg(feature = "allocator")]
-pub(crate) fn heap(damage: Damage) -> ! {
+#[unsafe(no_mangle)]
+extern "Rust" fn __domu_heap_damaged(damage: Damage) -> ! {
     let begin = here();
     crash(|again| lifecycle::say(format_args!("domu: heap: {damage}{again}")), || report(None, None, begin))
 }
@@ -97,8 +98,8 @@ fn here() -> Start {
 /// The chain of callers from a frame on, wherever it stands.
 fn backtrace(start: Start) -> Backtrace {
     let mut image = Image::get();
-    match state::get() {
-        Some(state) => image.main_stack = state.main_stack,
+    match local::current() {
+        Some(state) => image.main_stack = *MAIN_STACK.of(state),
         // Boot may have cut it, and uses no more than what is left then.
         None => image.shrink_stack(),
     }

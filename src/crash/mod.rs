@@ -9,6 +9,4 @@
 mod backtrace;
 #[cfg(target_os = "none")]
 mod handlers;
-#[cfg(all(feature = "allocator", target_os = "none"))]
-pub(crate) use handlers::heap;
 mod report;

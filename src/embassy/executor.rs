@@ -11,8 +11,8 @@ use core::future::poll_fn;
 use core::mem;
 use core::task::{Poll, Waker};
 
+use crate::sync::Mutex;
 use embassy_executor::{Spawner, raw};
-use spin::Mutex;
 
 /// Who polls an executor, while somebody does.
 #[derive(Default)]
@@ -37,12 +37,6 @@ impl Hook {
 /// whoever makes a raw executor of their own gives it any word. Not a part of the state: a task may be woken from outside of
 /// its domain, on the host by another thread.
 static HOOKS: Mutex<Vec<&'static Hook>> = Mutex::new(Vec::new());
-
-/// Whether somebody has the list in hand.
-#[cfg(target_os = "none")]
-pub(crate) fn is_locked() -> bool {
-    HOOKS.is_locked()
-}
 
 #[unsafe(export_name = "__pender")]
 extern "Rust" fn pender(context: *mut ()) {

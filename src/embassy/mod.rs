@@ -46,7 +46,5 @@ mod time;
 /// The version that [`run`] takes a `Spawner` of.
 #[cfg(feature = "embassy-executor")]
 pub use embassy_executor;
-#[cfg(all(feature = "embassy-executor", target_os = "none"))]
-pub(crate) use executor::is_locked;
 #[cfg(feature = "embassy-executor")]
 pub use executor::run;

@@ -5,7 +5,8 @@
 
 use core::task::Waker;
 
-use crate::{state, time};
+use crate::time::TIMERS;
+use crate::{local, time};
 
 struct Driver;
 
@@ -18,8 +19,8 @@ impl embassy_time_driver::Driver for Driver {
 
     fn schedule_wake(&self, at: u64, waker: &Waker) {
         // Outside of a domain there is nobody to wake it.
-        if let Some(state) = state::get() {
-            state.timers.set_earliest(at, waker);
+        if let Some(state) = local::current() {
+            TIMERS.of(state).set_earliest(at, waker);
         }
     }
 }

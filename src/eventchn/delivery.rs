@@ -1,15 +1,20 @@
 //! Which ports have fired, by whichever of Xen's two interfaces, and letting them fire again.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
 use spin::Once;
 
 use super::fifo::Fifo;
 use super::{Error, Priority, two_level};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{TWO_LEVEL_PORTS, fifo};
+use crate::local;
+use crate::local::domain_local;
 use crate::shared::SharedInfo;
-use crate::state;
+use crate::sync::Held;
+
+domain_local! {
+    /// The interface by which Xen delivers events.
+    pub(crate) static DELIVERY: Delivery;
+}
 
 /// The interface by which Xen delivers events.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,7 +41,7 @@ impl Abi {
 /// The interface in force: chosen when the domain first needs a port, two-level until then.
 #[must_use]
 pub fn abi() -> Abi {
-    state::get().map_or(Abi::TwoLevel, |state| state.delivery.abi())
+    local::current().map_or(Abi::TwoLevel, |state| DELIVERY.of(state).abi())
 }
 
 /// The delivery of a domain's events.
@@ -45,27 +50,12 @@ pub(crate) struct Delivery {
     wants_fifo: bool,
     /// What was chosen; none for two-level.
     fifo: Once<Option<Fifo>>,
-    /// It takes memory, which is not to be asked for a second time meanwhile.
-    at_work: AtomicBool,
 }
 
 impl Delivery {
-    /// Whether somebody has it in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.at_work.load(Ordering::Relaxed) || self.fifo().is_some_and(Fifo::is_locked)
-    }
-
-    fn work<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.at_work.store(true, Ordering::Relaxed);
-        let result = act();
-        self.at_work.store(false, Ordering::Relaxed);
-        result
-    }
-
     /// Begins with the two-level interface, as every domain does.
     pub(crate) const fn new(wants_fifo: bool) -> Self {
-        Self { wants_fifo, fifo: Once::new(), at_work: AtomicBool::new(false) }
+        Self { wants_fifo, fifo: Once::new() }
     }
 
     fn fifo(&self) -> Option<&Fifo> {
@@ -78,10 +68,12 @@ impl Delivery {
 
     /// Chooses the interface, before the first port is bound: the better one, if Xen has it.
     pub(crate) fn choose(&self) {
-        self.work(|| self.fifo.call_once(|| if self.wants_fifo { Fifo::start() } else { None }));
+        // It takes memory: the handler for exhausted memory must not come back here.
+        let _held = Held::new();
+        self.fifo.call_once(|| if self.wants_fifo { Fifo::start() } else { None });
         // Ports that the toolstack made have their words from here on. Not part of the call above: the domain may end in
         // between, and polls its console by what has been chosen. A refusal is told to who binds a port.
-        let _ = self.fifo().map(|fifo| self.work(|| fifo.add_pages(0)));
+        let _ = self.fifo().map(|fifo| fifo.add_pages(0));
     }
 
     /// Chooses the same interface again, after a resume with the other in force and all ports masked.
@@ -95,7 +87,8 @@ impl Delivery {
 
     /// Makes room for a port that was bound, and is masked.
     pub(crate) fn reserve(&self, port: u32) -> Result<(), Error> {
-        self.fifo().map_or(Ok(()), |fifo| self.work(|| fifo.reserve(port)))
+        let _held = Held::new();
+        self.fifo().map_or(Ok(()), |fifo| fifo.reserve(port))
     }
 
     /// Keeps events on a port from being taken.

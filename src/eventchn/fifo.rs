@@ -39,7 +39,8 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use spin::{Mutex, Once};
+use crate::sync::Mutex;
+use spin::Once;
 
 use super::again::Again;
 use super::{Error, Priority};
@@ -119,12 +120,6 @@ const fn looked_at(word: u32) -> u32 {
 }
 
 impl Fifo {
-    /// Whether somebody has the queues in hand.
-    #[cfg(target_os = "none")]
-    pub(super) fn is_locked(&self) -> bool {
-        self.queues.is_locked()
-    }
-
     /// Switches the domain to this interface. None if it stays with the other: Xen refuses, or there is no memory.
     ///
     /// From when Xen has agreed there is no way back: a reset would close the ports that the toolstack made. Should there be no
@@ -274,8 +269,9 @@ impl Fifo {
 mod tests {
     use crate::eventchn::{self, Error};
 
+    use crate::shared::INFO;
     use crate::sim::Guest;
-    use crate::{executor, state};
+    use crate::{executor, local};
 
     #[test]
     #[cfg_attr(miri, ignore = "a quarter of a minute; tests/fifo.rs has the same code")]
@@ -286,7 +282,7 @@ mod tests {
             .run(async |_| {
                 assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
                 assert_eq!(eventchn::abi(), eventchn::Abi::Fifo);
-                let info = &state::get().unwrap().info;
+                let info = INFO.of(local::current().unwrap());
                 info.set_upcall();
                 executor::yield_now().await;
                 assert!(!info.upcall_pending());

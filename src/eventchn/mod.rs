@@ -38,18 +38,20 @@ mod polled;
 mod port;
 mod priority;
 mod table;
+mod timer;
 mod two_level;
 
 use core::fmt;
 
-pub(crate) use delivery::Delivery;
 pub use delivery::{Abi, abi};
+pub(crate) use delivery::{DELIVERY, Delivery};
 pub(crate) use location::Location;
 pub(crate) use pace::Pace;
 pub(crate) use polled::PolledPort;
 pub use port::{After, Binding, Port, alloc_unbound, bind_interdomain, bind_ipi, bind_virq};
 pub use priority::Priority;
-pub(crate) use table::Table;
+pub(crate) use table::{Events, PORTS, prepare_halt};
+pub(crate) use timer::TIMER;
 
 use crate::abi::errno::Errno;
 pub use crate::abi::event_channel::virq;

@@ -13,7 +13,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use crate::executor;
-use crate::state::State;
+use crate::executor::EXECUTOR;
+use crate::local::Instance;
 use crate::time::{self, Instant};
 
 /// Finds in a turn of the main loop before others have theirs.
@@ -56,21 +57,21 @@ impl Pace {
     ///
     /// Dropping the future takes nothing along. Who waits for nothing at all finds nothing in a turn in which others are to
     /// have theirs, and does in the next.
-    pub(crate) async fn share(&self, state: &State) {
+    pub(crate) async fn share(&self, state: Instance) {
         if self.finds(state).load(Ordering::Relaxed) >= FINDS {
             executor::yield_now().await;
         }
     }
 
     /// Something was found.
-    pub(crate) fn found(&self, state: &State) {
+    pub(crate) fn found(&self, state: Instance) {
         self.finds(state).fetch_add(1, Ordering::Relaxed);
         self.expected();
     }
 
     /// The count of this turn.
-    fn finds(&self, state: &State) -> &AtomicU32 {
-        let turn = state.executor.turn();
+    fn finds(&self, state: Instance) -> &AtomicU32 {
+        let turn = EXECUTOR.of(state).turn();
         if self.turn.swap(turn, Ordering::Relaxed) != turn {
             self.finds.store(0, Ordering::Relaxed);
         }
@@ -88,7 +89,7 @@ impl Pace {
     }
 
     /// An event has brought nothing: pauses if there were too many such.
-    pub(crate) async fn empty(&self, state: &State) {
+    pub(crate) async fn empty(&self, state: Instance) {
         if let Some(until) = self.rest(state) {
             time::sleep_until(until).await;
         }
@@ -96,7 +97,7 @@ impl Pace {
 
     /// An event has brought nothing. Says until when the next look is to wait, if there were too many such lately. The clock is
     /// read only once there were enough to ask, as that may cost an exit.
-    pub(crate) fn rest(&self, state: &State) -> Option<Instant> {
+    pub(crate) fn rest(&self, state: Instance) -> Option<Instant> {
         self.spurious.fetch_add(1, Ordering::Relaxed);
         let empty = self.empty.load(Ordering::Relaxed).saturating_add(1);
         self.empty.store(empty, Ordering::Relaxed);

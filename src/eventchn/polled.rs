@@ -3,9 +3,10 @@
 use super::two_level;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::TWO_LEVEL_PORTS;
+use crate::eventchn::DELIVERY;
 use crate::hypercall;
 use crate::shared::SharedInfo;
-use crate::{state, time};
+use crate::{local, time};
 
 /// A port that the toolstack made for this domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +31,8 @@ impl PolledPort {
     /// Forgets past events, before the state that they announce is looked at.
     pub(crate) fn clear(self, info: &SharedInfo) {
         // By the interface in force, which is another once the domain has bound a port.
-        match state::get() {
-            Some(state) => state.delivery.clear_pending(info, self.0),
+        match local::current() {
+            Some(state) => DELIVERY.of(state).clear_pending(info, self.0),
             None => two_level::clear_pending(info, self.0),
         }
     }

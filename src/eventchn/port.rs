@@ -11,8 +11,11 @@ use super::{Error, PolledPort, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
+use crate::eventchn::DELIVERY;
+use crate::eventchn::PORTS;
+use crate::eventchn::TIMER;
 use crate::hypercall;
-use crate::state::{self, State};
+use crate::local::{self, Instance};
 
 /// A port of this domain. Dropping it closes it.
 ///
@@ -20,7 +23,7 @@ use crate::state::{self, State};
 #[doc(alias("evtchn_port_t", "EVTCHNOP_close"))]
 pub struct Port {
     number: u32,
-    state: &'static State,
+    state: Instance,
     /// That of the domain in which it was bound.
     generation: u64,
     pace: Pace,
@@ -92,9 +95,9 @@ impl Port {
     /// Has Xen bind a port and keeps it, or says why there is none; `absent` is what an absent peer means.
     fn bind(bound: impl FnOnce() -> Result<u32, Errno>, absent: Option<Error>) -> Result<Self, Error> {
         // A port is bound by a running domain only.
-        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
+        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
         // The timer must not be without one when all are taken.
-        state.timers.bind(state)?;
+        TIMER.of(state).bind(state)?;
         let number = bound().map_err(|errno| Error::from_xen(errno, absent))?;
         Self::keep(number, state).inspect_err(|_| {
             // Closing what was just bound fails for no reason that could be acted on.
@@ -104,21 +107,21 @@ impl Port {
 
     /// Takes over a port that the toolstack made, if it has: a number of none, or of one that the domain has already, would
     /// make it two owners' now or later.
-    pub(crate) fn adopt(port: PolledPort, state: &'static State) -> Result<Self, Error> {
+    pub(crate) fn adopt(port: PolledPort, state: Instance) -> Result<Self, Error> {
         let number = port.number();
         let found = hypercall::event_status(number).map_err(|errno| Error::from_xen(errno, Some(Error::NoPeer)))?;
-        if !matches!(found.status, status::UNBOUND | status::INTERDOMAIN) || state.events.has(number) {
+        if !matches!(found.status, status::UNBOUND | status::INTERDOMAIN) || PORTS.of(state).has(number) {
             return Err(Error::NoPeer);
         }
-        state.delivery.choose();
+        DELIVERY.of(state).choose();
         Self::keep(number, state)
     }
 
     /// Makes room for a port, and begins to count its events.
-    fn keep(number: u32, state: &'static State) -> Result<Self, Error> {
-        state.delivery.reserve(number)?;
-        state.events.reserve(number)?;
-        state.events.add(number, state);
+    fn keep(number: u32, state: Instance) -> Result<Self, Error> {
+        DELIVERY.of(state).reserve(number)?;
+        PORTS.of(state).reserve(number)?;
+        PORTS.of(state).add(number, state);
         Ok(Self { number, state, generation: state.generation(), pace: Pace::new() })
     }
 
@@ -130,7 +133,7 @@ impl Port {
     /// Wakes whoever waits, as an event does.
     pub(crate) fn wake(&self) {
         if self.is_current() {
-            self.state.events.wake(self.state, self.number);
+            PORTS.of(self.state).wake(self.state, self.number);
         }
     }
 
@@ -164,7 +167,7 @@ impl Port {
     }
 
     /// The state of the port's domain, unless that has ended, or was resumed elsewhere since.
-    fn current(&self) -> Result<&'static State, Error> {
+    fn current(&self) -> Result<Instance, Error> {
         match (self.state.is_running(), self.generation == self.state.generation()) {
             (true, true) => Ok(self.state),
             (true, false) => Err(Error::BeforeResume),
@@ -198,7 +201,7 @@ impl Port {
     /// [`Error::Refused`].
     #[doc(alias = "EVTCHNOP_set_priority")]
     pub fn set_priority(&self, priority: Priority) -> Result<(), Error> {
-        self.current()?.delivery.set_priority(self.number, priority)
+        DELIVERY.of(self.current()?).set_priority(self.number, priority)
     }
 
     /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in
@@ -206,7 +209,7 @@ impl Port {
     #[doc(alias = "EVTCHNOP_unmask")]
     #[must_use]
     pub fn count(&self) -> u64 {
-        if self.is_current() { self.state.events.count(self.state, self.number) } else { 0 }
+        if self.is_current() { PORTS.of(self.state).count(self.state, self.number) } else { 0 }
     }
 
     /// Waits until more than `seen` events were delivered, and returns how many there are. Several may wait.
@@ -283,7 +286,7 @@ impl Drop for Port {
         if !self.is_current() {
             return;
         }
-        self.state.events.remove(self.number, self.state);
+        PORTS.of(self.state).remove(self.number, self.state);
         // Xen closes what is this domain's; there is nobody to tell if it does not.
         let _ = hypercall::event_close(self.number);
     }
@@ -307,7 +310,7 @@ impl Future for After<'_> {
             Ok(state) => state,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        match state.events.look(state, self.port.number, self.seen, self.id, context.waker()) {
+        match PORTS.of(state).look(state, self.port.number, self.seen, self.id, context.waker()) {
             Seen::Events(count) => {
                 self.id = None;
                 Poll::Ready(Ok(count))
@@ -323,7 +326,7 @@ impl Future for After<'_> {
 impl Drop for After<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id.filter(|_| self.port.state.is_running()) {
-            self.port.state.events.forget(self.port.number, id);
+            PORTS.of(self.port.state).forget(self.port.number, id);
         }
     }
 }

@@ -3,10 +3,24 @@
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use super::Error;
-use crate::state::State;
+use crate::abi::errno::Errno;
+use crate::eventchn::DELIVERY;
+use crate::eventchn::TIMER;
+use crate::executor::EXECUTOR;
+use crate::executor::{Source, Turn};
+use crate::hypercall;
+use crate::local::Instance;
+use crate::local::domain_local;
+use crate::shared::INFO;
+use crate::time::Instant;
+
+domain_local! {
+    /// The ports of the domain.
+    pub(crate) static PORTS: Table = Table::new();
+}
 
 /// A port in use.
 #[derive(Debug, Default)]
@@ -30,10 +44,10 @@ struct Waiter {
 /// All ports of a domain, by number.
 ///
 /// Wakers are the application's code: they are cloned, woken and dropped while the table is free.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Table(Mutex<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     ports: Vec<Option<Entry>>,
     next_id: u64,
@@ -69,11 +83,34 @@ pub(super) enum Seen {
     Waiting(u64),
 }
 
+/// Events, in the main loop.
+pub(crate) struct Events;
+
+impl Source for Events {
+    #[inline]
+    fn poll(&self, turn: &mut Turn) {
+        if INFO.of(turn.domain).upcall_pending() {
+            PORTS.of(turn.domain).deliver(turn.domain);
+        }
+    }
+
+    #[inline]
+    fn may_wake(&self, domain: Instance) -> bool {
+        PORTS.of(domain).anybody_waits()
+    }
+}
+
+/// Sets the timer for a deadline, and says whether the virtual CPU may halt: not if the deadline has come, or an event is pending.
+/// Fails if Xen does not let events end a halt.
+pub(crate) fn prepare_halt(domain: Instance, now: Instant, deadline: Option<Instant>) -> Result<bool, Errno> {
+    hypercall::enable_callback(domain)?;
+    Ok(TIMER.of(domain).program(domain, now, deadline) && !INFO.of(domain).upcall_pending())
+}
+
 impl Table {
-    /// Whether somebody has it in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.0.is_locked()
+    /// No port.
+    const fn new() -> Self {
+        Self(Mutex::new(Inner { ports: Vec::new(), next_id: 0, waiting: 0 }))
     }
 
     /// Makes room for a port.
@@ -89,19 +126,19 @@ impl Table {
     }
 
     /// Begins to count the events of a port that is not in it.
-    pub(super) fn add(&self, port: u32, state: &State) {
+    pub(super) fn add(&self, port: u32, state: Instance) {
         let mut inner = self.0.lock();
         let length = inner.ports.len().max(port as usize + 1);
         inner.ports.resize_with(length, || None);
         inner.ports[port as usize] = Some(Entry::default());
         drop(inner);
-        state.delivery.unmask(&state.info, port);
+        DELIVERY.of(state).unmask(INFO.of(state), port);
     }
 
     /// Forgets a port that is going to be closed: no event of its reaches the next owner of the number.
-    pub(super) fn remove(&self, port: u32, state: &State) {
-        state.delivery.mask(&state.info, port);
-        state.delivery.clear_pending(&state.info, port);
+    pub(super) fn remove(&self, port: u32, state: Instance) {
+        DELIVERY.of(state).mask(INFO.of(state), port);
+        DELIVERY.of(state).clear_pending(INFO.of(state), port);
         let mut inner = self.0.lock();
         let entry = inner.ports.get_mut(port as usize).and_then(Option::take);
         inner.waiting -= entry.as_ref().map_or(0, |entry| counted(&entry.waiters));
@@ -110,19 +147,19 @@ impl Table {
     }
 
     /// Events that were delivered on a port. Whoever asks has taken note: the next event may come.
-    pub(super) fn count(&self, state: &State, port: u32) -> u64 {
+    pub(super) fn count(&self, state: Instance, port: u32) -> u64 {
         let mut inner = self.0.lock();
         let (count, unmask) =
             inner.entry(port).map_or((0, false), |entry| (entry.count, core::mem::take(&mut entry.masked)));
         drop(inner);
         if unmask {
-            state.delivery.unmask(&state.info, port);
+            DELIVERY.of(state).unmask(INFO.of(state), port);
         }
         count
     }
 
     /// Looks for events beyond a number that was seen, or registers a waker for the next one.
-    pub(super) fn look(&self, state: &State, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
+    pub(super) fn look(&self, state: Instance, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
         let waker = waker.clone();
         let count = self.count(state, port);
         let mut inner = self.0.lock();
@@ -133,7 +170,7 @@ impl Table {
             let id = inner.next_id;
             inner.next_id += 1;
             if let Some(entry) = inner.entry(port) {
-                let background = state.executor.is_in_background();
+                let background = EXECUTOR.of(state).is_in_background();
                 entry.waiters.push(Waiter { id, waker, background });
                 inner.waiting += usize::from(!background);
             }
@@ -159,16 +196,16 @@ impl Table {
     }
 
     /// Whether a future waits for any port, and somebody for that.
-    pub(crate) fn anybody_waits(&self) -> bool {
+    fn anybody_waits(&self) -> bool {
         self.0.lock().waiting > 0
     }
 
     /// Delivers what Xen has raised: each port that fired is masked, counted and its waiters are woken. The cost follows
-    /// the ports that fired, and who waits for them. `own` takes ports that are the crate's own business.
-    pub(crate) fn deliver(&self, state: &State, own: impl Fn(u32) -> bool) {
-        let State { delivery, info, .. } = state;
+    /// the ports that fired, and their waiters.
+    fn deliver(&self, domain: Instance) {
+        let (delivery, info, timer) = (DELIVERY.of(domain), INFO.of(domain), TIMER.of(domain));
         delivery.take(info, |port| {
-            if own(port) {
+            if timer.owns(port) {
                 delivery.unmask(info, port);
             } else {
                 self.fire(port);
@@ -177,7 +214,7 @@ impl Table {
     }
 
     /// Wakes who waits for a port, as an event does.
-    pub(crate) fn wake(&self, state: &State, port: u32) {
+    pub(crate) fn wake(&self, state: Instance, port: u32) {
         self.fire(port);
         let _ = self.count(state, port);
     }

@@ -7,20 +7,44 @@ use core::future::Future;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
+use crate::sync::Mutex;
 use async_task::Runnable;
-use spin::Mutex;
 
 use super::task::{self, Task};
-use crate::{state, time};
+use crate::local::vcpu_local;
+use crate::{local, time};
 
 /// How long all that was left to be done [`at_exit`] may take together.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+vcpu_local! {
+    /// What the application has the main loop do.
+    pub(crate) static HOOKS: Hooks = Hooks::new();
+}
+
+/// What the application has the main loop do.
+pub(crate) struct Hooks {
+    pub(super) before: Turns,
+    pub(super) after: Turns,
+    suspended: Turns,
+    exits: Exits,
+}
+
+impl Hooks {
+    const fn new() -> Self {
+        Self { before: Turns::new(), after: Turns::new(), suspended: Turns::new(), exits: Exits::new() }
+    }
+
+    /// Calls the functions that the application has added for after a suspend.
+    pub(crate) fn suspended(&self) {
+        self.suspended.run();
+    }
+}
 
 /// A function of the application's that is called in each turn.
 type Hook = Box<dyn FnMut()>;
 
 /// Functions to be called, in order.
-#[derive(Default)]
 pub(super) struct Turns {
     hooks: Mutex<Vec<Hook>>,
     /// There are some: looked at in each turn.
@@ -34,10 +58,8 @@ unsafe impl Send for Turns {}
 unsafe impl Sync for Turns {}
 
 impl Turns {
-    /// Whether somebody has the list in hand.
-    #[cfg(target_os = "none")]
-    pub(super) fn is_locked(&self) -> bool {
-        self.hooks.is_locked()
+    pub(super) const fn new() -> Self {
+        Self { hooks: Mutex::new(Vec::new()), any: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -63,7 +85,6 @@ impl Turns {
 }
 
 /// Futures for the end of main, not yet begun.
-#[derive(Default)]
 pub(super) struct Exits {
     list: Mutex<Vec<(Runnable, Task<()>)>>,
     /// Somebody runs them, and ends the domain then.
@@ -71,10 +92,8 @@ pub(super) struct Exits {
 }
 
 impl Exits {
-    /// Whether somebody has the list in hand.
-    #[cfg(target_os = "none")]
-    pub(super) fn is_locked(&self) -> bool {
-        self.list.is_locked()
+    pub(super) const fn new() -> Self {
+        Self { list: Mutex::new(Vec::new()), begun: AtomicBool::new(false) }
     }
 
     /// Taken by itself: while it runs, more may be added.
@@ -98,7 +117,7 @@ impl fmt::Debug for Turns {
 ///
 /// Outside of a domain, where there is no main loop.
 pub fn before_turn(hook: impl FnMut() + 'static) {
-    executor().before.add(Box::new(hook));
+    hooks().before.add(Box::new(hook));
 }
 
 /// Has a function called at the end of each turn of the main loop, for ever: after tasks, timers and events, before the domain
@@ -108,7 +127,7 @@ pub fn before_turn(hook: impl FnMut() + 'static) {
 ///
 /// Outside of a domain, where there is no main loop.
 pub fn after_turn(hook: impl FnMut() + 'static) {
-    executor().after.add(Box::new(hook));
+    hooks().after.add(Box::new(hook));
 }
 
 /// Has a function called after each suspend, before any task runs, also if the domain goes on where it was: of what is in
@@ -118,7 +137,7 @@ pub fn after_turn(hook: impl FnMut() + 'static) {
 ///
 /// Outside of a domain, which nobody suspends.
 pub fn after_suspend(hook: impl FnMut() + 'static) {
-    executor().suspended.add(Box::new(hook));
+    hooks().suspended.add(Box::new(hook));
 }
 
 /// Has a future run when main has returned, whatever it returned: those that were left last come first, one after the other.
@@ -133,12 +152,12 @@ pub fn after_suspend(hook: impl FnMut() + 'static) {
 /// Outside of a domain, where main has no end.
 pub fn at_exit(future: impl Future<Output = ()> + 'static) {
     let exit = task::create(future);
-    executor().exits.list.lock().push(exit);
+    hooks().exits.list.lock().push(exit);
 }
 
-fn executor() -> &'static super::Executor {
-    match state::get() {
-        Some(state) => &state.executor,
+fn hooks() -> &'static Hooks {
+    match local::current() {
+        Some(domain) => HOOKS.of(domain),
         None => panic!("there is a main loop in a domain only"),
     }
 }
@@ -152,18 +171,18 @@ pub(crate) async fn with_exits<F: Future>(main: F) -> F::Output {
 
 /// Runs what was left to be done at exit. The caller then ends the domain: who comes second waits for that.
 pub(crate) async fn run_exits() {
-    if executor().exits.begun.swap(true, Ordering::Relaxed) {
+    if hooks().exits.begun.swap(true, Ordering::Relaxed) {
         return core::future::pending().await;
     }
     let exits = async {
-        while let Some((runnable, task)) = executor().exits.pop() {
+        while let Some((runnable, task)) = hooks().exits.pop() {
             runnable.schedule();
             task.await;
         }
     };
     if time::timeout(EXIT_LIMIT, exits).await == Err(time::Elapsed) {
         log::warn!("what was to be done at exit is not done after {} s", EXIT_LIMIT.as_secs());
-        while executor().exits.pop().is_some() {}
+        while hooks().exits.pop().is_some() {}
         // The one that was running is dropped in this turn.
         super::yield_now().await;
     }

@@ -1,134 +1,26 @@
 //! The main loop: ready tasks, due timers, ports that fired, and the halt.
 
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::task::Wake;
-use core::fmt;
-use core::future::{Future, poll_fn};
+use core::future::Future;
 use core::pin::pin;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
 
-use async_task::Runnable;
-use spin::Mutex;
+use super::hooks::HOOKS;
+use super::queue::EXECUTOR;
+use crate::abi::errno::Errno;
+use crate::arch;
+use crate::local::Instance;
+use crate::time::{self, Instant};
 
-use super::hooks::{Exits, Turns};
-use crate::state::{self, State};
-use crate::{arch, hypercall, time};
-
-/// Nothing is left that could wake main.
+/// Why the main loop cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Deadlock;
-
-/// What the executor of a domain keeps.
-#[derive(Default)]
-pub(crate) struct Executor {
-    /// Has room for all tasks that there are: each is in it once at most.
-    ready: Mutex<VecDeque<Runnable>>,
-    /// Tasks whose memory is in use.
-    tasks: AtomicUsize,
-    pub(super) before: Turns,
-    pub(super) after: Turns,
-    pub(super) suspended: Turns,
-    pub(super) exits: Exits,
-    /// Pending events interrupt the virtual CPU while it halts.
-    interrupts: AtomicBool,
-    /// What runs is for nobody's sake: see [`in_background`].
-    background: AtomicBool,
-    /// Turns of the main loop, and halts.
-    turns: AtomicU64,
-    halts: AtomicU64,
-}
-
-impl fmt::Debug for Executor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Executor").field("turns", &self.turns).field("halts", &self.halts).finish_non_exhaustive()
-    }
-}
-
-impl Executor {
-    /// Whether somebody has one of its lists in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.ready.is_locked()
-            || self.before.is_locked()
-            || self.after.is_locked()
-            || self.suspended.is_locked()
-            || self.exits.is_locked()
-    }
-
-    /// Makes room for one more task in the queue, so that waking it takes no memory.
-    pub(super) fn admit(&'static self) -> Admitted {
-        let tasks = self.tasks.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut ready = self.ready.lock();
-        let missing = tasks.saturating_sub(ready.len());
-        ready.reserve(missing);
-        Admitted(self)
-    }
-
-    /// Whether what runs now is for nobody's sake.
-    pub(crate) fn is_in_background(&self) -> bool {
-        self.background.load(Ordering::Relaxed)
-    }
-
-    /// Has what the application does after a suspend done.
-    pub(crate) fn suspended(&self) {
-        self.suspended.run();
-    }
-
-    /// Has events end a halt again, after a resume, which has forgotten that.
-    pub(crate) fn resume(&self, state: &State) {
-        self.interrupts.store(false, Ordering::Relaxed);
-        enable_interrupts(state);
-    }
-
-    /// Which turn of the main loop this is.
-    pub(crate) fn turn(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
-    }
-
-    /// Does something as if nobody waited for it.
-    pub(crate) fn background<T>(&self, act: impl FnOnce() -> T) -> T {
-        let before = self.background.swap(true, Ordering::Relaxed);
-        let result = act();
-        self.background.store(before, Ordering::Relaxed);
-        result
-    }
-
-    fn ready(&self) -> usize {
-        self.ready.lock().len()
-    }
-
-    /// Runs the tasks that are ready now, each once: what they make ready has the next turn.
-    fn run_ready(&self) {
-        for _ in 0..self.ready() {
-            let Some(runnable) = self.ready.lock().pop_front() else { break };
-            runnable.run();
-        }
-    }
-}
-
-/// A task's place in the queue, for as long as a waker of its may be called.
-pub(super) struct Admitted(&'static Executor);
-
-impl Admitted {
-    /// Puts the task behind those that are ready.
-    pub(super) fn schedule(&self, runnable: Runnable) {
-        self.0.ready.lock().push_back(runnable);
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Runs a future that nobody waits for: the events that it waits for do not count as something that could wake main. Timers
-/// do.
-pub(crate) async fn in_background<F: Future>(state: &'static State, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|context| state.executor.background(|| future.as_mut().poll(context))).await
+pub(crate) enum Stop {
+    /// Nothing is left that could wake main.
+    Deadlock,
+    /// Xen refuses to interrupt a halt: it would last for ever.
+    NoCallback(Errno),
 }
 
 /// Set by the wakers of main.
@@ -144,80 +36,100 @@ impl Wake for Woken {
     }
 }
 
+/// A turn of the main loop.
+pub(crate) struct Turn {
+    pub(crate) domain: Instance,
+    now: Option<Instant>,
+}
+
+impl Turn {
+    /// The time of this turn. The clock is read when it is first asked for.
+    pub(crate) fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(|| time::now_in(self.domain))
+    }
+}
+
+/// Work of a subsystem in the main loop.
+pub(crate) trait Source {
+    /// Does what is due, in a bounded share of the turn.
+    fn poll(&self, turn: &mut Turn);
+
+    /// When it is to be polled again at the latest.
+    fn next_deadline(&self, _: Instance) -> Option<Instant> {
+        None
+    }
+
+    /// Whether a future waits for something that may still come of it. Background waiters do not count.
+    fn may_wake(&self, _: Instance) -> bool {
+        false
+    }
+}
+
+/// Sources in order: each is polled once in a turn.
+impl<A: Source, B: Source> Source for (A, B) {
+    #[inline]
+    fn poll(&self, turn: &mut Turn) {
+        self.0.poll(turn);
+        self.1.poll(turn);
+    }
+
+    #[inline]
+    fn next_deadline(&self, domain: Instance) -> Option<Instant> {
+        let first = self.0.next_deadline(domain);
+        first.into_iter().chain(self.1.next_deadline(domain)).min()
+    }
+
+    #[inline]
+    fn may_wake(&self, domain: Instance) -> bool {
+        self.0.may_wake(domain) || self.1.may_wake(domain)
+    }
+}
+
+/// What the application does at the end of each turn.
+pub(crate) struct TurnHooks;
+
+impl Source for TurnHooks {
+    #[inline]
+    fn poll(&self, turn: &mut Turn) {
+        HOOKS.of(turn.domain).after.run();
+    }
+}
+
+/// Sets the timer for a deadline, and says whether the virtual CPU may halt: not if the deadline has come, or an event is pending.
+pub(crate) type PrepareHalt = fn(Instance, now: Instant, deadline: Option<Instant>) -> Result<bool, Errno>;
+
 /// Runs the main loop until main is ready. Its parts, and why none starves another, are described in [`super`].
-pub(crate) fn run<F: Future>(state: &'static State, main: F) -> Result<F::Output, Deadlock> {
+pub(crate) fn run<F: Future>(
+    domain: Instance,
+    main: F,
+    sources: &impl Source,
+    prepare_halt: PrepareHalt,
+) -> Result<F::Output, Stop> {
     let mut main = pin!(main);
     let woken = Arc::new(Woken(AtomicBool::new(true)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);
-    let State { executor, timers, events, grants, console, info, .. } = state;
+    let (executor, hooks) = (EXECUTOR.of(domain), HOOKS.of(domain));
     loop {
         executor.turns.fetch_add(1, Ordering::Relaxed);
-        executor.before.run();
+        hooks.before.run();
         if woken.0.swap(false, Ordering::Acquire)
             && let Poll::Ready(output) = main.as_mut().poll(&mut context)
         {
             return Ok(output);
         }
         executor.run_ready();
-        // The clock is read only for somebody who waits for it.
-        let mut now = (timers.any() || grants.next_look().is_some()).then(|| time::now_in(state));
-        if let Some(now) = now {
-            timers.fire(now);
-            grants.look(now);
-        }
-        if info.upcall_pending() {
-            events.deliver(state, |port| timers.owns(port));
-        }
-        executor.after.run();
-        console.settle(state);
+        let mut turn = Turn { domain, now: None };
+        sources.poll(&mut turn);
         if executor.ready() > 0 || woken.0.load(Ordering::Acquire) {
             continue;
         }
-        // The back-off timer of the xenstore client cannot wake main while only background tasks use the store.
-        let ignored = usize::from(state.xenstore.is_pausing_in_background());
-        if timers.count() <= ignored
-            && !events.anybody_waits()
-            && !grants.may_wake()
-            && !state.lifecycle.anybody_waits(state)
-        {
-            return Err(Deadlock);
+        if !sources.may_wake(domain) {
+            return Err(Stop::Deadlock);
         }
-        let now = *now.get_or_insert_with(|| time::now_in(state));
-        enable_interrupts(state);
-        let own = grants.next_look().into_iter().chain(console.next_look()).min();
-        if timers.program(state, now, own) && !info.upcall_pending() {
+        if prepare_halt(domain, turn.now(), sources.next_deadline(domain)).map_err(Stop::NoCallback)? {
             executor.halts.fetch_add(1, Ordering::Relaxed);
             arch::idle();
         }
-    }
-}
-
-/// What the main loop has done so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Activity {
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Halts: how often the domain was idle.
-    pub halts: u64,
-}
-
-/// What the main loop has done so far; nothing outside of a domain.
-#[must_use]
-pub fn activity() -> Activity {
-    state::get().map_or_else(Activity::default, |state| Activity {
-        turns: state.executor.turn(),
-        halts: state.executor.halts.load(Ordering::Relaxed),
-    })
-}
-
-/// Has pending events end a halt: done when it is first needed, as a domain that never waits has no use for it.
-pub(crate) fn enable_interrupts(state: &State) {
-    if !state.executor.interrupts.swap(true, Ordering::Relaxed)
-        && let Err(errno) = hypercall::set_callback_vector(arch::CALLBACK_VECTOR)
-    {
-        // No Xen that this crate runs on refuses it; without it a halt would last for ever.
-        crate::lifecycle::fail(format_args!("domu: Xen refused the callback for events: {errno}"));
     }
 }

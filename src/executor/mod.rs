@@ -27,10 +27,16 @@
 
 mod hooks;
 mod main_loop;
+mod queue;
 mod task;
+mod timers;
 
+pub(crate) use hooks::{HOOKS, run_exits, with_exits};
 pub use hooks::{after_suspend, after_turn, at_exit, before_turn};
-pub(crate) use hooks::{run_exits, with_exits};
-pub use main_loop::{Activity, activity};
-pub(crate) use main_loop::{Deadlock, Executor, enable_interrupts, in_background, run};
-pub use task::{Task, spawn, yield_now};
+pub(crate) use main_loop::{Source, Stop, Turn, TurnHooks, run};
+pub use queue::{Activity, activity};
+pub(crate) use queue::{EXECUTOR, in_background};
+pub use task::{Task, spawn};
+pub(crate) use timers::DueTimers;
+
+pub use crate::sync::yield_now;

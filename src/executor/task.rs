@@ -7,7 +7,8 @@ use core::task::{Context, Poll};
 
 use async_task::Runnable;
 
-use crate::state;
+use super::queue::EXECUTOR;
+use crate::local;
 
 /// Starts a task: it runs beside the others from when the caller waits, until it ends or main does.
 ///
@@ -33,8 +34,8 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    let Some(state) = state::get() else { panic!("a task is started in a domain only") };
-    let place = state.executor.admit();
+    let Some(state) = local::current() else { panic!("a task is started in a domain only") };
+    let place = EXECUTOR.of(state).admit();
     let schedule = move |runnable| place.schedule(runnable);
     /// What is scheduled from wherever a waker is called.
     fn from_anywhere(schedule: impl Fn(Runnable) + Send + Sync + 'static) -> impl Fn(Runnable) {
@@ -92,20 +93,4 @@ impl<T> fmt::Debug for Task<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task").field("finished", &self.is_finished()).finish_non_exhaustive()
     }
-}
-
-/// Lets the other tasks, timers and ports have their turn; takes no time otherwise.
-///
-/// # Cancel safety
-///
-/// Dropping the future changes nothing.
-pub fn yield_now() -> impl Future<Output = ()> {
-    let mut yielded = false;
-    core::future::poll_fn(move |context| {
-        if core::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
 }

@@ -15,8 +15,8 @@ use super::{Error, Grant, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, Status};
 use crate::abi::xen::DomainId;
-use crate::instance::Instance;
-use crate::state;
+use crate::local;
+use crate::local::Instance;
 use crate::{arch, hypercall};
 
 /// Bytes in a page.
@@ -71,13 +71,13 @@ struct Filled {
 impl Filled {
     /// The domain that runs here, as it is now.
     fn here() -> Result<Self, Error> {
-        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
-        Ok(Self { instance: state.instance, generation: state.generation() })
+        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
+        Ok(Self { instance: state, generation: state.generation() })
     }
 
     /// Whether copies that were added there may be done here and now.
     fn check(self) -> Result<(), Error> {
-        let state = state::of(self.instance).ok_or(Error::Refused(Errno::ESRCH))?;
+        let state = self.instance.if_running().ok_or(Error::Refused(Errno::ESRCH))?;
         super::check(state, self.generation)
     }
 }

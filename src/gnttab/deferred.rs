@@ -40,6 +40,7 @@ pub(super) struct Entry {
 }
 
 // What the first lines of this file say of its size.
+#[cfg(target_os = "none")]
 const _: () = assert!(size_of::<Entry>() == 64);
 
 impl Entry {
@@ -89,7 +90,7 @@ impl PartialEq for Entry {
 impl Eq for Entry {}
 
 /// All entries, and places for those grants that may become one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Deferred {
     entries: BinaryHeap<Entry>,
     /// Entries, and grants that are not one.
@@ -99,6 +100,10 @@ pub(super) struct Deferred {
 }
 
 impl Deferred {
+    pub(super) const fn new() -> Self {
+        Self { entries: BinaryHeap::new(), places: 0, peers: Peers::new() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

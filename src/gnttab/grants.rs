@@ -5,7 +5,7 @@ use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use super::deferred::{Deferred, Entry};
 use super::list::{Chain, Lists};
@@ -15,9 +15,15 @@ use super::{Error, Stat};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
 use crate::abi::xen::DomainId;
+use crate::executor::{Source, Turn};
+use crate::local::{Instance, domain_local};
 use crate::memory::Pages;
-use crate::state::State;
 use crate::time::Instant;
+
+domain_local! {
+    /// The grants that the domain gives.
+    pub(crate) static GRANTS: Grants = Grants::new();
+}
 
 /// References that are looked at in a turn of the main loop, at most: some microseconds.
 const LOOKS_IN_A_TURN: u32 = 128;
@@ -37,7 +43,7 @@ pub(crate) struct Grants {
     next_look: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     table: Table,
     lists: Lists,
@@ -54,6 +60,20 @@ struct Inner {
 }
 
 impl Inner {
+    const fn new() -> Self {
+        Self {
+            table: Table::new(),
+            lists: Lists::new(),
+            waiters: Waiters::new(),
+            deferred: Deferred::new(),
+            in_use: 0,
+            reclaimed: 0,
+            ram_frames: 0,
+            limit: None,
+            refused: 0,
+        }
+    }
+
     /// References that the table may yet grow by. Those of the first page that are reserved do not count.
     fn growth(&self) -> u32 {
         let reserved = if self.table.pages() == 0 { RESERVED_ENTRIES } else { 0 };
@@ -133,16 +153,14 @@ impl Inner {
 }
 
 impl Grants {
-    /// No grants, in a domain with so much RAM.
-    pub(crate) fn new(ram_frames: u64) -> Self {
-        let inner = Mutex::new(Inner { ram_frames, ..Inner::default() });
-        Self { inner, next_look: AtomicU64::new(NEVER) }
+    /// No grant.
+    const fn new() -> Self {
+        Self { inner: Mutex::new(Inner::new()), next_look: AtomicU64::new(NEVER) }
     }
 
-    /// Whether somebody has them in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.inner.is_locked()
+    /// Sets the frames of RAM, of which the default limit of deferred pages is a part.
+    pub(crate) fn set_ram(&self, frames: u64) {
+        self.inner.lock().ram_frames = frames;
     }
 
     /// The pages of the table.
@@ -338,7 +356,7 @@ impl Grants {
 /// Waits for references. The first that waits is served first.
 #[must_use = "futures do nothing unless polled"]
 pub(super) struct Take {
-    state: &'static State,
+    state: Instance,
     count: u32,
     ticket: Option<u64>,
 }
@@ -353,7 +371,7 @@ impl Future for Take {
         }
         let waker = context.waker().clone();
         let state = self.state;
-        let mut inner = state.grants.inner.lock();
+        let mut inner = GRANTS.of(state).inner.lock();
         // Without a ticket it is its turn as well, if nobody waits.
         let taken = if inner.waiters.is_first(self.ticket) { inner.take(self.count, 0) } else { Ok(None) };
         let mut before = None;
@@ -383,14 +401,14 @@ impl Future for Take {
 
 impl Take {
     /// Waits for so many references of a domain's.
-    pub(super) const fn new(state: &'static State, count: u32) -> Self {
+    pub(super) const fn new(state: Instance, count: u32) -> Self {
         Self { state, count, ticket: None }
     }
 
     /// Gives the ticket back; the next may go on. Outside of its domain the place in the queue stays, as it may be locked.
     fn leave(&mut self) {
         let Some(ticket) = self.ticket.take().filter(|_| self.state.is_running()) else { return };
-        let mut inner = self.state.grants.inner.lock();
+        let mut inner = GRANTS.of(self.state).inner.lock();
         let own = inner.waiters.leave(ticket);
         let next = inner.next_waiter();
         drop(inner);
@@ -402,5 +420,28 @@ impl Take {
 impl Drop for Take {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+/// Deferred grants, in the main loop.
+pub(crate) struct DeferredGrants;
+
+impl Source for DeferredGrants {
+    #[inline]
+    fn poll(&self, turn: &mut Turn) {
+        let grants = GRANTS.of(turn.domain);
+        if grants.next_look().is_some() {
+            grants.look(turn.now());
+        }
+    }
+
+    #[inline]
+    fn next_deadline(&self, domain: Instance) -> Option<Instant> {
+        GRANTS.of(domain).next_look()
+    }
+
+    #[inline]
+    fn may_wake(&self, domain: Instance) -> bool {
+        GRANTS.of(domain).may_wake()
     }
 }

@@ -45,13 +45,11 @@ pub(super) struct Lists {
     known: u32,
 }
 
-impl Default for Lists {
-    fn default() -> Self {
+impl Lists {
+    pub(super) const fn new() -> Self {
         Self { blocks: Vec::new(), free: Chain::EMPTY, known: 0 }
     }
-}
 
-impl Lists {
     /// How many are free.
     pub(super) const fn free(&self) -> u32 {
         self.free.len
@@ -204,7 +202,7 @@ mod tests {
 
         #[test]
         fn each_reference_is_in_one_list_whatever_is_done(steps in prop::collection::vec(step(), 1..STEPS)) {
-            let (mut lists, mut held, mut free) = (Lists::default(), Vec::new(), BTreeSet::new());
+            let (mut lists, mut held, mut free) = (Lists::new(), Vec::new(), BTreeSet::new());
             let mut pages = 0;
             for step in steps {
                 match step {
@@ -254,7 +252,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "seconds, and nothing here is unsafe")]
     fn the_lowest_come_first_and_reserved_ones_never() {
-        let mut lists = Lists::default();
+        let mut lists = Lists::new();
         assert!(lists.take(1).is_none());
         assert_eq!(lists.take(0).unwrap().len(), 0);
         grow(&mut lists, 2);

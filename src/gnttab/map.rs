@@ -18,16 +18,22 @@ use super::{Access, Error, Grant, ReadOnly, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{MAP_HOST, MAP_READ_ONLY, MapGrantRef, Status, UnmapGrantRef};
 use crate::abi::xen::DomainId;
+use crate::local::domain_local;
+use crate::local::{self, Instance};
 use crate::memory::holes::Hole;
 use crate::shared::{Owner, SharedMemory, owner};
-use crate::state::{self, State};
 use crate::{arch, hypercall, memory};
+
+domain_local! {
+    /// The pages of peers that the domain maps.
+    pub(crate) static MAPPED: Mapped = Mapped::new();
+}
 
 /// Pages in a hypercall: a KiB of the stack.
 const BATCH: usize = 32;
 
 /// What is known of what this domain maps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mapped {
     /// Pages that are mapped.
     pub(super) pages: AtomicU32,
@@ -36,6 +42,11 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
+    /// Nothing.
+    const fn new() -> Self {
+        Self { pages: AtomicU32::new(0), lost: AtomicU32::new(0) }
+    }
+
     /// Takes note that nothing is mapped after a resume. Who holds a mapping gives its space back.
     pub(crate) fn resume(&self) {
         self.pages.store(0, Ordering::Relaxed);
@@ -116,8 +127,8 @@ impl<A: Access> Mapping<A> {
     }
 
     async fn map(count: usize, grant: impl Fn(usize) -> Grant) -> Result<Self, Error> {
-        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
-        if (0..count).any(|index| [state.domain(), DomainId::SELF].contains(&grant(index).domain)) {
+        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
+        if (0..count).any(|index| [hypercall::domain(state), DomainId::SELF].contains(&grant(index).domain)) {
             return Err(Error::OwnDomain);
         }
         let mut placed = Placed::new(state, count)?;
@@ -210,7 +221,7 @@ impl<A: Access> fmt::Debug for Mapping<A> {
 
 /// A hole, and what is mapped in it: taken away at the end.
 struct Placed {
-    state: &'static State,
+    state: Instance,
     /// That of the domain that mapped them.
     generation: u64,
     /// None once it is lost.
@@ -222,7 +233,7 @@ struct Placed {
 
 impl Placed {
     /// Room for so many pages, with nothing there yet.
-    fn new(state: &'static State, count: usize) -> Result<Self, Error> {
+    fn new(state: Instance, count: usize) -> Result<Self, Error> {
         let mut handles = Vec::new();
         let hole = Hole::new(count as u64)?;
         handles.try_reserve_exact(count).map_err(|_| memory::Error::OutOfMemory)?;
@@ -282,7 +293,7 @@ impl Placed {
                 }
             }
             let there = batch.iter().filter(|request| request.status == Status::OKAY).count();
-            self.state.mapped.pages.fetch_add(there as u32, Ordering::Relaxed);
+            MAPPED.of(self.state).pages.fetch_add(there as u32, Ordering::Relaxed);
             result.map_err(Error::Refused)?;
             if let Some(error) = refused {
                 return Err(error);
@@ -313,14 +324,14 @@ impl Placed {
             // SAFETY: this value made these mappings, and forgets them. It is not used by anybody: views borrow from it.
             let called = unsafe { hypercall::grant_unmap(&mut batch) }.map_err(Error::Refused);
             let gone = batch.iter().filter(|request| request.status == Status::OKAY).count();
-            self.state.mapped.pages.fetch_sub(gone as u32, Ordering::Relaxed);
+            MAPPED.of(self.state).pages.fetch_sub(gone as u32, Ordering::Relaxed);
             let refused = batch.iter().find_map(|request| Error::check(request.status).err());
             result = result.and(called).and(refused.map_or(Ok(()), Err));
         }
         if result.is_err()
             && let Some(hole) = self.hole.take()
         {
-            self.state.mapped.lost.fetch_add(self.handles.len() as u32, Ordering::Relaxed);
+            MAPPED.of(self.state).lost.fetch_add(self.handles.len() as u32, Ordering::Relaxed);
             mem::forget(hole);
         }
         result

@@ -53,16 +53,16 @@ use core::str::FromStr;
 use core::sync::atomic::Ordering;
 
 pub use access::{Access, ReadOnly, ReadWrite};
-pub(crate) use grants::Grants;
-pub(crate) use map::Mapped;
+pub(crate) use grants::{DeferredGrants, GRANTS};
+pub(crate) use map::MAPPED;
 pub use map::Mapping;
 pub use share::{Granted, References};
 
 use crate::abi::errno::Errno;
 pub use crate::abi::grant_table::Status;
 use crate::abi::xen::DomainId;
-use crate::state::State;
-use crate::{memory, state};
+use crate::local::Instance;
+use crate::{local, memory};
 
 /// The number of a grant in the table of the domain that gives it: what a peer is told.
 #[doc(alias("grant_ref_t", "gref", "Gntref"))]
@@ -214,7 +214,7 @@ impl From<memory::Error> for Error {
 }
 
 /// Whether a grant or mapping of this generation of a domain may be used here and now.
-fn check(state: &State, generation: u64) -> Result<(), Error> {
+fn check(state: Instance, generation: u64) -> Result<(), Error> {
     if !state.is_running() {
         return Err(Error::Refused(Errno::ESRCH));
     }
@@ -257,10 +257,10 @@ pub struct Stat {
 /// What is known of the grants that this domain gives, and of those that it maps: a copy of some fields.
 #[must_use]
 pub fn stat() -> Stat {
-    state::get().map_or_else(Stat::default, |state| Stat {
-        mapped: state.mapped.pages.load(Ordering::Relaxed),
-        lost: state.mapped.lost.load(Ordering::Relaxed),
-        ..state.grants.stat()
+    local::current().map_or_else(Stat::default, |state| Stat {
+        mapped: MAPPED.of(state).pages.load(Ordering::Relaxed),
+        lost: MAPPED.of(state).lost.load(Ordering::Relaxed),
+        ..GRANTS.of(state).stat()
     })
 }
 
@@ -269,7 +269,7 @@ pub fn stat() -> Stat {
 /// A peer whose figure stays high is broken or hostile: it does not unmap what it has mapped. Zero outside of a domain.
 #[must_use]
 pub fn deferred_pages(peer: DomainId) -> u32 {
-    state::get().map_or(0, |state| state.grants.deferred_pages(peer))
+    local::current().map_or(0, |state| GRANTS.of(state).deferred_pages(peer))
 }
 
 /// The number of deferred pages at which a peer is refused further grants, which fail with [`Error::TooManyDeferred`].
@@ -282,7 +282,7 @@ pub fn deferred_pages(peer: DomainId) -> u32 {
 /// Zero outside of a domain.
 #[must_use]
 pub fn deferred_limit() -> u32 {
-    state::get().map_or(0, |state| state.grants.limit())
+    local::current().map_or(0, |state| GRANTS.of(state).limit())
 }
 
 /// Sets the limit of deferred pages for each peer: see [`deferred_limit`]. None is the default again. A peer without deferred
@@ -291,8 +291,8 @@ pub fn deferred_limit() -> u32 {
 /// A program whose drivers grant many pages to one driver domain, and reconnect all at once, may want more than the default;
 /// one that talks to hostile peers in little memory may want less.
 pub fn set_deferred_limit(pages: Option<u32>) {
-    if let Some(state) = state::get() {
-        state.grants.set_limit(pages);
+    if let Some(state) = local::current() {
+        GRANTS.of(state).set_limit(pages);
     }
 }
 

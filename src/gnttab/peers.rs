@@ -23,10 +23,14 @@ struct Peer {
 }
 
 /// The accounts of all peers that have a grant, by domain ID.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Peers(Vec<Peer>);
 
 impl Peers {
+    pub(super) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     fn find(&self, domain: DomainId) -> Result<usize, usize> {
         self.0.binary_search_by_key(&domain, |peer| peer.domain)
     }

@@ -10,9 +10,10 @@ use super::table::{Permit, frame_number};
 use super::{Access, Error, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
+use crate::gnttab::GRANTS;
+use crate::local::{self, Instance};
 use crate::memory::{self, Pages};
 use crate::shared::{Owner, SharedMemory, owner};
-use crate::state::{self, State};
 use crate::time;
 
 /// One or more pages of this domain's that follow each other, and that a peer domain may access: [`ReadOnly`](super::ReadOnly)
@@ -48,7 +49,7 @@ pub struct Granted<A: Access> {
     peer: DomainId,
     /// Given out for as long as the value is borrowed.
     memory: SharedMemory<'static>,
-    state: &'static State,
+    state: Instance,
     /// That of the domain in which they were granted.
     generation: u64,
     access: PhantomData<A>,
@@ -97,7 +98,7 @@ impl<A: Access> Granted<A> {
     /// [`new`](Self::new).
     pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::prepare(peer, pages)?;
-        let references = state.grants.try_take(count)?;
+        let references = GRANTS.of(state).try_take(count)?;
         Self::share(state, peer, references, Pages::new(pages))
     }
 
@@ -124,45 +125,45 @@ impl<A: Access> Granted<A> {
     /// As [`try_new`](Self::try_new). The pages are free then.
     pub fn try_from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
         let (state, count) = Self::prepare(peer, pages.count())?;
-        let references = state.grants.try_take(count)?;
+        let references = GRANTS.of(state).try_take(count)?;
         Self::share(state, peer, references, Ok(pages))
     }
 
-    fn prepare(peer: DomainId, pages: usize) -> Result<(&'static State, u32), Error> {
-        let state = state::get().ok_or(Error::Refused(Errno::ESRCH))?;
+    fn prepare(peer: DomainId, pages: usize) -> Result<(Instance, u32), Error> {
+        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
         match u32::try_from(pages) {
             Ok(0) => Err(memory::Error::NotPages.into()),
             // Before references are waited for, and again when they are there.
-            Ok(count) => state.grants.allow(peer).map(|()| (state, count)),
+            Ok(count) => GRANTS.of(state).allow(peer).map(|()| (state, count)),
             Err(_) => Err(Error::TooMany),
         }
     }
 
     /// Grants pages, one for each of these references, of which there is one at least. Without pages the references go back.
     fn share(
-        state: &'static State,
+        state: Instance,
         peer: DomainId,
         references: Chain,
         pages: Result<Pages, memory::Error>,
     ) -> Result<Self, Error> {
         let made = pages.map_err(Error::from).and_then(|pages| {
             // By their numbers the peer would be given pages of this domain's.
-            if pages.instance() != state.instance {
+            if pages.instance() != state {
                 return Err(Error::Refused(Errno::ESRCH));
             }
             let behind_first = references.len() - 1;
             let last = frame_number(pages.frame() + u64::from(behind_first))?;
-            state.grants.add_place(peer)?;
+            GRANTS.of(state).add_place(peer)?;
             Ok((pages, last - behind_first))
         });
         let (pages, frame) = match made {
             Ok(made) => made,
             Err(error) => {
-                state.grants.give(references);
+                GRANTS.of(state).give(references);
                 return Err(error);
             }
         };
-        state.grants.permit(&references, Permit { peer, frame, read_only: A::READ_ONLY });
+        GRANTS.of(state).permit(&references, Permit { peer, frame, read_only: A::READ_ONLY });
         // SAFETY: the pages are RAM of the domain's, mapped read-write, and stay so while the value has them. It lends the view
         // to who borrows the value, so nobody has it when the grant is at its end. Until then `pages` is not used, which alone
         // gives references to that memory.
@@ -218,7 +219,7 @@ impl<A: Access> Granted<A> {
             // The pages and their references stay in use in their domain, if that has not ended.
             return None;
         }
-        self.state.grants.end(self.peer, pages, references, || time::now_in(self.state))
+        GRANTS.of(self.state).end(self.peer, pages, references, || time::now_in(self.state))
     }
 }
 
@@ -256,7 +257,7 @@ impl<A: Access> fmt::Debug for Granted<A> {
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are asked"]
 pub struct References<'a> {
-    state: &'static State,
+    state: Instance,
     next: Option<u32>,
     left: u32,
     owner: PhantomData<&'a ()>,
@@ -268,7 +269,7 @@ impl Iterator for References<'_> {
     fn next(&mut self) -> Option<Reference> {
         let reference = self.next.filter(|_| self.state.is_running())?;
         self.left = self.left.checked_sub(1)?;
-        self.next = self.state.grants.behind(reference);
+        self.next = GRANTS.of(self.state).behind(reference);
         Some(Reference(reference))
     }
 

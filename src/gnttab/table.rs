@@ -35,7 +35,7 @@ pub(super) struct Permit {
 }
 
 /// The pages of the table that are placed, and how many there may be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     pub(super) pages: Vec<SharedPage>,
     /// Where each page is placed.
@@ -44,6 +44,10 @@ pub(super) struct Table {
 }
 
 impl Table {
+    pub(super) const fn new() -> Self {
+        Self { pages: Vec::new(), frames: Vec::new(), most: None }
+    }
+
     /// How many pages are placed.
     pub(super) fn pages(&self) -> u32 {
         self.pages.len() as u32
@@ -155,6 +159,7 @@ mod tests {
     use super::*;
     use crate::abi::memory::ADD_TO_PHYSMAP;
     use crate::abi::xen::Hypercall;
+    use crate::gnttab::GRANTS;
     use crate::gnttab::{Granted, ReadOnly, ReadWrite, stat};
 
     use crate::sim::race::script;
@@ -278,7 +283,7 @@ mod tests {
             let too_many = Granted::<ReadWrite>::try_new(DomainId(PEER), 503);
             assert_eq!(too_many.unwrap_err(), Error::TooMany);
             drop(granted);
-            let pages = crate::state::get().unwrap().grants.entries();
+            let pages = GRANTS.of(crate::local::current().unwrap()).entries();
             for reference in [9, 511] {
                 assert_eq!(pages[0].u32(8 * reference).swap(0, Ordering::Relaxed), left);
             }
@@ -297,7 +302,7 @@ mod tests {
             refused.then_some(Errno::ENOMEM)
         };
         run(Guest::new().grant_frames(4).fault(fault), async || {
-            let grants = &crate::state::get().unwrap().grants;
+            let grants = GRANTS.of(crate::local::current().unwrap());
             let next_place = || Hole::new(1).unwrap().frames().start;
             let first = next_place();
             for (more, frames) in [(1, 1), (0, 1), (0, 1), (1, 2), (0, 2), (1, 3)] {

@@ -23,13 +23,17 @@ struct Waiter {
 
 /// All that wait, in the order in which they came. Wakers are the application's code: they are cloned, woken and dropped by
 /// the callers, when nothing is locked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiters {
     queue: VecDeque<Waiter>,
     next_ticket: u64,
 }
 
 impl Waiters {
+    pub(super) const fn new() -> Self {
+        Self { queue: VecDeque::new(), next_ticket: 0 }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

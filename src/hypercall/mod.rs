@@ -19,6 +19,46 @@ use crate::abi::memory::{AddToPhysmap, E820Entry, MAP_SPACE_SHARED_INFO, MemoryM
 use crate::abi::sched::{Poll, Reason, Shutdown, Watchdog};
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall};
 use crate::abi::{hvm, memory, sched};
+use crate::arch;
+use crate::local::{Booting, Instance, domain_local, vcpu_local};
+use crate::sync::Mutex;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+domain_local! {
+    /// The version of Xen, and the number of the domain.
+    pub(crate) static XEN: Mutex<Xen>;
+}
+
+vcpu_local! {
+    /// Pending events interrupt a halt of the virtual CPU.
+    static CALLBACK: AtomicBool = AtomicBool::new(false);
+}
+
+/// Has pending events end a halt. Done when it is first needed: a domain that never waits has no use for it.
+pub(crate) fn enable_callback(here: Instance) -> Result<(), Errno> {
+    if CALLBACK.of(here).load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    set_callback_vector(arch::CALLBACK_VECTOR)?;
+    CALLBACK.of(here).store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The same after a resume, which has cancelled it.
+pub(crate) fn resume_callback(here: Instance) -> Result<(), Errno> {
+    CALLBACK.of(here).store(false, Ordering::Relaxed);
+    enable_callback(here)
+}
+
+/// Makes the locals of this module that are constants.
+pub(crate) fn start(booting: &Booting) {
+    CALLBACK.start(booting);
+}
+
+/// The number of the domain. It changes when the domain is restored or migrated.
+pub(crate) fn domain(domain: Instance) -> DomainId {
+    XEN.of(domain).lock().domain
+}
 
 /// Splits what a hypercall returned into a count and an error.
 fn check(result: i64) -> Result<u64, Errno> {

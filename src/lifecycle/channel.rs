@@ -9,14 +9,20 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use super::Resumes;
 use crate::abi::xen::DomainId;
 use crate::eventchn::{self, Binding, Port};
-use crate::state::State;
+use crate::local::Instance;
+use crate::local::domain_local;
 use crate::time;
 use crate::xenstore::Xenstore;
+
+domain_local! {
+    /// The suspend event channel.
+    pub(super) static CHANNEL: Channel = Channel::new();
+}
 
 /// The domain of the toolstack.
 const TOOLSTACK: DomainId = DomainId(0);
@@ -29,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The channel of the domain, kept for as long as that lasts: a toolstack that finds a number which is another port's by now, or
 /// none's, cannot save the domain.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Channel {
     port: Mutex<Option<Arc<Port>>>,
     /// Events that were seen to.
@@ -37,6 +43,11 @@ pub(super) struct Channel {
 }
 
 impl Channel {
+    /// No channel yet.
+    pub(super) const fn new() -> Self {
+        Self { port: Mutex::new(None), answered: AtomicU64::new(0) }
+    }
+
     /// The port that the domain has for it.
     fn current(&self) -> Option<Arc<Port>> {
         self.port.lock().as_ref().filter(|port| port.is_current()).cloned()
@@ -57,7 +68,7 @@ impl Channel {
     /// Waits until somebody may ask for a suspend.
     ///
     /// Cancel safety: nothing is lost by dropping the future.
-    pub(super) async fn rung(&self, state: &'static State) {
+    pub(super) async fn rung(&self, state: Instance) {
         loop {
             let generation = state.generation();
             if let Ok(port) = self.port()
@@ -84,19 +95,14 @@ impl Channel {
             self.answered.store(port.count(), Ordering::Relaxed);
         }
     }
-
-    #[cfg(target_os = "none")]
-    pub(super) fn is_locked(&self) -> bool {
-        self.port.is_locked()
-    }
 }
 
 /// Names a channel in each domain that this one comes to be.
-pub(super) async fn offer(state: &'static State) {
+pub(super) async fn offer(state: Instance) {
     let mut resumes = Resumes::new(state);
     loop {
         let generation = state.generation();
-        match state.lifecycle.channel.port() {
+        match CHANNEL.of(state).port() {
             Ok(port) => name(state, &port).await,
             Err(error) => log::debug!("there is no {PATH}: {error}"),
         }
@@ -104,7 +110,7 @@ pub(super) async fn offer(state: &'static State) {
     }
 }
 
-async fn name(state: &'static State, port: &Port) {
+async fn name(state: Instance, port: &Port) {
     for attempt in 1..=ATTEMPTS {
         match Xenstore::new(state).write(PATH, format!("{}", port.number())).await {
             Err(error) if attempt == ATTEMPTS => log::debug!("{PATH} is not named: {error}"),

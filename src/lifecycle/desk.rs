@@ -4,46 +4,23 @@ use core::future::poll_fn;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::task::{Poll, Waker};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
-use super::channel::Channel;
 use super::received::Received;
-use super::suspend::Suspends;
-use super::watchdog::Watchdogs;
-use crate::state::{self, State};
+use crate::local::domain_local;
+use crate::local::{self, Instance};
 
-/// What a domain keeps of its toolstack's wishes.
-#[derive(Debug, Default)]
-pub(crate) struct Lifecycle {
-    pub(super) requests: Desk,
-    pub(super) sysrq: Desk,
-    pub(super) channel: Channel,
-    pub(super) suspends: Suspends,
-    pub(super) watchdogs: Watchdogs,
-    pub(super) counts: Counts,
-}
-
-impl Lifecycle {
-    pub(crate) fn new(suspend_over_limit: bool) -> Self {
-        let lifecycle = Self::default();
-        lifecycle.suspends.allow_over_limit(suspend_over_limit);
-        lifecycle
-    }
-
-    /// Whether a future waits for what comes of a suspend, and the toolstack can ask for one.
-    pub(crate) fn anybody_waits(&self, state: &State) -> bool {
-        state.xenstore.is_there() && self.suspends.anybody_waits()
-    }
-
-    /// Whether somebody has it in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.requests.is_locked() || self.sysrq.is_locked() || self.channel.is_locked() || self.suspends.is_locked()
-    }
+domain_local! {
+    /// The streams of `control/shutdown`.
+    pub(super) static REQUESTS: Desk = Desk::new();
+    /// The streams of `control/sysrq`.
+    pub(super) static KEYS: Desk = Desk::new();
+    /// Counters of requests.
+    pub(super) static COUNTS: Counts = Counts::new();
 }
 
 /// How much the toolstack has said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
     pub(super) requests: AtomicU64,
     pub(super) suspends: AtomicU64,
@@ -51,6 +28,19 @@ pub(super) struct Counts {
     pub(super) sysrq: AtomicU64,
     pub(super) interrupted: AtomicU64,
     pub(super) console_bytes_lost: AtomicU64,
+}
+
+impl Counts {
+    const fn new() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            suspends: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+            sysrq: AtomicU64::new(0),
+            interrupted: AtomicU64::new(0),
+            console_bytes_lost: AtomicU64::new(0),
+        }
+    }
 }
 
 /// Counts one more.
@@ -64,7 +54,7 @@ pub(super) fn count_many(counter: &AtomicU64, count: u64) {
 }
 
 /// Where words of one kind are received: by the application, as long as it holds a stream of them, and else by this crate.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Desk {
     /// Streams that the application holds.
     taken: AtomicUsize,
@@ -75,9 +65,8 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    #[cfg(target_os = "none")]
-    fn is_locked(&self) -> bool {
-        self.waits.is_locked() || self.received.is_locked()
+    const fn new() -> Self {
+        Self { taken: AtomicUsize::new(0), waits: Mutex::new(None), received: Received::new() }
     }
 
     /// The application takes over.
@@ -129,8 +118,8 @@ pub struct Stat {
 /// What the toolstack has asked of the domain so far; nothing outside of a domain.
 #[must_use]
 pub fn stat() -> Stat {
-    state::get().map_or_else(Stat::default, |state: &State| {
-        let Counts { requests, suspends, unknown, sysrq, interrupted, console_bytes_lost } = &state.lifecycle.counts;
+    local::current().map_or_else(Stat::default, |state: Instance| {
+        let Counts { requests, suspends, unknown, sysrq, interrupted, console_bytes_lost } = COUNTS.of(state);
         Stat {
             requests: requests.load(Ordering::Relaxed),
             suspends: suspends.load(Ordering::Relaxed),

@@ -15,7 +15,7 @@ use super::desk::Desk;
 use super::received::{Offered, Receiver, Taken};
 use crate::console::rate_limit::log_limited;
 use crate::executor::{in_background, spawn};
-use crate::state::State;
+use crate::local::Instance;
 use crate::time;
 use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
 
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Node {
     pub(super) path: &'static str,
     /// The state that its receivers share.
-    pub(super) desk: fn(&State) -> &Desk,
+    pub(super) desk: fn(Instance) -> &'static Desk,
     /// Whether a value is acknowledged when it is received.
     pub(super) takes: fn(&Value) -> bool,
     /// Whether a value has its answer once the domain was suspended.
@@ -36,14 +36,14 @@ pub(super) struct Node {
 
 impl Node {
     /// The domain was suspended: forgets a request that asked for that.
-    pub(super) fn suspended(&self, state: &State) {
+    pub(super) fn suspended(&self, state: Instance) {
         (self.desk)(state).received.discard(self.ends_with_suspend);
     }
 }
 
 /// A receiver of a node's requests.
 pub(super) struct Mailbox {
-    state: &'static State,
+    state: Instance,
     store: Xenstore,
     node: &'static Node,
     pub(super) desk: &'static Desk,
@@ -57,7 +57,7 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(super) fn new(state: &'static State, node: &'static Node, channel: Option<&'static Channel>) -> Self {
+    pub(super) fn new(state: Instance, node: &'static Node, channel: Option<&'static Channel>) -> Self {
         let desk = (node.desk)(state);
         let receiver = desk.received.receiver();
         Self { state, store: Xenstore::new(state), node, desk, receiver, channel, watch: None, deferred: false }
@@ -68,6 +68,7 @@ impl Mailbox {
     /// Cancel safety: nothing is lost by dropping the future.
     pub(super) async fn changed(&mut self) -> Result<(), Error> {
         let Self { state, store, node, desk, receiver, channel, watch, deferred } = self;
+        let state = *state;
         let received = &desk.received;
         let mut written = pin!(written(store, node.path, watch));
         let mut rung = pin!(async {
@@ -151,7 +152,7 @@ async fn written(store: &Xenstore, path: &str, watch: &mut Option<Watch>) -> Res
 }
 
 /// Acknowledges a request, and hands it to the receivers.
-async fn acknowledge(state: &'static State, node: &Node, value: Value) {
+async fn acknowledge(state: Instance, node: &Node, value: Value) {
     let received = &(node.desk)(state).received;
     // The domain whose node was written last.
     let mut generation = state.generation();
@@ -175,7 +176,7 @@ async fn acknowledge(state: &'static State, node: &Node, value: Value) {
 }
 
 /// Writes an empty value in the place of a request; says whether that was still there.
-async fn take_out(state: &'static State, path: &str, value: &Value, generation: &mut u64) -> Result<bool, Error> {
+async fn take_out(state: Instance, path: &str, value: &Value, generation: &mut u64) -> Result<bool, Error> {
     Xenstore::new(state)
         .transaction(async |nodes| {
             *generation = state.generation();

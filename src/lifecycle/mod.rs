@@ -121,18 +121,36 @@ mod watchdog;
 use core::fmt;
 use core::future::pending;
 
-pub(crate) use desk::Lifecycle;
 pub use desk::{Stat, stat};
 pub(crate) use obey::obey;
 pub use requests::{ShutdownRequest, ShutdownRequests};
+pub(crate) use suspend::SuspendWaiters;
 pub use suspend::{Resumes, Resumption, SuspendError, allow_suspend_over_limit, suspend};
 pub use sysrq::SysRq;
 pub use watchdog::{Watchdog, WatchdogError};
 
+use channel::CHANNEL;
+use desk::{COUNTS, KEYS, REQUESTS};
+use suspend::SUSPENDS;
+use watchdog::WATCHDOGS;
+
 pub use crate::abi::sched::Reason;
+use crate::console::CONSOLE;
 use crate::console::{emergency, last};
 use crate::executor::{run_exits, spawn};
-use crate::{arch, hypercall, state};
+use crate::local::Booting;
+use crate::shared::INFO;
+use crate::{arch, hypercall, local};
+
+/// Makes the locals of this module.
+pub(crate) fn start(booting: &Booting) {
+    REQUESTS.start(booting);
+    KEYS.start(booting);
+    CHANNEL.start(booting);
+    SUSPENDS.start(booting);
+    WATCHDOGS.start(booting);
+    COUNTS.start(booting);
+}
 
 /// Ends the domain: the console is flushed, then the toolstack is told the reason and acts by its configuration
 /// (`on_poweroff`, `on_reboot`, `on_crash`).
@@ -144,9 +162,9 @@ use crate::{arch, hypercall, state};
 /// On the host, outside of a simulated domain: there is nothing to end, and the function does not return.
 #[doc(alias = "SCHEDOP_shutdown")]
 pub fn end(reason: Reason) -> ! {
-    if let Some(state) = state::get() {
+    if let Some(state) = local::current() {
         last::write_missing(state);
-        state.console.finish(&state.info);
+        CONSOLE.of(state).finish(INFO.of(state));
     }
     shutdown(reason)
 }
@@ -180,7 +198,7 @@ pub(crate) fn fail(message: fmt::Arguments<'_>) -> ! {
 /// Says something that nothing silences: in one burst on the emergency output, then on the console.
 pub(crate) fn say(message: fmt::Arguments<'_>) {
     emergency::say(format_args!("{message}\n"));
-    if let Some(state) = state::get() {
+    if let Some(state) = local::current() {
         last::write(state, message);
     }
 }

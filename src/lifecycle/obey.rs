@@ -13,8 +13,9 @@ use super::requests::ShutdownRequest;
 use super::{Reason, Resumes, channel, fail, finish, requests, suspend, sysrq};
 use crate::console::rate_limit::log_limited;
 use crate::executor::{in_background, spawn};
-use crate::state::{self, State};
+use crate::local::{self, Instance};
 use crate::time::{self, TokenBucket};
+use crate::xenstore::CONNECTION;
 use crate::xenstore::{Error, Xenstore};
 
 /// How often a word is asked for after an answer that makes no sense, and the pause before each time.
@@ -28,7 +29,7 @@ const READ_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Starts the tasks, which begin when main waits, in a domain that has xenstore.
 pub(crate) fn obey() {
-    let Some(state) = state::get().filter(|state| state.xenstore.is_there()) else { return };
+    let Some(state) = local::current().filter(|&state| CONNECTION.of(state).is_there()) else { return };
     // Of one type, as each type of task has code of its own, which is in every image.
     let tasks: [Pin<Box<dyn Future<Output = ()>>>; 6] = [
         Box::pin(advertise(state, "control/feature-poweroff")),
@@ -45,7 +46,7 @@ pub(crate) fn obey() {
 
 /// Says that the toolstack may ask for something, in each domain that this one comes to be. Whether it hears that, or wants
 /// to, is its own business.
-async fn advertise(state: &'static State, feature: &str) {
+async fn advertise(state: Instance, feature: &str) {
     let mut resumes = Resumes::new(state);
     loop {
         let generation = state.generation();
@@ -64,7 +65,7 @@ enum Node {
 }
 
 /// Does what the words in a node are for, when the application does not.
-async fn listen(state: &'static State, node: Node) {
+async fn listen(state: Instance, node: Node) {
     let mut mailbox = match node {
         Node::Requests => requests::mailbox(state),
         Node::Keys => sysrq::mailbox(state),
@@ -102,7 +103,7 @@ async fn listen(state: &'static State, node: Node) {
 
 impl Node {
     /// Receives the word that is there, and does what it is for; says whether there was one.
-    async fn act(self, state: &State, mailbox: &mut Mailbox) -> Result<bool, Error> {
+    async fn act(self, state: Instance, mailbox: &mut Mailbox) -> Result<bool, Error> {
         match self {
             Self::Requests => {
                 let Some(request) = requests::receive(state, mailbox).await? else { return Ok(false) };

@@ -11,7 +11,7 @@ use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use super::mailbox::word;
 use crate::xenstore::Value;
@@ -20,13 +20,13 @@ use crate::xenstore::Value;
 pub(super) type Receiver = u64;
 
 /// The state of one `control/` node, shared by all its receivers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Received {
     inner: Mutex<Inner>,
     receivers: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     stage: Stage,
     /// The value that was handed out and is still in the node of this generation.
@@ -70,6 +70,11 @@ pub(super) enum Offered {
 }
 
 impl Received {
+    pub(super) const fn new() -> Self {
+        let inner = Inner { stage: Stage::Idle, left: None, waiting: Vec::new(), changes: 0 };
+        Self { inner: Mutex::new(inner), receivers: AtomicU64::new(0) }
+    }
+
     /// A number for a new receiver.
     pub(super) fn receiver(&self) -> Receiver {
         self.receivers.fetch_add(1, Ordering::Relaxed)
@@ -170,11 +175,5 @@ impl Received {
         let before = index.map(|index| inner.waiting.swap_remove(index));
         drop(inner);
         drop(before);
-    }
-
-    /// Whether code that runs has the lock.
-    #[cfg(target_os = "none")]
-    pub(super) fn is_locked(&self) -> bool {
-        self.inner.is_locked()
     }
 }

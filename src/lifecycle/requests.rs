@@ -1,18 +1,21 @@
 //! Requests of the toolstack's to shut down.
 
 use super::Reason;
+use super::channel::CHANNEL;
+use super::desk::COUNTS;
+use super::desk::REQUESTS;
 use super::desk::count;
 use super::mailbox::{Mailbox, Node, word};
 use super::stream::Stream;
 use crate::console::rate_limit::log_limited;
 use crate::domain::Domain;
-use crate::state::State;
+use crate::local::Instance;
 use crate::xenstore::{Error, Value};
 
 /// The node of the requests. An unknown one cannot be done, and is not acknowledged.
 pub(super) static NODE: Node = Node {
     path: "control/shutdown",
-    desk: |state| &state.lifecycle.requests,
+    desk: |state| REQUESTS.of(state),
     takes: |value| !matches!(ShutdownRequest::new(value), ShutdownRequest::Unknown(_)),
     ends_with_suspend: |value| ShutdownRequest::new(value) == ShutdownRequest::Suspend,
 };
@@ -96,13 +99,13 @@ impl ShutdownRequests {
 }
 
 /// A receiver of the node's requests.
-pub(super) fn mailbox(state: &'static State) -> Mailbox {
-    Mailbox::new(state, &NODE, Some(&state.lifecycle.channel))
+pub(super) fn mailbox(state: Instance) -> Mailbox {
+    Mailbox::new(state, &NODE, Some(CHANNEL.of(state)))
 }
 
 /// The next request, if there is one. The caller returns it without a further await.
-pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
-    let request = if state.lifecycle.channel.take() {
+pub(super) async fn receive(state: Instance, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
+    let request = if CHANNEL.of(state).take() {
         ShutdownRequest::Suspend
     } else {
         match mailbox.receive().await? {
@@ -110,7 +113,7 @@ pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Opti
             None => return Ok(None),
         }
     };
-    let counts = &state.lifecycle.counts;
+    let counts = COUNTS.of(state);
     count(&counts.requests);
     match &request {
         ShutdownRequest::Suspend => count(&counts.suspends),

@@ -5,14 +5,26 @@
 //! the console and of xenstore are empty, and their servers know nothing of what was said before.
 
 use core::fmt;
-use core::sync::atomic::Ordering;
 use core::task::Waker;
 
+use super::watchdog::WATCHDOGS;
 use crate::abi::errno::Errno;
+use crate::console::CONSOLE;
+use crate::eventchn::DELIVERY;
 use crate::eventchn::Location;
+use crate::eventchn::PORTS;
+use crate::eventchn::TIMER;
+use crate::gnttab::GRANTS;
+use crate::gnttab::MAPPED;
+use crate::hypercall::XEN;
 use crate::hypercall::{self, Xen};
-use crate::state::State;
+use crate::local::Instance;
+use crate::random::RANDOM;
+use crate::shared::INFO;
+use crate::time::CLOCK;
 use crate::time::Instant;
+use crate::time::TIMERS;
+use crate::xenstore::CONNECTION;
 
 /// What Xen refused, without which the domain cannot go on.
 pub(super) struct Failure(&'static str, Errno);
@@ -28,44 +40,44 @@ impl fmt::Display for Failure {
 ///
 /// Nothing is locked, as a task calls it. Wakers are the application's code: they are called when all that was Xen's is there
 /// again.
-pub(super) fn resume(state: &'static State, suspended: Instant) -> Result<(), Failure> {
+pub(super) fn resume(state: Instance, suspended: Instant) -> Result<(), Failure> {
     let failed = |what| move |errno| Failure(what, errno);
 
     // 1. What was made before is so from here on.
-    state.generation.fetch_add(1, Ordering::Relaxed);
+    state.resumed();
 
     // 2. The page of shared information, with all ports masked. Before that there is no time.
-    state.info.resume().map_err(failed("the page of shared information"))?;
-    state.clock.resume(&state.info, suspended);
+    INFO.of(state).resume().map_err(failed("the page of shared information"))?;
+    CLOCK.of(state).resume(INFO.of(state), suspended);
 
     // 3. The callback for events, and with it the wall clock; then the interface of events that was chosen.
-    state.executor.resume(state);
-    state.delivery.resume().map_err(failed("the FIFO interface of events"))?;
+    hypercall::resume_callback(state).map_err(failed("the callback for events"))?;
+    DELIVERY.of(state).resume().map_err(failed("the FIFO interface of events"))?;
 
     // 4. Ports, of which none is left; the timer's is bound when it is next set. Nor is there a watchdog.
-    let waited = state.events.resume();
-    state.timers.resume();
-    state.lifecycle.watchdogs.resume();
+    let waited = PORTS.of(state).resume();
+    TIMER.of(state).resume();
+    WATCHDOGS.of(state).resume();
 
     // 5. Grants and mappings, of which none is left either.
-    state.grants.resume().map_err(failed("the grant table"))?;
-    state.mapped.resume();
+    GRANTS.of(state).resume().map_err(failed("the grant table"))?;
+    MAPPED.of(state).resume();
 
     // 6. The Xen and the number that the domain has now, and the CPU's generators of random numbers.
-    state.random.resume();
+    RANDOM.of(state).resume();
     let domain = hypercall::domain_id().map_err(failed("the domain id"))?;
-    let mut xen = state.xen.lock();
+    let mut xen = XEN.of(state).lock();
     *xen = Xen { version: hypercall::version().unwrap_or(xen.version), domain };
     drop(xen);
 
     // 7. The rings. Watches are registered again by xenstore's task.
     let (console, xenstore) = (Location::console(), Location::xenstore());
-    state.console.resume(console);
-    state.xenstore.resume(xenstore.filter(|xenstore| xenstore.is_apart(console)));
+    CONSOLE.of(state).resume(console);
+    CONNECTION.of(state).resume(xenstore.filter(|xenstore| xenstore.is_apart(console)));
 
     // 8. Who waits for anything of it looks again.
     waited.for_each(Waker::wake);
-    state.timers.look_again();
-    state.grants.reclaim();
+    TIMERS.of(state).look_again();
+    GRANTS.of(state).reclaim();
     Ok(())
 }

@@ -3,12 +3,12 @@
 use core::fmt;
 
 use super::mailbox::Mailbox;
-use crate::state::State;
+use crate::local::Instance;
 use crate::xenstore::Error;
 
 /// Words of one kind, for the application.
 pub(super) struct Stream {
-    state: &'static State,
+    state: Instance,
     mailbox: Mailbox,
     /// There may be a word.
     look: bool,
@@ -16,7 +16,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// The application takes over, until this is dropped.
-    pub(super) fn new(state: &'static State, mailbox: Mailbox) -> Self {
+    pub(super) fn new(state: Instance, mailbox: Mailbox) -> Self {
         mailbox.desk.take();
         Self { state, mailbox, look: false }
     }
@@ -26,7 +26,7 @@ impl Stream {
     /// Cancel safety: that of `receive`.
     pub(super) async fn next<T>(
         &mut self,
-        receive: impl AsyncFn(&State, &mut Mailbox) -> Result<Option<T>, Error>,
+        receive: impl AsyncFn(Instance, &mut Mailbox) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         loop {
             if !self.look {

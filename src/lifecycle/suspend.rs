@@ -7,15 +7,31 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Poll, Waker};
 use core::time::Duration;
 
-use spin::Mutex;
+use crate::executor::{Source, Turn};
+use crate::sync::Mutex;
 
+use super::channel::CHANNEL;
+use super::desk::COUNTS;
 use super::desk::count_many;
+use super::watchdog::WATCHDOGS;
 use super::{Reason, requests, resume, shutdown};
 use crate::abi::errno::Errno;
+use crate::console::CONSOLE;
 use crate::console::emergency;
 use crate::domain::Domain;
-use crate::state::{self, State};
+use crate::executor::{EXECUTOR, HOOKS};
+use crate::local::domain_local;
+use crate::local::{self, Instance};
+use crate::shared::INFO;
+use crate::time::CLOCK;
+use crate::time::TIMERS;
+use crate::xenstore::CONNECTION;
 use crate::{executor, hypercall, time};
+
+domain_local! {
+    /// Suspends so far.
+    pub(super) static SUSPENDS: Suspends = Suspends::new();
+}
 
 /// How long the answers of xenstore that are due are waited for. The toolstack has patience for a minute.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -71,7 +87,7 @@ impl fmt::Display for SuspendError {
 impl core::error::Error for SuspendError {}
 
 /// What is known of suspends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Suspends {
     busy: AtomicBool,
     /// A suspend that could not be restored is an error.
@@ -79,7 +95,7 @@ pub(super) struct Suspends {
     history: Mutex<History>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct History {
     /// Those that came to an end, and what came of the last.
     count: u64,
@@ -106,10 +122,25 @@ impl History {
     }
 }
 
+/// Suspends, in the main loop.
+pub(crate) struct SuspendWaiters;
+
+impl Source for SuspendWaiters {
+    #[inline]
+    fn poll(&self, _: &mut Turn) {}
+
+    #[inline]
+    fn may_wake(&self, domain: Instance) -> bool {
+        // Without xenstore no toolstack asks for a suspend.
+        CONNECTION.of(domain).is_there() && SUSPENDS.of(domain).anybody_waits()
+    }
+}
+
 impl Suspends {
-    #[cfg(target_os = "none")]
-    pub(super) fn is_locked(&self) -> bool {
-        self.history.is_locked()
+    /// No suspend yet.
+    pub(super) const fn new() -> Self {
+        let history = History { count: 0, last: None, waiting: Vec::new(), streams: 0 };
+        Self { busy: AtomicBool::new(false), refuses_over_limit: AtomicBool::new(false), history: Mutex::new(history) }
     }
 
     pub(super) fn allow_over_limit(&self, allowed: bool) {
@@ -183,36 +214,36 @@ impl Drop for Busy {
 /// If the future is dropped before it is ready, the domain was not suspended.
 #[doc(alias("SCHEDOP_shutdown", "SHUTDOWN_suspend"))]
 pub async fn suspend() -> Result<Resumption, SuspendError> {
-    let state = state::get().ok_or(SuspendError::Refused(Errno::ESRCH))?;
+    let state = local::current().ok_or(SuspendError::Refused(Errno::ESRCH))?;
     // An initial domain would take the host down.
-    if !state.xenstore.is_there() {
+    if !CONNECTION.of(state).is_there() {
         return Err(SuspendError::NoToolstack);
     }
-    let suspends = &state.lifecycle.suspends;
+    let suspends = SUSPENDS.of(state);
     suspends.check_limit()?;
     if suspends.busy.swap(true, Ordering::Relaxed) {
         return Err(SuspendError::Busy);
     }
     let busy = Busy(&suspends.busy);
-    let held = state.xenstore.hold();
+    let held = CONNECTION.of(state).hold();
     // Those that stay open are counted if they come to nothing.
     let _ = time::timeout(LIMIT, held.answered()).await;
     // Tasks see the answers that came: an acknowledged request to suspend is kept by then, and discarded below.
     executor::yield_now().await;
     let open = held.open() as u64;
-    let unread = state.console.quiesce(&state.info);
+    let unread = CONSOLE.of(state).quiesce(INFO.of(state));
     let resumption = suspend_now(state)?;
     if resumption == Resumption::Restored {
-        let counts = &state.lifecycle.counts;
+        let counts = COUNTS.of(state);
         count_many(&counts.interrupted, open);
         count_many(&counts.console_bytes_lost, unread);
     }
     // A request to suspend that came meanwhile has its answer.
-    state.lifecycle.channel.answer();
+    CHANNEL.of(state).answer();
     requests::NODE.suspended(state);
     drop(held);
     drop(busy);
-    state.executor.suspended();
+    HOOKS.of(state).suspended();
     suspends.tell(resumption);
     Ok(resumption)
 }
@@ -225,41 +256,41 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
 ///
 /// Does nothing outside of a domain.
 pub fn allow_suspend_over_limit(allowed: bool) {
-    if let Some(state) = state::get() {
-        state.lifecycle.suspends.allow_over_limit(allowed);
+    if let Some(state) = local::current() {
+        SUSPENDS.of(state).allow_over_limit(allowed);
     }
 }
 
-fn suspend_now(state: &'static State) -> Result<Resumption, SuspendError> {
+fn suspend_now(state: Instance) -> Result<Resumption, SuspendError> {
     // Only a domain that has said how it is interrupted is told that its suspend was cancelled.
-    executor::enable_interrupts(state);
+    hypercall::enable_callback(state).map_err(SuspendError::Refused)?;
     let suspended = time::now_in(state);
     // SAFETY: nothing runs before `resume` has made all of it anew but `resume` itself, which accesses none of it before, and the
     // look at the page of shared information, an access of a type that finds ones. What stays away, mappings, is accessed so too.
     let result = unsafe { hypercall::sched_suspend() }.map_err(SuspendError::Refused);
     // The page tells, not the word of the toolstack's: that of Xen 4.14 for one does not say that a suspend was cancelled.
-    if result.is_ok() && !state.info.is_there() {
+    if result.is_ok() && !INFO.of(state).is_there() {
         if let Err(failure) = resume::resume(state, suspended) {
             // There may be no clock, by which the console would be waited for.
             emergency::say(format_args!("domu: {failure}\n"));
             shutdown(Reason::Crash);
         }
-        log::info!("resumed as domain {}", state.domain());
+        log::info!("resumed as domain {}", hypercall::domain(state));
         return Ok(Resumption::Restored);
     }
-    state.clock.resume(&state.info, suspended);
+    CLOCK.of(state).resume(INFO.of(state), suspended);
     if result.is_ok() {
-        state.lifecycle.watchdogs.feed();
-        state.timers.look_again();
+        WATCHDOGS.of(state).feed();
+        TIMERS.of(state).look_again();
     }
-    state.console.go_on(state);
+    CONSOLE.of(state).go_on(state);
     result.map(|_| Resumption::Cancelled)
 }
 
 /// What came of each suspend: see [`Domain::resumes`].
 #[must_use = "a stream does nothing unless it is asked"]
 pub struct Resumes {
-    state: &'static State,
+    state: Instance,
     number: u64,
     seen: u64,
 }
@@ -278,8 +309,8 @@ impl Domain {
 }
 
 impl Resumes {
-    pub(super) fn new(state: &'static State) -> Self {
-        let mut history = state.lifecycle.suspends.history.lock();
+    pub(super) fn new(state: Instance) -> Self {
+        let mut history = SUSPENDS.of(state).history.lock();
         history.streams += 1;
         Self { state, number: history.streams, seen: history.count }
     }
@@ -302,14 +333,15 @@ impl Resumes {
         let waits = Waits(self);
         poll_fn(|context| {
             let Waits(Self { state, number, seen }) = waits;
+            let state = *state;
             let waker = context.waker().clone();
-            let mut history = state.lifecycle.suspends.history.lock();
+            let mut history = SUSPENDS.of(state).history.lock();
             if let Some(last) = history.last.filter(|_| history.count > *seen) {
                 *seen = history.count;
                 return Poll::Ready(last);
             }
             let before = history.remove(*number);
-            let background = state.executor.is_in_background();
+            let background = EXECUTOR.of(state).is_in_background();
             history.waiting.push(Waiting { stream: *number, waker, background });
             drop(history);
             drop(before);
@@ -324,7 +356,7 @@ struct Waits<'a>(&'a mut Resumes);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        let waiting = self.0.state.lifecycle.suspends.history.lock().remove(self.0.number);
+        let waiting = SUSPENDS.of(self.0.state).history.lock().remove(self.0.number);
         drop(waiting);
     }
 }

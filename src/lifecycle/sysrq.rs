@@ -1,15 +1,17 @@
 //! Keys of `xl sysrq`.
 
+use super::desk::COUNTS;
+use super::desk::KEYS;
 use super::desk::count;
 use super::mailbox::{Mailbox, Node, word};
 use super::stream::Stream;
 use crate::domain::Domain;
-use crate::state::State;
+use crate::local::Instance;
 use crate::xenstore::Error;
 
 /// The node of the keys.
 static NODE: Node =
-    Node { path: "control/sysrq", desk: |state| &state.lifecycle.sysrq, takes: |_| true, ends_with_suspend: |_| false };
+    Node { path: "control/sysrq", desk: |state| KEYS.of(state), takes: |_| true, ends_with_suspend: |_| false };
 
 /// The keys that `xl sysrq` sends, for as long as the application wants them: see [`Domain::sysrq`].
 #[must_use = "without a stream that is held, keys are logged"]
@@ -42,15 +44,15 @@ impl SysRq {
 }
 
 /// A receiver of the node's keys.
-pub(super) fn mailbox(state: &'static State) -> Mailbox {
+pub(super) fn mailbox(state: Instance) -> Mailbox {
     Mailbox::new(state, &NODE, None)
 }
 
 /// The next key, if there is one. The caller returns it without a further await.
-pub(super) async fn receive(state: &State, mailbox: &mut Mailbox) -> Result<Option<u8>, Error> {
+pub(super) async fn receive(state: Instance, mailbox: &mut Mailbox) -> Result<Option<u8>, Error> {
     let key = mailbox.receive().await?.and_then(|value| word(&value).first().copied());
     if key.is_some() {
-        count(&state.lifecycle.counts.sysrq);
+        count(&COUNTS.of(state).sysrq);
     }
     Ok(key)
 }

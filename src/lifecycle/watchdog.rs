@@ -6,7 +6,13 @@ use core::time::Duration;
 
 use crate::abi::errno::Errno;
 use crate::hypercall;
-use crate::state::{self, State};
+use crate::local::domain_local;
+use crate::local::{self, Instance};
+
+domain_local! {
+    /// The watchdogs that Xen has.
+    pub(super) static WATCHDOGS: Watchdogs = Watchdogs::new();
+}
 
 /// Ends the domain with the reason [`Watchdog`](super::Reason::Watchdog) unless it is fed in time: then `xl` acts by
 /// `on_watchdog`. A domain has two at most.
@@ -33,11 +39,11 @@ pub struct Watchdog {
     /// That of the domain that it was started in.
     generation: AtomicU64,
     seconds: u32,
-    state: &'static State,
+    state: Instance,
 }
 
 /// Those that Xen has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watchdogs {
     /// How many seconds each is for, by its number, which begins with one; zero where there is none.
     seconds: [AtomicU32; MOST],
@@ -48,6 +54,11 @@ pub(super) struct Watchdogs {
 const MOST: usize = 2;
 
 impl Watchdogs {
+    /// No watchdog.
+    pub(super) const fn new() -> Self {
+        Self { seconds: [const { AtomicU32::new(0) }; MOST] }
+    }
+
     fn note(&self, id: u32, seconds: u32) {
         if let Some(slot) = (id as usize).checked_sub(1).and_then(|index| self.seconds.get(index)) {
             slot.store(seconds, Ordering::Relaxed);
@@ -107,7 +118,7 @@ impl Watchdog {
         let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
         let seconds = u32::try_from(seconds).ok().filter(|&seconds| seconds > 0).ok_or(WatchdogError::InvalidTime)?;
         // It is a domain that has one.
-        let state = state::get().ok_or(WatchdogError::Refused(Errno::ESRCH))?;
+        let state = local::current().ok_or(WatchdogError::Refused(Errno::ESRCH))?;
         let id = begin(state, seconds).map_err(|errno| match errno {
             Errno::ENOSPC => WatchdogError::TooMany,
             errno => WatchdogError::Refused(errno),
@@ -149,15 +160,15 @@ impl Drop for Watchdog {
         // One that Xen will not stop has the domain end in time, as has one that is dropped outside of its domain.
         if self.state.is_running() && self.is_current() {
             let _ = self.set(0);
-            self.state.lifecycle.watchdogs.note(self.id.load(Ordering::Relaxed), 0);
+            WATCHDOGS.of(self.state).note(self.id.load(Ordering::Relaxed), 0);
         }
     }
 }
 
 /// Has Xen begin to count in the domain that this is now, and returns the number of the watchdog.
-fn begin(state: &State, seconds: u32) -> Result<u32, Errno> {
+fn begin(state: Instance, seconds: u32) -> Result<u32, Errno> {
     let id = hypercall::sched_watchdog(0, seconds)?;
-    state.lifecycle.watchdogs.note(id, seconds);
+    WATCHDOGS.of(state).note(id, seconds);
     Ok(id)
 }
 

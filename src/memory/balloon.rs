@@ -27,7 +27,14 @@ pub use target::follow_target;
 
 use super::runs::{self, Shape};
 use super::{Error, FrameRange, MemoryMap, NoRoom, extents, heap};
-use crate::{arch, hypercall, state};
+use crate::local::domain_local;
+use crate::sync::Mutex;
+use crate::{arch, hypercall, local};
+
+domain_local! {
+    /// Memory that Xen was given, and may give back.
+    pub(crate) static BALLOON: Mutex<Balloon>;
+}
 
 /// A block of the heap, the first frames of which are Xen's. The others of it, if any, are of no use to anybody until
 /// the block goes back as a whole.
@@ -196,8 +203,8 @@ impl Block {
 
 /// Does something with the balloon, and tells how many bytes it came to: an error only if there are none.
 fn with(bytes: u64, work: impl FnOnce(&mut Balloon, u64) -> (u64, Result<(), Error>)) -> Result<u64, Error> {
-    let state = state::get().ok_or(Error::OutOfMemory)?;
-    let (frames, result) = work(&mut *state.balloon.try_lock().ok_or(Error::Busy)?, bytes >> 12);
+    let state = local::current().ok_or(Error::OutOfMemory)?;
+    let (frames, result) = work(&mut *BALLOON.of(state).try_lock().ok_or(Error::Busy)?, bytes >> 12);
     if frames == 0 { result.map(|()| 0) } else { Ok(frames << 12) }
 }
 
@@ -241,8 +248,8 @@ pub fn take_back(bytes: u64) -> Result<u64, Error> {
 /// As for [`give`] and [`take_back`], if nothing changed and something was to.
 #[doc(alias = "memory/target")]
 pub fn aim(kib: u64) -> Result<u64, Error> {
-    let state = state::get().ok_or(Error::OutOfMemory)?;
-    let has = || state.balloon.try_lock().map(|balloon| (balloon.ram - balloon.absent()) * 4).ok_or(Error::Busy);
+    let state = local::current().ok_or(Error::OutOfMemory)?;
+    let has = || BALLOON.of(state).try_lock().map(|balloon| (balloon.ram - balloon.absent()) * 4).ok_or(Error::Busy);
     let now = has()?;
     match kib.checked_sub(now) {
         None => give((now - kib) << 10)?,
@@ -255,14 +262,14 @@ pub fn aim(kib: u64) -> Result<u64, Error> {
 /// Bytes of the heap that were [given](give) to Xen and are not back.
 #[must_use]
 pub fn given() -> u64 {
-    state::get().map_or(0, |state| state.balloon.lock().given << 12)
+    local::current().map_or(0, |state| BALLOON.of(state).lock().given << 12)
 }
 
 /// Bytes of RAM that the domain could have, by its memory map, and has not: what was given, and what it has not had since
 /// boot.
 #[must_use]
 pub fn absent() -> u64 {
-    state::get().map_or(0, |state| state.balloon.lock().absent() << 12)
+    local::current().map_or(0, |state| BALLOON.of(state).lock().absent() << 12)
 }
 
 /// Bytes that Xen counts as the domain's now, the pages of Xen and of the toolstack included: to be compared with the
@@ -274,7 +281,7 @@ pub fn absent() -> u64 {
 #[doc(alias = "XENMEM_current_reservation")]
 pub fn held() -> Result<u64, Error> {
     // Outside of a domain there is no Xen.
-    state::get().ok_or(Error::Refused)?;
+    local::current().ok_or(Error::Refused)?;
     hypercall::memory_current_reservation().map(|pages| pages << 12).map_err(|_| Error::Refused)
 }
 

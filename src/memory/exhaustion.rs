@@ -6,18 +6,33 @@
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use crate::state;
+use crate::local;
+use crate::local::domain_local;
+#[cfg(all(feature = "allocator", target_os = "none"))]
+use crate::sync;
+
+domain_local! {
+    /// The handler for exhausted memory.
+    pub(crate) static EXHAUSTION: Exhaustion = Exhaustion::new();
+}
 
 /// Frees what can be spared, and says whether the allocation is worth another attempt.
 pub type Handler = fn(Layout) -> bool;
 
 /// What is done when memory runs out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Exhaustion {
     /// The application's [`Handler`], if it has set one.
     handler: AtomicPtr<()>,
     /// It is at work: what it allocates itself, and does not get, is not its business.
     busy: AtomicBool,
+}
+
+impl Exhaustion {
+    /// No handler.
+    const fn new() -> Self {
+        Self { handler: AtomicPtr::new(core::ptr::null_mut()), busy: AtomicBool::new(false) }
+    }
 }
 
 /// Sets the function that is called when an allocation finds no room; it replaces an earlier one.
@@ -29,18 +44,18 @@ pub(crate) struct Exhaustion {
 ///
 /// Outside of a domain it does nothing.
 pub fn on_exhaustion(handler: Handler) {
-    if let Some(state) = state::get() {
-        state.exhaustion.handler.store(handler as *mut (), Ordering::Relaxed);
+    if let Some(state) = local::current() {
+        EXHAUSTION.of(state).handler.store(handler as *mut (), Ordering::Relaxed);
     }
 }
 
 /// Asks the application to free something; says whether it has.
 #[cfg(all(feature = "allocator", target_os = "none"))]
 pub(super) fn handle(layout: Layout) -> bool {
-    let Some(state) = state::get() else { return false };
-    let Exhaustion { handler, busy } = &state.exhaustion;
+    let Some(state) = local::current() else { return false };
+    let Exhaustion { handler, busy } = &EXHAUSTION.of(state);
     let handler = handler.load(Ordering::Relaxed);
-    if handler.is_null() || state.is_at_work() || busy.swap(true, Ordering::Relaxed) {
+    if handler.is_null() || sync::any_held() || busy.swap(true, Ordering::Relaxed) {
         return false;
     }
     // SAFETY: the pointer is one that `on_exhaustion` has made of a function of this type.

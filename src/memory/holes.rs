@@ -11,8 +11,16 @@ use core::fmt;
 use super::layout::Place;
 use super::map::WINDOW;
 use super::{Error, FrameRange, MemoryMap, NoRoom};
-use crate::instance::Instance;
-use crate::state;
+use crate::local;
+use crate::local::Instance;
+use crate::local::domain_local;
+use crate::memory::TABLES;
+use crate::sync::Mutex;
+
+domain_local! {
+    /// Unpopulated guest-physical space.
+    pub(crate) static HOLES: Mutex<Holes>;
+}
 
 /// Frames of unpopulated space that follow each other, read-write and not executable.
 ///
@@ -28,27 +36,27 @@ impl Hole {
     /// [`Error::NoSpace`] for none, more than a window has, or if the memory map has no hole left;
     /// [`Error::OutOfMemory`] if there is none to map a window with; [`Error::Busy`] from the handler for that.
     pub(crate) fn new(count: u64) -> Result<Self, Error> {
-        let state = state::get().ok_or(Error::NoSpace)?;
+        let state = local::current().ok_or(Error::NoSpace)?;
         if count == 0 || count > WINDOW {
             return Err(Error::NoSpace);
         }
-        if let Some(frames) = state.holes.lock().take(count) {
-            return Ok(Self(frames, state.instance));
+        if let Some(frames) = HOLES.of(state).lock().take(count) {
+            return Ok(Self(frames, state));
         }
         // The heap, and with it perhaps the application, is asked while nothing is locked.
-        let known = state.holes.lock().windows.len();
+        let known = HOLES.of(state).lock().windows.len();
         let mut list = Vec::new();
         list.try_reserve_exact(known + 1).map_err(|_| Error::OutOfMemory)?;
         loop {
-            let window = state.holes.lock().next_window().ok_or(Error::NoSpace)?;
-            let mut tables = state.tables.try_lock().ok_or(Error::Busy)?;
+            let window = HOLES.of(state).lock().next_window().ok_or(Error::NoSpace)?;
+            let mut tables = TABLES.of(state).try_lock().ok_or(Error::Busy)?;
             let result = tables.add(window, Place::Window);
             drop(tables);
-            let mut holes = state.holes.lock();
+            let mut holes = HOLES.of(state).lock();
             match result {
                 Ok(()) if list.capacity() > holes.windows.len() => {
                     holes.adopt(window, list);
-                    return holes.take(count).map(|frames| Self(frames, state.instance)).ok_or(Error::NoSpace);
+                    return holes.take(count).map(|frames| Self(frames, state)).ok_or(Error::NoSpace);
                 }
                 // Somebody else has added one meanwhile, in a handler: this one is mapped, and not used.
                 Ok(()) => return Err(Error::Busy),
@@ -67,8 +75,8 @@ impl Hole {
 
 impl Drop for Hole {
     fn drop(&mut self) {
-        if let Some(state) = state::of(self.1) {
-            state.holes.lock().give(self.0);
+        if let Some(state) = self.1.if_running() {
+            HOLES.of(state).lock().give(self.0);
         }
     }
 }
@@ -272,7 +280,7 @@ mod tests {
     fn a_place_that_is_taken_although_the_map_does_not_say_so_is_passed_over() {
         run(Guest::new(), || {
             let unknown = FrameRange { start: 0x1200, end: 0x1400 };
-            state::get().unwrap().tables.lock().add(unknown, Place::Special).unwrap();
+            TABLES.of(local::current().unwrap()).lock().add(unknown, Place::Special).unwrap();
             assert_eq!(Hole::new(512).unwrap().frames().start, 0x1400);
             assert!(self_check().is_ok());
         });

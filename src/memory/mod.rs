@@ -24,7 +24,7 @@ mod damage;
     not(all(feature = "allocator", target_os = "none")),
     expect(dead_code, reason = "only this crate's own heap asks the handler")
 )]
-mod exhaustion;
+pub(crate) mod exhaustion;
 mod extents;
 mod frames;
 #[cfg(all(feature = "allocator", any(target_os = "none", test)))]
@@ -43,7 +43,6 @@ mod surplus;
 mod tables;
 
 pub use damage::{Damage, DamageKind};
-pub(crate) use exhaustion::Exhaustion;
 pub use exhaustion::{Handler, on_exhaustion};
 pub(crate) use frames::{FrameRange, Frames};
 pub(crate) use heap::{claim, put_back, take};
@@ -54,7 +53,7 @@ pub(crate) use layout::Place;
 pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap, WINDOW};
 pub use pages::{Pages, trim};
 pub use paging::Protection;
-pub(crate) use stack::fit;
+pub(crate) use stack::{MAIN_STACK, fit};
 pub use stack::{StackUsage, stack};
 #[cfg(target_os = "none")]
 pub(crate) use statistics::exhausted;
@@ -65,4 +64,4 @@ pub(crate) use tables::Found;
 #[cfg(target_os = "none")]
 pub(crate) use tables::find;
 pub use tables::{Checked, Error, Violation, protect, self_check};
-pub(crate) use tables::{NoRoom, Tables};
+pub(crate) use tables::{NoRoom, TABLES, Tables};

@@ -16,8 +16,14 @@ use super::Error;
 use super::chunk::{Chunk, ChunkSize};
 use super::runs::{self, Shape};
 use crate::arch;
-use crate::instance::Instance;
-use crate::state::{self, State};
+use crate::local::domain_local;
+use crate::local::{self, Instance};
+use crate::sync::Mutex;
+
+domain_local! {
+    /// The page runs of the domain.
+    pub(crate) static STORE: Mutex<Store>;
+}
 
 /// One or more whole pages that follow each other, zeroed when they are made: what peers are given access to.
 ///
@@ -50,8 +56,8 @@ impl Pages {
         if count == 0 {
             return Err(Error::NotPages);
         }
-        let state = state::get().ok_or(Error::OutOfMemory)?;
-        let store = &state.pages;
+        let state = local::current().ok_or(Error::OutOfMemory)?;
+        let store = STORE.of(state);
         let size = store.lock().size;
         // The heap is not asked while the store is locked: it may run the application's code when it is exhausted.
         let mut run = None;
@@ -78,7 +84,7 @@ impl Pages {
         unsafe { start.write_bytes(0, count * 4096) };
         // This exposes the pointer: a peer will read the zeroes by the frame's number, so they must be in memory by then.
         let frame = arch::frame_of(start.as_ptr()).ok_or(Error::OutOfMemory)?;
-        Ok(Self { start, frame, count, in_chunk, instance: state.instance })
+        Ok(Self { start, frame, count, in_chunk, instance: state })
     }
 
     /// The length in pages.
@@ -141,10 +147,10 @@ impl fmt::Debug for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         // Another domain's store and heap know nothing of these pages.
-        let Some(state) = state::of(self.instance) else { return };
+        let Some(state) = self.instance.if_running() else { return };
         #[cfg(not(target_os = "none"))]
         crate::sim::machine::freed(self.frame..self.frame + self.count as u64);
-        let mut store = state.pages.lock();
+        let mut store = STORE.of(state).lock();
         if self.in_chunk {
             // SAFETY: the run came from the store with so many pages, and its owner is gone.
             let whole = unsafe { store.give(self.start, self.count) };
@@ -167,8 +173,8 @@ impl Drop for Pages {
 /// The rest of the heap has nothing to give: what is freed is free there at once.
 #[doc(alias = "malloc_trim")]
 pub fn trim() -> usize {
-    let Some(state) = state::get() else { return 0 };
-    let Some((start, shape)) = state.pages.lock().take_whole() else { return 0 };
+    let Some(state) = local::current() else { return 0 };
+    let Some((start, shape)) = STORE.of(state).lock().take_whole() else { return 0 };
     // SAFETY: the chunk was taken in this shape, and no page of it is in use.
     unsafe { runs::release(start, shape) };
     shape.bytes
@@ -190,14 +196,14 @@ pub(crate) struct Usage {
 }
 
 /// What pages take of the heap, and how much of that is in use: a copy of fields.
-pub(super) fn usage(state: &State) -> Usage {
-    state.pages.lock().usage
+pub(super) fn usage(state: Instance) -> Usage {
+    STORE.of(state).lock().usage
 }
 
 /// The same, unless pages are being taken or given back.
 #[cfg(target_os = "none")]
-pub(super) fn try_usage(state: &State) -> Option<Usage> {
-    state.pages.try_lock().map(|store| store.usage)
+pub(super) fn try_usage(state: Instance) -> Option<Usage> {
+    STORE.of(state).try_lock().map(|store| store.usage)
 }
 
 /// Kinds of room that a chunk can have: none, or a run of up to 256 pages.
@@ -381,7 +387,7 @@ mod tests {
     use super::*;
 
     fn now() -> Usage {
-        usage(state::get().unwrap())
+        usage(local::current().unwrap())
     }
 
     use crate::sim::Guest;

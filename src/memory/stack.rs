@@ -1,7 +1,14 @@
 //! The main stack: its size, and how deep it has been.
 
+use super::Stack;
 use super::image::Image;
-use crate::{arch, state};
+use crate::local::domain_local;
+use crate::{arch, local};
+
+domain_local! {
+    /// The stack of main.
+    pub(crate) static MAIN_STACK: Stack;
+}
 
 /// The main stack, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +29,8 @@ pub struct StackUsage {
 /// is for diagnostics, not for hot paths.
 #[must_use]
 pub fn stack() -> StackUsage {
-    let Some(state) = state::get() else { return StackUsage { size: 0, deepest: 0 } };
-    let frames = state.main_stack.frames;
+    let Some(state) = local::current() else { return StackUsage { size: 0, deepest: 0 } };
+    let frames = MAIN_STACK.of(state).frames;
     let words = (frames.len() << 12) as usize / 8;
     let start = arch::phys(frames.start << 12).cast::<u64>();
     // SAFETY: the range is the main stack, which is mapped for the life of the domain. Its lower part is in use by

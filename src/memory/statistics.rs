@@ -8,7 +8,9 @@ use super::damage::{Accounts, Damage, Walked};
 use super::heap;
 use super::pages::{self, Usage};
 use crate::arch;
-use crate::state::{self, State};
+use crate::local::{self, Instance};
+use crate::memory::MAIN_STACK;
+use crate::memory::balloon::BALLOON;
 
 /// What memory is used for, in bytes: what [`quick_stat`] copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,15 +55,15 @@ pub struct Stat {
 /// useful. Zero outside of a domain, and for the heap's part on the host and under an allocator of the application's own.
 #[must_use]
 pub fn quick_stat() -> QuickStat {
-    let Some(state) = state::get() else { return QuickStat::default() };
-    let (total, given) = state.balloon.lock().has_and_given();
+    let Some(state) = local::current() else { return QuickStat::default() };
+    let (total, given) = BALLOON.of(state).lock().has_and_given();
     assemble(state, total, given, heap::accounts(), pages::usage(state))
 }
 
 // Called once in a program that does not crash: a call would copy all of it.
 #[inline(always)]
-fn assemble(state: &State, total: usize, given: usize, accounts: Accounts, pages: Usage) -> QuickStat {
-    let stack = state.main_stack.frames;
+fn assemble(state: Instance, total: usize, given: usize, accounts: Accounts, pages: Usage) -> QuickStat {
+    let stack = MAIN_STACK.of(state).frames;
     let depth = arch::stack_depth(stack.end << 12);
     QuickStat {
         total,
@@ -97,9 +99,9 @@ pub fn stat() -> Result<Stat, Damage> {
 /// What memory is used for, if an allocation has failed; nothing if that is in use by what a crash has interrupted.
 #[cfg(target_os = "none")]
 pub(crate) fn exhausted() -> Option<QuickStat> {
-    let state = state::get()?;
+    let state = local::current()?;
     let accounts = heap::try_accounts().filter(|accounts| accounts.failed > 0)?;
-    let (total, given) = state.balloon.try_lock()?.has_and_given();
+    let (total, given) = BALLOON.of(state).try_lock()?.has_and_given();
     Some(assemble(state, total, given, accounts, pages::try_usage(state)?))
 }
 

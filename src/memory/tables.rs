@@ -9,7 +9,14 @@ use super::layout::{self, Layout, Place, Region, TooManyRegions};
 use super::paging::{Entry, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
 use super::{FrameRange, Frames};
 use crate::arch::{self, Cpu};
-use crate::state;
+use crate::local;
+use crate::local::domain_local;
+use crate::sync::Mutex;
+
+domain_local! {
+    /// The page tables in force.
+    pub(crate) static TABLES: Mutex<Tables>;
+}
 
 /// Pages of RAM for tables: adjacent, so that they are one read-only range.
 #[derive(Debug)]
@@ -273,7 +280,7 @@ impl fmt::Display for Found {
 /// What lies at an address: as the list of regions has it, or, while that is being made or changed, the image alone.
 #[cfg(any(target_os = "none", test))]
 pub(crate) fn find(address: u64) -> Found {
-    match state::get().and_then(|state| state.tables.try_lock()) {
+    match local::current().and_then(|state| TABLES.of(state).try_lock()) {
         Some(tables) => match layout::find(&tables.regions, address >> 12) {
             Some(&Region { place, protection, .. }) => {
                 Found::Place(place, (protection != place.protection()).then_some(protection))
@@ -345,10 +352,10 @@ pub unsafe fn protect(memory: NonNull<[u8]>, protection: Protection) -> Result<(
     if memory.is_empty() || !whole(memory.len()) || !whole(memory.cast::<u8>().addr().get()) {
         return Err(Error::NotPages);
     }
-    let state = state::get().ok_or(Error::Reserved)?;
+    let state = local::current().ok_or(Error::Reserved)?;
     let start = arch::frame_of(memory.cast::<u8>().as_ptr()).ok_or(Error::Reserved)?;
     let frames = FrameRange { start, end: start + (memory.len() >> 12) as u64 };
-    state.tables.lock().protect(frames, protection)
+    TABLES.of(state).lock().protect(frames, protection)
 }
 
 /// What a self-check found.
@@ -420,8 +427,8 @@ impl core::error::Error for Violation {}
 /// not as boot set it.
 pub fn self_check() -> Result<Checked, Violation> {
     // Where no domain runs nothing is mapped.
-    let Some(state) = state::get() else { return Ok(Checked { pages: 0, table_bytes: 0 }) };
-    let mut tables = state.tables.lock();
+    let Some(state) = local::current() else { return Ok(Checked { pages: 0, table_bytes: 0 }) };
+    let mut tables = TABLES.of(state).lock();
     let control = arch::control_registers();
     let unprotected = |what| Err(Violation { address: 0, kind: Wrong::Unprotected(what) });
     if control.cr3 & !0xfff != tables.root {
@@ -476,7 +483,7 @@ mod tests {
             assert_eq!(protect(HEAP, 1), Ok(()));
             assert_eq!(protect(0x110, 4), Ok(()), "data");
             let image = Image::get();
-            let root = state::get().unwrap().tables.lock().root() >> 12;
+            let root = TABLES.of(local::current().unwrap()).lock().root() >> 12;
             for frame in [0, image.code.start, image.constants.start, image.sealed.start, image.main_stack.guard] {
                 assert_eq!(protect(frame, 1), Err(Error::Reserved), "{frame:#x}");
             }
@@ -517,7 +524,7 @@ mod tests {
             let before = self_check().unwrap();
             for index in 2..2 + CHANGES {
                 let frames = FrameRange { start: index * 512 + 5, end: index * 512 + 6 };
-                state::get().unwrap().tables.lock().protect(frames, Protection::Read).unwrap();
+                TABLES.of(local::current().unwrap()).lock().protect(frames, Protection::Read).unwrap();
             }
             let after = self_check().unwrap();
             assert_eq!(after.table_bytes - before.table_bytes, CHANGES * 4096);
@@ -528,7 +535,7 @@ mod tests {
     #[test]
     fn the_check_finds_what_is_wrong() {
         let broken = |frame: u64, change: fn(u64) -> u64| {
-            let mut tables = state::get().unwrap().tables.lock();
+            let mut tables = TABLES.of(local::current().unwrap()).lock();
             let mut table = tables.root;
             for level in 1..5 {
                 let index = (frame >> (9 * (4 - level))) as usize % 512;
@@ -565,14 +572,14 @@ mod tests {
                 text(broken(0, |_| 0x8000_0000_0000_0021)),
                 "the page at 0x0 is mapped as it should not be: read-only, entry 0x8000000000000021"
             );
-            assert!(state::get().unwrap().tables.lock().check(None).is_ok());
+            assert!(TABLES.of(local::current().unwrap()).lock().check(None).is_ok());
         });
     }
 
     #[test]
     fn a_table_from_elsewhere_is_not_followed() {
         run(Guest::new(), || {
-            let mut tables = state::get().unwrap().tables.lock();
+            let mut tables = TABLES.of(local::current().unwrap()).lock();
             let root = tables.root;
             for entry in [HEAP << 12 | 0x23, 0xdead_beef_0000_0023] {
                 let before = tables.arena.table(root)[5].swap(entry, Ordering::Relaxed);

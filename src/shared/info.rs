@@ -6,6 +6,12 @@ use super::SharedPage;
 use crate::abi::errno::Errno;
 use crate::abi::xen::{shared_info as offset, vcpu_time_info as time};
 use crate::hypercall;
+use crate::local::domain_local;
+
+domain_local! {
+    /// The page of shared information.
+    pub(crate) static INFO: SharedInfo;
+}
 
 /// The shared information page, once Xen has placed it.
 #[derive(Debug)]
@@ -150,14 +156,14 @@ mod tests {
     use super::*;
     use crate::sim::race::script;
     use crate::sim::{Guest, outside};
-    use crate::{state, time as clocks};
+    use crate::{local, time as clocks};
 
     fn run(main: impl AsyncFnOnce(&SharedInfo)) {
         Guest::new()
             .run(async |_| {
                 // From here on Xen gives the wall clock.
                 let _ = clocks::wall_clock();
-                main(&state::get().expect("it runs").info).await;
+                main(INFO.of(local::current().expect("it runs"))).await;
             })
             .powered_off();
     }

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::word::SharedWord;
 use crate::abi::memory::PAGE_SIZE;
 #[cfg(not(target_os = "none"))]
-use crate::instance::Instance;
+use crate::local::Instance;
 
 /// Bytes that are copied word by word at most. The instruction for strings of bytes is faster for more, but on many CPUs takes
 /// tens of cycles to begin, which an entry of a ring is not worth.
@@ -57,7 +57,7 @@ impl<'a> SharedMemory<'a> {
             start,
             len: pages * PAGE_SIZE as usize,
             #[cfg(not(target_os = "none"))]
-            instance: crate::state::get().map(|state| state.instance),
+            instance: crate::local::current(),
             owner: PhantomData,
         }
     }

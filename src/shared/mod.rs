@@ -21,7 +21,7 @@ mod word;
 
 pub(crate) use byte_ring::{Consumer, Corrupt, Layout, Producer};
 pub use error::Error;
-pub(crate) use info::{SharedInfo, TimeRecord};
+pub(crate) use info::{INFO, SharedInfo, TimeRecord};
 pub use memory::SharedMemory;
 pub(crate) use memory::SharedPage;
 pub use owner::Owner;

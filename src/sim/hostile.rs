@@ -13,6 +13,7 @@ use super::machine::{self, Machine, STORE_PORT};
 use super::memory::STORE_FRAME;
 use crate::abi::event_channel::fifo::WORDS;
 use crate::shared::SharedPage;
+use crate::xenstore::CONNECTION;
 
 /// What a page is for, and with it who writes there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,7 +90,7 @@ impl Access {
 /// Whether the domain that this thread runs has booted.
 #[must_use]
 pub fn is_booted() -> bool {
-    crate::state::get().is_some()
+    crate::local::current().is_some()
 }
 
 /// The page of the console's rings of the domain that this thread runs.
@@ -115,7 +116,7 @@ pub fn xenstore() -> Option<(Access, u32)> {
 /// Whether the client of xenstore keeps nothing: no request, no answer, no transaction, no watch.
 #[must_use]
 pub fn xenstore_is_clean() -> bool {
-    crate::state::get().is_some_and(|state| state.xenstore.is_clean())
+    crate::local::current().is_some_and(|state| CONNECTION.of(state).is_clean())
 }
 
 type Peer = Box<dyn FnMut(&Access)>;
@@ -159,7 +160,7 @@ pub unsafe fn reclaim() {
     PEER.set(None);
     // SAFETY: passed on from the caller.
     unsafe {
-        super::state::reclaim();
+        crate::local::reclaim();
         super::memory::reclaim();
     }
 }

@@ -11,13 +11,13 @@ use super::baton::{self, Seat, Wait};
 use super::events::Events;
 use super::grants::Grants;
 use super::memory::{CONSOLE_FRAME, Memory, STORE_FRAME, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
-use super::{End, Fault, Guest, Random, Report, Store, state, xenstored};
+use super::{End, Fault, Guest, Random, Report, Store, xenstored};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
 use crate::abi::xen::Hypercall;
 use crate::arch::{ControlRegisters, Cpu, DEBUG_PORT};
-use crate::instance::Instance;
+use crate::local::Instance;
 use crate::memory::{FrameRange, HIGHEST_FRAME, Image, Stack};
 use crate::shared::SharedPage;
 use crate::{MAX_COMMAND_LINE, XenVersion};
@@ -260,7 +260,7 @@ impl Machine {
 
     /// Takes the guest off this thread.
     pub(crate) fn leave(end: End) -> Report {
-        state::forget();
+        crate::local::forget();
         let _ = super::race::end();
         let mut machine = take_off();
         if let Some((store, domain)) = &machine.store {
@@ -488,7 +488,7 @@ pub(crate) fn stop() -> ! {
 /// If nothing is there any more, and outside of the domain that has mapped it: at this address another domain has another page.
 pub(crate) fn behind(start: NonNull<u8>, offset: usize, instance: Option<Instance>) -> *mut u8 {
     let Some(start) = placed_address(start.as_ptr()) else { return start.as_ptr().wrapping_add(offset) };
-    assert!(instance.is_none_or(Instance::is_current), "a mapping is used outside of its domain");
+    assert!(instance.is_none_or(Instance::is_running), "a mapping is used outside of its domain");
     let address = start + offset as u64;
     with(|machine| {
         machine.grants.touch(address >> 12, offset % 4096);

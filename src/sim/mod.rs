@@ -49,7 +49,6 @@ mod peer;
 pub mod race;
 mod raise;
 mod shared_pages;
-pub(crate) mod state;
 mod suspend;
 mod xenstored;
 

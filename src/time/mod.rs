@@ -32,11 +32,19 @@ use core::time::Duration;
 pub(crate) use clock::system_time_ns;
 pub use interval::{Interval, MissedTickBehavior, interval};
 pub use sleep::{Elapsed, Sleep, sleep, sleep_until, sleep_until_wall_clock, timeout};
-pub(crate) use timers::Timers;
+pub(crate) use timers::TIMERS;
 pub(crate) use token_bucket::TokenBucket;
 
+use crate::hypercall;
+use crate::local::domain_local;
+use crate::local::{self, Instance};
+use crate::shared::INFO;
 use crate::shared::SharedInfo;
-use crate::state::{self, State};
+
+domain_local! {
+    /// The monotonic clock.
+    pub(crate) static CLOCK: Clock = Clock::new();
+}
 
 /// A moment on the monotonic clock, in nanoseconds since the host booted. While the domain is suspended the clock stands, and
 /// on another host it goes on.
@@ -98,7 +106,7 @@ impl fmt::Display for Instant {
 #[must_use]
 #[inline(never)]
 pub fn now() -> Instant {
-    let Some(state) = state::get() else {
+    let Some(state) = local::current() else {
         rare();
         return Instant(0);
     };
@@ -106,7 +114,7 @@ pub fn now() -> Instant {
 }
 
 /// What makes a domain's clock of its host's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Clock {
     /// The last moment that the domain was told.
     last: AtomicU64,
@@ -115,6 +123,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    const fn new() -> Self {
+        Self { last: AtomicU64::new(0), offset: AtomicU64::new(0) }
+    }
+
     /// The system time of a moment. One that the host's clock has not come to, or that lies before its boot, is the nearest.
     pub(crate) fn system_time_of(&self, instant: Instant) -> u64 {
         let offset = self.offset.load(Ordering::Relaxed).cast_signed();
@@ -129,7 +141,7 @@ impl Clock {
 
 /// Now, in a domain.
 #[inline(never)]
-pub(crate) fn now_in(state: &State) -> Instant {
+pub(crate) fn now_in(state: Instance) -> Instant {
     try_now(state).unwrap_or_else(|| now_by_loop(state))
 }
 
@@ -137,9 +149,9 @@ pub(crate) fn now_in(state: &State) -> Instant {
 ///
 /// Inlined in two functions, which are not inlined themselves.
 #[inline(always)]
-fn try_now(state: &State) -> Option<Instant> {
-    let clock = &state.clock;
-    let now = clock::try_system_time_ns(&state.info)?.wrapping_add(clock.offset.load(Ordering::Relaxed));
+fn try_now(state: Instance) -> Option<Instant> {
+    let clock = CLOCK.of(state);
+    let now = clock::try_system_time_ns(INFO.of(state))?.wrapping_add(clock.offset.load(Ordering::Relaxed));
     if now < clock.last.load(Ordering::Relaxed) {
         return None;
     }
@@ -157,9 +169,9 @@ const fn rare() {}
 /// Now, for every time record: waits until Xen has written it, and computes in 128 bits.
 #[cold]
 #[inline(never)]
-fn now_by_loop(state: &State) -> Instant {
-    let now = system_time_ns(&state.info).wrapping_add(state.clock.offset.load(Ordering::Relaxed));
-    Instant(state.clock.last.fetch_max(now, Ordering::Relaxed).max(now))
+fn now_by_loop(state: Instance) -> Instant {
+    let now = system_time_ns(INFO.of(state)).wrapping_add(CLOCK.of(state).offset.load(Ordering::Relaxed));
+    Instant(CLOCK.of(state).last.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 /// The wall clock: what has passed since the beginning of 1970 in UTC, as dom0 has set it; zero outside of a domain.
@@ -168,10 +180,11 @@ fn now_by_loop(state: &State) -> Instant {
 #[doc(alias = "wc_sec")]
 #[must_use]
 pub fn wall_clock() -> Duration {
-    let Some(state) = state::get() else { return Duration::ZERO };
+    let Some(state) = local::current() else { return Duration::ZERO };
     // Xen gives the wall clock to domains that have said how they are interrupted.
-    crate::executor::enable_interrupts(state);
-    let nanoseconds = clock::wall_clock_ns(&state.info);
+    // Should it refuse, it is asked again before a halt, and the domain ends if it refuses then.
+    let _ = hypercall::enable_callback(state);
+    let nanoseconds = clock::wall_clock_ns(INFO.of(state));
     let seconds = u64::try_from(nanoseconds / 1_000_000_000).unwrap_or(u64::MAX);
     Duration::new(seconds, (nanoseconds % 1_000_000_000) as u32)
 }

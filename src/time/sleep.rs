@@ -8,7 +8,8 @@ use core::time::Duration;
 
 use super::timers::Key;
 use super::{Instant, now, wall_clock};
-use crate::state::{self, State};
+use crate::local::{self, Instance};
+use crate::time::TIMERS;
 
 /// Waits for so long.
 ///
@@ -42,7 +43,7 @@ const TRUST: Duration = Duration::from_secs(60);
 /// Dropping the future forgets the moment.
 pub async fn sleep_until_wall_clock(moment: Duration) {
     // Outside of a domain no time passes.
-    while state::get().is_some() {
+    while local::current().is_some() {
         let left = moment.saturating_sub(wall_clock());
         if left.is_zero() {
             return;
@@ -62,7 +63,7 @@ pub async fn sleep_until_wall_clock(moment: Duration) {
 pub struct Sleep {
     deadline: Instant,
     /// The timer, and the domain that it belongs to.
-    registered: Option<(&'static State, Key)>,
+    registered: Option<(Instance, Key)>,
 }
 
 impl fmt::Debug for Sleep {
@@ -76,14 +77,14 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         // Outside of a domain no time passes, and nobody would be woken.
-        let Some(state) = state::get() else { return Poll::Ready(()) };
+        let Some(state) = local::current() else { return Poll::Ready(()) };
         if super::now_in(state) >= self.deadline {
             self.cancel();
             return Poll::Ready(());
         }
         // One of a domain that has ended is no timer any more.
         let key = self.registered.filter(|(owner, _)| owner.is_running()).map(|(_, key)| key);
-        self.registered = Some((state, state.timers.set(self.deadline, key, context.waker())));
+        self.registered = Some((state, TIMERS.of(state).set(self.deadline, key, context.waker())));
         Poll::Pending
     }
 }
@@ -92,7 +93,7 @@ impl Sleep {
     fn cancel(&mut self) {
         // Outside of its domain the deadline stays: its time comes, and wakes a future that is gone.
         if let Some((state, key)) = self.registered.take().filter(|(owner, _)| owner.is_running()) {
-            state.timers.cancel(key);
+            TIMERS.of(state).cancel(key);
         }
     }
 }

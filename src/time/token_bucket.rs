@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use super::Instant;
-use crate::state::State;
+use crate::local::Instance;
 
 /// Token bucket on the monotonic clock, full at first.
 ///
@@ -42,7 +42,7 @@ impl TokenBucket {
     /// # Cancel safety
     ///
     /// A future that is dropped before it is ready has taken none.
-    pub(crate) async fn wait(&self, state: &State) {
+    pub(crate) async fn wait(&self, state: Instance) {
         while let Err(until) = self.take(super::now_in(state)) {
             super::sleep_until(until).await;
         }

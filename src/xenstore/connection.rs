@@ -15,10 +15,10 @@ use core::fmt;
 use core::future::poll_fn;
 use core::pin::{Pin, pin};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Poll, Waker};
 
-use spin::Mutex;
+use crate::sync::Mutex;
+use crate::time::TIMERS;
 
 use super::Error;
 use super::backoff::Backoff;
@@ -31,10 +31,17 @@ use crate::abi::xs_wire::MessageType;
 use crate::arch;
 use crate::console::rate_limit::log_limited;
 use crate::eventchn::{Location, PolledPort, Port};
+use crate::executor::EXECUTOR;
 use crate::executor::{spawn, yield_now};
+use crate::local::Instance;
+use crate::local::domain_local;
 use crate::shared::SharedPage;
-use crate::state::State;
 use crate::time::{self, Instant};
+
+domain_local! {
+    /// The connection to xenstored.
+    pub(crate) static CONNECTION: Connection;
+}
 
 /// Pieces of the server's that are taken in one turn: some 30 messages. More wait for the next, as others do for theirs.
 const MOST_PIECES: usize = 64;
@@ -44,8 +51,6 @@ pub(crate) struct Connection {
     /// Where the page is, if there is one.
     frame: Option<u64>,
     inner: Mutex<Inner>,
-    /// A back-off timer is set, and only background tasks wait for the next connection.
-    pauses_in_background: AtomicBool,
 }
 
 impl fmt::Debug for Connection {
@@ -163,27 +168,12 @@ impl Connection {
             held: false,
             waits: None,
         };
-        Self {
-            frame: location.map(|location| location.frame),
-            inner: Mutex::new(inner),
-            pauses_in_background: AtomicBool::new(false),
-        }
+        Self { frame: location.map(|location| location.frame), inner: Mutex::new(inner) }
     }
 
     /// Whether the domain has a store.
     pub(crate) const fn is_there(&self) -> bool {
         self.frame.is_some()
-    }
-
-    /// Whether a back-off timer is set while only background tasks wait for the next connection.
-    pub(crate) fn is_pausing_in_background(&self) -> bool {
-        self.pauses_in_background.load(Ordering::Relaxed)
-    }
-
-    /// Whether somebody has it in hand.
-    #[cfg(target_os = "none")]
-    pub(crate) fn is_locked(&self) -> bool {
-        self.inner.is_locked()
     }
 
     /// Whether nothing is kept of what was asked for.
@@ -196,7 +186,7 @@ impl Connection {
     /// Asks the server something, within the transaction that a request began.
     pub(super) fn submit(
         &self,
-        state: &'static State,
+        state: Instance,
         ty: MessageType,
         transaction: Option<TransactionId>,
         payload: Payload,
@@ -208,20 +198,20 @@ impl Connection {
             // One that nobody has ended is gone only with its connection.
             let number = |id: TransactionId| inner.calls.transaction(id.begun_by).ok_or(Error::Broken);
             let transaction = transaction.map_or(Ok(0), number)?;
-            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), state.executor.is_in_background()))
+            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), EXECUTOR.of(state).is_in_background()))
         })
     }
 
     /// Adds a watcher of a path.
-    pub(super) fn watch(&self, state: &'static State, path: &Path) -> Result<WatcherId, Error> {
+    pub(super) fn watch(&self, state: Instance, path: &Path) -> Result<WatcherId, Error> {
         self.ask(state, |inner| {
             let connected = matches!(inner.stage, Stage::Connected(_));
-            inner.watches.add(path, connected, state.executor.is_in_background(), &mut inner.calls)
+            inner.watches.add(path, connected, EXECUTOR.of(state).is_in_background(), &mut inner.calls)
         })
     }
 
     /// Puts something down for the task, and sees to it that it looks.
-    fn ask<T>(&self, state: &'static State, ask: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Result<T, Error> {
+    fn ask<T>(&self, state: Instance, ask: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Result<T, Error> {
         // One of a domain that has ended, which a test has kept.
         if !state.is_running() {
             return Err(Error::Absent);
@@ -376,8 +366,8 @@ impl Drop for Held<'_> {
 }
 
 /// The task of a domain that speaks with its server: as long as there is one, on its port of before and after each resume.
-async fn serve(state: &'static State) {
-    let connection = &state.xenstore;
+async fn serve(state: Instance) {
+    let connection = CONNECTION.of(state);
     loop {
         let port = connection.inner.lock().port;
         match port.ok_or(Error::Absent).and_then(|port| Port::adopt(port, state).map_err(Error::Port)) {
@@ -399,8 +389,8 @@ async fn serve(state: &'static State) {
 }
 
 /// Speaks with the server until the port is from before a resume.
-async fn speak(state: &'static State, port: &Port) {
-    let connection = &state.xenstore;
+async fn speak(state: Instance, port: &Port) {
+    let connection = CONNECTION.of(state);
     let (mut woken, mut by_event) = (Vec::new(), false);
     while port.is_current() {
         // Counted before the look: an event that comes after it ends the wait.
@@ -424,8 +414,8 @@ async fn speak(state: &'static State, port: &Port) {
         let mut event = pin!(port.after(seen));
         // Events are not waited for in a pause.
         let mut sleep = pause.map(time::sleep_until);
-        let in_background = pause.is_some() && next == Next::Background;
-        connection.pauses_in_background.store(in_background, Ordering::Relaxed);
+        // The back-off timer cannot wake main while only background tasks use the store.
+        TIMERS.of(state).set_background(usize::from(pause.is_some() && next == Next::Background));
         let has_come = poll_fn(|context| {
             let mut look = || match &mut sleep {
                 Some(sleep) => Pin::new(sleep).poll(context).is_ready(),
@@ -433,7 +423,7 @@ async fn speak(state: &'static State, port: &Port) {
             };
             let has_come = match next {
                 Next::Server => look(),
-                Next::Background => state.executor.background(look),
+                Next::Background => EXECUTOR.of(state).background(look),
                 Next::Nobody | Next::Again => false,
             };
             if has_come {
@@ -449,14 +439,14 @@ async fn speak(state: &'static State, port: &Port) {
             if asked { Poll::Ready(false) } else { Poll::Pending }
         })
         .await;
-        connection.pauses_in_background.store(false, Ordering::Relaxed);
+        TIMERS.of(state).set_background(0);
         by_event = has_come && pause.is_none();
     }
 }
 
 impl Inner {
     /// Speaks with the server.
-    fn turn(&mut self, state: &State, port: &Port, woken: &mut Vec<Waker>) -> Turn {
+    fn turn(&mut self, state: Instance, port: &Port, woken: &mut Vec<Waker>) -> Turn {
         // What is asked for from here on is for the next turn.
         self.task = Task::Waits(None);
         let exchanged = self.exchange(state, woken);
@@ -503,7 +493,7 @@ impl Inner {
     }
 
     /// Takes what the server has sent and sends what there is to be sent.
-    fn exchange(&mut self, state: &State, woken: &mut Vec<Waker>) -> Result<Exchanged, Impossible> {
+    fn exchange(&mut self, state: Instance, woken: &mut Vec<Waker>) -> Result<Exchanged, Impossible> {
         if let Stage::BackingOff(page) = self.stage {
             if self.backoff.pause(|| time::now_in(state)).is_some() {
                 return Ok(Exchanged::default());
@@ -555,7 +545,7 @@ impl Inner {
     }
 
     /// Ends the connection, for all who wait for an answer; watches go on with the next, if the server offers one.
-    fn give_up(&mut self, state: &State, woken: &mut Vec<Waker>) {
+    fn give_up(&mut self, state: Instance, woken: &mut Vec<Waker>) {
         let page = match &self.stage {
             Stage::Waiting(page) | Stage::BackingOff(page) => *page,
             Stage::Connected(link) => link.page,
@@ -614,7 +604,7 @@ mod tests {
                     }
                 }
                 store.read("name").await?;
-                assert!(domain.0.xenstore.is_clean());
+                assert!(super::CONNECTION.of(domain.0).is_clean());
                 assert_eq!(server.watches(7), []);
                 Ok(())
             })

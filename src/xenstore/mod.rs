@@ -46,7 +46,7 @@ use core::fmt;
 use core::ops::Deref;
 
 pub use code::{Code, UnknownCode};
-pub(crate) use connection::Connection;
+pub(crate) use connection::{CONNECTION, Connection};
 pub use error::Error;
 pub use names::{MAX_LISTING, Names, NamesIter};
 pub use nodes::Nodes;
@@ -57,14 +57,14 @@ pub use value::Value;
 pub use watch::Watch;
 
 pub use crate::abi::xs_wire::MessageType;
-use crate::state::State;
+use crate::local::Instance;
 
 /// Xenstore, as [`Domain::xenstore`](crate::Domain::xenstore) gives it: its [`Nodes`], transactions, watches, and what it
 /// knows of domains.
 pub struct Xenstore(Nodes);
 
 impl Xenstore {
-    pub(crate) const fn new(state: &'static State) -> Self {
+    pub(crate) const fn new(state: Instance) -> Self {
         Self(Nodes { state, transaction: None })
     }
 

@@ -16,7 +16,8 @@ use super::permissions::Permission;
 use super::value::Value;
 use super::wire::{self, Payload};
 use crate::abi::xs_wire::MessageType;
-use crate::state::State;
+use crate::local::Instance;
+use crate::xenstore::CONNECTION;
 
 /// How often a listing in parts is begun, because the directory has changed between two parts.
 const MAX_LISTINGS: usize = 16;
@@ -40,7 +41,7 @@ const MAX_PARTS: usize = 256;
 /// [`Error::Port`]; [`Error::Refused`]. Others are said with the method. A server that does not answer is none: the task waits,
 /// and [`time::timeout`](crate::time::timeout) bounds that.
 pub struct Nodes {
-    pub(super) state: &'static State,
+    pub(super) state: Instance,
     pub(super) transaction: Option<TransactionId>,
 }
 
@@ -181,14 +182,14 @@ impl Nodes {
 
     /// The same, with the request's ticket.
     pub(super) fn call(&self, ty: MessageType, payload: Payload) -> Result<Call, Error> {
-        let ticket = self.state.xenstore.submit(self.state, ty, self.transaction, payload)?;
+        let ticket = CONNECTION.of(self.state).submit(self.state, ty, self.transaction, payload)?;
         Ok(Call { state: self.state, ticket, answered: false })
     }
 }
 
 /// The answer to a request.
 pub(super) struct Call {
-    state: &'static State,
+    state: Instance,
     pub(super) ticket: Ticket,
     answered: bool,
 }
@@ -200,7 +201,7 @@ impl Future for Call {
         if !self.state.is_running() {
             return Poll::Ready(Err(Error::Absent));
         }
-        let answer = self.state.xenstore.poll_answer(self.ticket, context.waker());
+        let answer = CONNECTION.of(self.state).poll_answer(self.ticket, context.waker());
         self.answered = answer.is_ready();
         answer
     }
@@ -209,7 +210,7 @@ impl Future for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.answered && self.state.is_running() {
-            self.state.xenstore.abandon(self.ticket);
+            CONNECTION.of(self.state).abandon(self.ticket);
         }
     }
 }

@@ -9,6 +9,7 @@ use super::nodes::Nodes;
 use super::wire::Payload;
 use super::{Error, Xenstore};
 use crate::abi::xs_wire::MessageType;
+use crate::xenstore::CONNECTION;
 use crate::{arch, time};
 
 /// How often a transaction that is in conflict with others' is begun.
@@ -69,7 +70,7 @@ impl Transaction {
 
     /// Whether the server has refused something of it because of others' changes.
     fn is_in_conflict(&self) -> bool {
-        self.nodes.state.xenstore.is_in_conflict(self.id.begun_by)
+        CONNECTION.of(self.nodes.state).is_in_conflict(self.id.begun_by)
     }
 }
 
@@ -85,7 +86,7 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         // Nothing is done if its end is on the way. Outside of its domain it goes on until that ends.
         if self.nodes.state.is_running() {
-            self.nodes.state.xenstore.abort(self.id.begun_by);
+            CONNECTION.of(self.nodes.state).abort(self.id.begun_by);
         }
     }
 }

@@ -6,7 +6,8 @@ use core::task::Poll;
 
 use super::watches::WatcherId;
 use super::{Error, Path, Value, Xenstore};
-use crate::state::State;
+use crate::local::Instance;
+use crate::xenstore::CONNECTION;
 
 /// Tells of changes at a path and below, until it is dropped. Many watches of one path are one to the server.
 ///
@@ -14,7 +15,7 @@ use crate::state::State;
 /// and some events have no change behind them.
 #[must_use = "a watch ends when it is dropped"]
 pub struct Watch {
-    state: &'static State,
+    state: Instance,
     id: WatcherId,
     path: Path,
 }
@@ -36,7 +37,7 @@ impl Watch {
     /// No event is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Path, Error> {
         poll_fn(|context| match self.state.is_running() {
-            true => self.state.xenstore.poll_changed(self.id, context.waker()),
+            true => CONNECTION.of(self.state).poll_changed(self.id, context.waker()),
             false => Poll::Ready(Err(Error::Absent)),
         })
         .await
@@ -53,7 +54,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // Outside of its domain it goes on until that ends.
         if self.state.is_running() {
-            self.state.xenstore.unwatch(self.id);
+            CONNECTION.of(self.state).unwatch(self.id);
         }
     }
 }
@@ -79,10 +80,10 @@ impl Xenstore {
     #[doc(alias("XS_WATCH", "xs_watch"))]
     pub async fn watch(&self, path: impl AsRef<str>) -> Result<Watch, Error> {
         let path = Path::new(path.as_ref())?;
-        let id = self.state.xenstore.watch(self.state, &path)?;
+        let id = CONNECTION.of(self.state).watch(self.state, &path)?;
         let watch = Watch { state: self.state, id, path };
         poll_fn(|context| match self.state.is_running() {
-            true => self.state.xenstore.poll_registered(id, context.waker()),
+            true => CONNECTION.of(self.state).poll_registered(id, context.waker()),
             false => Poll::Ready(Err(Error::Absent)),
         })
         .await?;
