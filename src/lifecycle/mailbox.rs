@@ -196,8 +196,3 @@ async fn read(nodes: &Nodes, path: &str) -> Result<Value, Error> {
         value => value,
     }
 }
-
-/// A value without the NUL that some tools append.
-pub(super) fn word(value: &Value) -> &[u8] {
-    value.strip_suffix(&[0]).unwrap_or(value)
-}

@@ -100,7 +100,7 @@
 //! for xenstore.
 //!
 //! A toolstack restores a domain within its memory limit, which `xl mem-set` lowers. A domain that holds more by then, as nothing in it
-//! [follows the target](crate::memory::balloon::follow_target), is saved and cannot be restored: that is warned of, or
+//! [follows the target](crate::lifecycle::follow_memory_target), is saved and cannot be restored: that is warned of, or
 //! [refused](allow_suspend_over_limit).
 //!
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
@@ -109,10 +109,12 @@
 mod channel;
 mod desk;
 mod mailbox;
+mod memory_target;
 mod obey;
 mod received;
 mod requests;
 mod resume;
+mod resumes;
 mod stream;
 mod suspend;
 mod sysrq;
@@ -122,16 +124,18 @@ use core::fmt;
 use core::future::pending;
 
 pub use desk::{Stat, stat};
+pub use memory_target::follow_memory_target;
 pub(crate) use obey::obey;
 pub use requests::{ShutdownRequest, ShutdownRequests};
-pub(crate) use suspend::SuspendWaiters;
-pub use suspend::{Resumes, Resumption, SuspendError, allow_suspend_over_limit, suspend};
+pub(crate) use resumes::SuspendWaiters;
+pub use resumes::{Resumes, Resumption};
+pub use suspend::{SuspendError, allow_suspend_over_limit, suspend};
 pub use sysrq::SysRq;
 pub use watchdog::{Watchdog, WatchdogError};
 
 use channel::CHANNEL;
 use desk::{COUNTS, KEYS, REQUESTS};
-use suspend::SUSPENDS;
+use resumes::SUSPENDS;
 use watchdog::WATCHDOGS;
 
 pub use crate::abi::sched::Reason;

@@ -13,7 +13,6 @@ use core::task::{Poll, Waker};
 
 use crate::sync::Mutex;
 
-use super::mailbox::word;
 use crate::xenstore::Value;
 
 /// The receiver's number, by which it is found among those that wait.
@@ -176,4 +175,9 @@ impl Received {
         drop(inner);
         drop(before);
     }
+}
+
+/// A value without the NUL that some tools append.
+pub(super) fn word(value: &Value) -> &[u8] {
+    value.strip_suffix(&[0]).unwrap_or(value)
 }

@@ -1,26 +1,19 @@
-//! Suspending the domain, and telling the application what came of it.
+//! Suspending the domain.
 
-use alloc::vec::Vec;
 use core::fmt;
-use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Poll, Waker};
 use core::time::Duration;
-
-use crate::executor::{Source, Turn};
-use crate::sync::Mutex;
 
 use super::channel::CHANNEL;
 use super::desk::COUNTS;
 use super::desk::count_many;
+use super::resumes::{Resumption, SUSPENDS};
 use super::watchdog::WATCHDOGS;
 use super::{Reason, requests, resume, shutdown};
 use crate::abi::errno::Errno;
 use crate::console::CONSOLE;
 use crate::console::emergency;
-use crate::domain::Domain;
-use crate::executor::{EXECUTOR, HOOKS};
-use crate::local::domain_local;
+use crate::executor::HOOKS;
 use crate::local::{self, Instance};
 use crate::shared::INFO;
 use crate::time::CLOCK;
@@ -28,25 +21,8 @@ use crate::time::TIMERS;
 use crate::xenstore::CONNECTION;
 use crate::{executor, hypercall, time};
 
-domain_local! {
-    /// Suspends so far.
-    pub(super) static SUSPENDS: Suspends = Suspends::new();
-}
-
 /// How long the answers of xenstore that are due are waited for. The toolstack has patience for a minute.
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// How the domain goes on after a suspend.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum Resumption {
-    /// Where it was: the suspend was cancelled, or somebody wanted a copy (`xl save -c`). Ports, grants, mappings, watches and
-    /// transactions are what they were.
-    Cancelled,
-    /// In another domain, here or on another host: ports, grants, mappings and transactions are
-    /// [gone](super#suspend-and-resume).
-    Restored,
-}
 
 /// Why the domain was not suspended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,103 +62,6 @@ impl fmt::Display for SuspendError {
 
 impl core::error::Error for SuspendError {}
 
-/// What is known of suspends.
-#[derive(Debug)]
-pub(super) struct Suspends {
-    busy: AtomicBool,
-    /// A suspend that could not be restored is an error.
-    refuses_over_limit: AtomicBool,
-    history: Mutex<History>,
-}
-
-#[derive(Debug)]
-struct History {
-    /// Those that came to an end, and what came of the last.
-    count: u64,
-    last: Option<Resumption>,
-    /// Who waits for the next. There are few.
-    waiting: Vec<Waiting>,
-    streams: u64,
-}
-
-/// A stream that waits.
-#[derive(Debug)]
-struct Waiting {
-    stream: u64,
-    waker: Waker,
-    /// It is for nobody's sake.
-    background: bool,
-}
-
-impl History {
-    /// Takes out what waits for a stream: to be dropped while nothing is locked.
-    fn remove(&mut self, stream: u64) -> Option<Waiting> {
-        let index = self.waiting.iter().position(|waiting| waiting.stream == stream)?;
-        Some(self.waiting.swap_remove(index))
-    }
-}
-
-/// Suspends, in the main loop.
-pub(crate) struct SuspendWaiters;
-
-impl Source for SuspendWaiters {
-    #[inline]
-    fn poll(&self, _: &mut Turn) {}
-
-    #[inline]
-    fn may_wake(&self, domain: Instance) -> bool {
-        // Without xenstore no toolstack asks for a suspend.
-        CONNECTION.of(domain).is_there() && SUSPENDS.of(domain).anybody_waits()
-    }
-}
-
-impl Suspends {
-    /// No suspend yet.
-    pub(super) const fn new() -> Self {
-        let history = History { count: 0, last: None, waiting: Vec::new(), streams: 0 };
-        Self { busy: AtomicBool::new(false), refuses_over_limit: AtomicBool::new(false), history: Mutex::new(history) }
-    }
-
-    pub(super) fn allow_over_limit(&self, allowed: bool) {
-        self.refuses_over_limit.store(!allowed, Ordering::Relaxed);
-    }
-
-    /// Compares what the domain holds with its limit, within which the toolstack would restore it.
-    fn check_limit(&self) -> Result<(), SuspendError> {
-        let (Ok(held), Ok(limit)) = (hypercall::memory_current_reservation(), hypercall::memory_maximum_reservation())
-        else {
-            return Ok(());
-        };
-        if held <= limit {
-            return Ok(());
-        }
-        if self.refuses_over_limit.load(Ordering::Relaxed) {
-            return Err(SuspendError::OverLimit { held: held << 12, limit: limit << 12 });
-        }
-        log::warn!(
-            "a restore will fail: the domain holds {} KiB and its limit is {} KiB (xl mem-set)",
-            held << 2,
-            limit << 2
-        );
-        Ok(())
-    }
-
-    /// Tells all who listen.
-    fn tell(&self, resumption: Resumption) {
-        let mut history = self.history.lock();
-        history.count += 1;
-        history.last = Some(resumption);
-        let waiting = core::mem::take(&mut history.waiting);
-        drop(history);
-        waiting.into_iter().for_each(|waiting| waiting.waker.wake());
-    }
-
-    /// Whether a future waits for a suspend, and somebody for that.
-    pub(crate) fn anybody_waits(&self) -> bool {
-        self.history.lock().waiting.iter().any(|waiting| !waiting.background)
-    }
-}
-
 /// Lets others suspend the domain when it is dropped.
 struct Busy(&'static AtomicBool);
 
@@ -200,7 +79,7 @@ impl Drop for Busy {
 ///
 /// A toolstack restores the domain within its memory limit. If the domain [holds](crate::memory::balloon::held) more than its
 /// [limit](crate::memory::balloon::limit), after `xl mem-set`, a restore fails and the domain is lost: that is warned of in the
-/// log, or an error after [`allow_suspend_over_limit`]. [`balloon::follow_target`](crate::memory::balloon::follow_target) keeps
+/// log, or an error after [`allow_suspend_over_limit`]. [`lifecycle::follow_memory_target`](crate::lifecycle::follow_memory_target) keeps
 /// the domain within the limit.
 ///
 /// If Xen refuses what the domain cannot go on without in its new place, such as its grant table, the domain crashes.
@@ -220,7 +99,7 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
         return Err(SuspendError::NoToolstack);
     }
     let suspends = SUSPENDS.of(state);
-    suspends.check_limit()?;
+    check_limit(suspends.refuses_over_limit.load(Ordering::Relaxed))?;
     if suspends.busy.swap(true, Ordering::Relaxed) {
         return Err(SuspendError::Busy);
     }
@@ -261,6 +140,26 @@ pub fn allow_suspend_over_limit(allowed: bool) {
     }
 }
 
+/// Compares what the domain holds with its limit, within which the toolstack would restore it.
+fn check_limit(refuses: bool) -> Result<(), SuspendError> {
+    let (Ok(held), Ok(limit)) = (hypercall::memory_current_reservation(), hypercall::memory_maximum_reservation())
+    else {
+        return Ok(());
+    };
+    if held <= limit {
+        return Ok(());
+    }
+    if refuses {
+        return Err(SuspendError::OverLimit { held: held << 12, limit: limit << 12 });
+    }
+    log::warn!(
+        "a restore will fail: the domain holds {} KiB and its limit is {} KiB (xl mem-set)",
+        held << 2,
+        limit << 2
+    );
+    Ok(())
+}
+
 fn suspend_now(state: Instance) -> Result<Resumption, SuspendError> {
     // Only a domain that has said how it is interrupted is told that its suspend was cancelled.
     hypercall::enable_callback(state).map_err(SuspendError::Refused)?;
@@ -285,84 +184,4 @@ fn suspend_now(state: Instance) -> Result<Resumption, SuspendError> {
     }
     CONSOLE.of(state).go_on(state);
     result.map(|_| Resumption::Cancelled)
-}
-
-/// What came of each suspend: see [`Domain::resumes`].
-#[must_use = "a stream does nothing unless it is asked"]
-pub struct Resumes {
-    state: Instance,
-    number: u64,
-    seen: u64,
-}
-
-impl Domain {
-    /// How often the domain was resumed elsewhere: what has the same number was made in the same domain.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.0.generation()
-    }
-
-    /// What comes of each suspend from now on.
-    pub fn resumes(&self) -> Resumes {
-        Resumes::new(self.0)
-    }
-}
-
-impl Resumes {
-    pub(super) fn new(state: Instance) -> Self {
-        let mut history = SUSPENDS.of(state).history.lock();
-        history.streams += 1;
-        Self { state, number: history.streams, seen: history.count }
-    }
-
-    /// Waits until the domain is another than that of `generation`.
-    pub(super) async fn another(&mut self, generation: u64) {
-        // Of several suspends only the last is told of.
-        while self.state.generation() == generation {
-            self.next().await;
-        }
-    }
-
-    /// Waits for the next suspend to be over. Of several since the last was fetched only the last is told of:
-    /// [`Domain::generation`] says whether one of them led elsewhere.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future.
-    pub async fn next(&mut self) -> Resumption {
-        let waits = Waits(self);
-        poll_fn(|context| {
-            let Waits(Self { state, number, seen }) = waits;
-            let state = *state;
-            let waker = context.waker().clone();
-            let mut history = SUSPENDS.of(state).history.lock();
-            if let Some(last) = history.last.filter(|_| history.count > *seen) {
-                *seen = history.count;
-                return Poll::Ready(last);
-            }
-            let before = history.remove(*number);
-            let background = EXECUTOR.of(state).is_in_background();
-            history.waiting.push(Waiting { stream: *number, waker, background });
-            drop(history);
-            drop(before);
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-/// Whoever waits for what a stream gives next, as long as he does.
-struct Waits<'a>(&'a mut Resumes);
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        let waiting = SUSPENDS.of(self.0.state).history.lock().remove(self.0.number);
-        drop(waiting);
-    }
-}
-
-impl fmt::Debug for Resumes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resumes").field("seen", &self.seen).finish_non_exhaustive()
-    }
 }

@@ -3,7 +3,8 @@
 use super::desk::COUNTS;
 use super::desk::KEYS;
 use super::desk::count;
-use super::mailbox::{Mailbox, Node, word};
+use super::mailbox::{Mailbox, Node};
+use super::received::word;
 use super::stream::Stream;
 use crate::domain::Domain;
 use crate::local::Instance;

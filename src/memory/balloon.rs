@@ -17,13 +17,9 @@
 //! (`xl mem-set`). The frames that boot gave back are mapped from boot on, although there is nothing behind them: an access
 //! would read ones, as it does for any frame that is out. So to become larger needs no memory for page tables.
 
-mod target;
-
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
-
-pub use target::follow_target;
 
 use super::runs::{self, Shape};
 use super::{Error, FrameRange, MemoryMap, NoRoom, extents, heap};
@@ -241,7 +237,8 @@ pub fn take_back(bytes: u64) -> Result<u64, Error> {
 /// has then: that, or as near to it as it could get.
 ///
 /// The pages of Xen and of the toolstack, which are no RAM, do not count here, as they do not in the target: a domain
-/// with `memory = 64` has 65536 KiB. Nothing follows a target unless the application calls this, or [`follow_target`].
+/// with `memory = 64` has 65536 KiB. Nothing follows a target unless the application calls this, or
+/// [`lifecycle::follow_memory_target`](crate::lifecycle::follow_memory_target).
 ///
 /// # Errors
 ///

@@ -84,7 +84,7 @@ fn held_kib() -> u64 {
 fn followed_target_keeps_the_domain_within_its_limit() {
     let store = Store::new();
     let report = lowered(obedient(&store)).run(async |domain| -> domu::Result {
-        spawn(balloon::follow_target(domain, 8 << 10)).detach();
+        spawn(lifecycle::follow_memory_target(domain, 8 << 10)).detach();
         time::sleep(SECOND).await;
         assert_eq!(held_kib(), 16384 + EXTRA_KIB);
         store.write(TARGET, "10240");
@@ -111,7 +111,7 @@ fn followed_target_keeps_the_domain_within_its_limit() {
 fn nonsense_targets_are_bounded_and_warned_of_once_a_minute() {
     let store = Store::new();
     let report = Guest::new().xenstore(&store).memory_mib(16, 16).backed_mib(16).run(async |domain| -> domu::Result {
-        spawn(balloon::follow_target(domain, 8 << 10)).detach();
+        spawn(lifecycle::follow_memory_target(domain, 8 << 10)).detach();
         time::sleep(SECOND).await;
         for _ in 0..10 {
             for (target, kib) in [("0", 8192), ("x", 8192), ("-1", 8192), ("18446744073709551615", 16384), ("1", 8192)]
@@ -148,7 +148,7 @@ fn unreached_target_is_tried_again() {
         while let Ok(page) = domu::memory::Pages::new(64) {
             pages.push(page);
         }
-        spawn(balloon::follow_target(domain, 0)).detach();
+        spawn(lifecycle::follow_memory_target(domain, 0)).detach();
         store.write(TARGET, "8192");
         time::sleep(SECOND).await;
         assert!(held_kib() > 15 << 10, "there is none to be given: {}", held_kib());
@@ -164,12 +164,12 @@ fn unreached_target_is_tried_again() {
 #[test]
 fn following_without_a_store_is_an_error_and_a_drop_ends_the_watch() {
     let report = Guest::new().without_xenstore().run(async |domain| {
-        assert_eq!(balloon::follow_target(domain, 0).await, xenstore::Error::Absent);
+        assert_eq!(lifecycle::follow_memory_target(domain, 0).await, xenstore::Error::Absent);
     });
     report.powered_off();
     let store = Store::new();
     let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
-        assert!(time::timeout(Duration::from_secs(5), balloon::follow_target(domain, 0)).await.is_err());
+        assert!(time::timeout(Duration::from_secs(5), lifecycle::follow_memory_target(domain, 0)).await.is_err());
         domain.xenstore().read("name").await?;
         assert_eq!(store.watches(7), []);
         Ok(())

@@ -23,7 +23,7 @@ domu::main!(main);
 async fn main(domain: Domain) -> domu::Result {
     if domain.words().any(|word| word.raw() == b"follow") {
         spawn(async move {
-            let error = balloon::follow_target(domain, 8 << 10).await;
+            let error = lifecycle::follow_memory_target(domain, 8 << 10).await;
             log::error!("memory target not followed: {error}");
         })
         .detach();

@@ -3,8 +3,8 @@
 use core::fmt;
 use core::time::Duration;
 
-use super::{absent, aim};
 use crate::domain::Domain;
+use crate::memory::balloon::{absent, aim};
 use crate::time::{self, Instant};
 use crate::xenstore::{Error, Watch};
 
@@ -28,11 +28,11 @@ const QUIET: Duration = Duration::from_secs(60);
 /// A domain that holds more than its target can be saved, but not restored: see [`lifecycle::suspend`](crate::lifecycle::suspend()).
 ///
 /// ```no_run
-/// use domu::memory::balloon;
+/// use domu::lifecycle;
 ///
 /// # async fn example(domain: domu::Domain) {
 /// domu::executor::spawn(async move {
-///     let error = balloon::follow_target(domain, 8 << 10).await;
+///     let error = lifecycle::follow_memory_target(domain, 8 << 10).await;
 ///     log::warn!("memory target not followed: {error}");
 /// })
 /// .detach();
@@ -43,7 +43,7 @@ const QUIET: Duration = Duration::from_secs(60);
 ///
 /// Dropping the future ends the watch. The domain keeps the size that it has.
 #[doc(alias("memory/target", "mem-set"))]
-pub async fn follow_target(domain: Domain, least_kib: u64) -> Error {
+pub async fn follow_memory_target(domain: Domain, least_kib: u64) -> Error {
     let store = domain.xenstore();
     let mut watch = match store.watch(PATH).await {
         Ok(watch) => watch,
