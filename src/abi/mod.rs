@@ -6,6 +6,8 @@
 //! its C name as a `doc(alias)`. Sizes are asserted where Xen relies on them. The source is `xen/include/public` of
 //! the Xen tree, which is under the MIT licence; section names below are its file names.
 
+#![forbid(unsafe_code)]
+
 pub mod console;
 pub mod cpuid;
 pub mod errno;

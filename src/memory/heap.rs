@@ -1,6 +1,6 @@
 //! The heap of a unikernel: all RAM that boot leaves free, for `alloc`. The host has one of its own.
 //!
-//! It is a static, because the attribute asks for one; everything else of a domain is in [`crate::state`]. With the feature
+//! It is a static, because the attribute asks for one; everything else of a domain is a domain-local. With the feature
 //! `allocator` off, the application's allocator takes this one's place, and is given the RAM: see [`crate::claim_memory!`].
 
 #[cfg(all(target_os = "none", feature = "allocator"))]

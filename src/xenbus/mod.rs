@@ -65,6 +65,8 @@
 //! # }
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod backend;
 mod device;
 mod end;

@@ -36,6 +36,8 @@
 //! without a published request, and no requests beyond the ring's size from the last published response. Else the ring is
 //! corrupt, for good. The peer's event is compared, and can only cost it a notification, or us one hypercall for each batch.
 
+#![forbid(unsafe_code)]
+
 mod back;
 mod front;
 mod requests;
