@@ -18,10 +18,10 @@ use crate::abi::start_info::Sif;
 use crate::console::log::{self, LOG, LogState};
 use crate::console::{Attachment, CONSOLE, Settle};
 use crate::domain::{Domain, GIVEN, Given, MAX_COMMAND_LINE};
-use crate::eventchn::{self, DELIVERY, Delivery, Events, Location, PORTS, TIMER};
+use crate::eventchn::{self, DELIVERY, Delivery, Events, PORTS, TIMER};
 use crate::executor::{self, DueTimers, EXECUTOR, HOOKS, Stop, TurnHooks};
 use crate::gnttab::{DeferredGrants, GRANTS, MAPPED};
-use crate::hypercall::{self, XEN, Xen, XenVersion};
+use crate::hypercall::{self, RingParams, XEN, Xen, XenVersion};
 use crate::lifecycle::{self, Outcome, SuspendWaiters};
 use crate::memory::balloon::{BALLOON, Balloon};
 use crate::memory::exhaustion::EXHAUSTION;
@@ -130,7 +130,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     let loaded = unsafe { Loaded::read(raw, &map.ram, &mut free) };
 
     // 4. The frames of the console and of xenstore: mapped by step 6, used by step 8 alone.
-    let [console, xenstore] = [Location::console(), Location::xenstore()].map(|location| {
+    let [console, xenstore] = [RingParams::console(), RingParams::xenstore()].map(|location| {
         location.filter(|location| {
             let frame = FrameRange { start: location.frame, end: location.frame + 1 };
             // RAM that is not free holds the image, or what the loader left: a peer must not write there.
@@ -140,7 +140,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         })
     });
     // What is said to be both's is the console's.
-    let xenstore = xenstore.filter(|xenstore| xenstore.is_apart(console));
+    let xenstore = xenstore.filter(|xenstore| xenstore.is_disjoint(console));
 
     // 5. RAM that the domain does not have goes back before anything touches it.
     let surplus = memory::give_back(&mut map, &mut free, reservation);

@@ -10,8 +10,9 @@ use super::gate::Gate;
 use super::ring::{Progress, Ring};
 use super::{Error, emergency};
 use crate::eventchn::PORTS;
-use crate::eventchn::{self, Location, Pace, Port};
+use crate::eventchn::{self, Pace, Port};
 use crate::executor::{Source, Turn};
+use crate::hypercall::RingParams;
 use crate::local::Instance;
 use crate::local::domain_local;
 use crate::shared::{Corrupt, SharedInfo, SharedPage};
@@ -73,7 +74,7 @@ impl Attachment {
     /// # Safety
     ///
     /// The location is this domain's, its frame is mapped read-write, and nothing else uses it.
-    pub(crate) unsafe fn connect(location: Location) -> Self {
+    pub(crate) unsafe fn connect(location: RingParams) -> Self {
         let Some(page) = NonNull::new(arch::phys(location.frame << 12)) else { return Self::absent() };
         // SAFETY: a frame is page-aligned; the rest is the caller's promise.
         let page = unsafe { SharedPage::new(page, 1) };
@@ -214,7 +215,7 @@ impl Attachment {
     }
 
     /// Joins the ring of the new domain. Who waits for the old port is woken by its table.
-    pub(crate) fn resume(&self, location: Option<Location>) {
+    pub(crate) fn resume(&self, location: Option<RingParams>) {
         drop(self.port.lock().take());
         // What it leaves is for the end of the turn.
         let _ = self.with(|device| {

@@ -10,7 +10,8 @@ use alloc::collections::VecDeque;
 use super::Error;
 use super::patience::Patience;
 use crate::abi::console::{CONNECTED, CONNECTION, IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
-use crate::eventchn::{Location, PolledPort};
+use crate::eventchn::PolledPort;
+use crate::hypercall::RingParams;
 use crate::shared::{Consumer, Corrupt, Layout, Producer, SharedPage};
 
 const OUTPUT: Layout = Layout { data: OUT, size: OUT_SIZE, producer: OUT_PROD, consumer: OUT_CONS };
@@ -50,7 +51,7 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Joins the ring in a page.
-    pub(super) fn attach(page: SharedPage, location: Location) -> Result<Self, Corrupt> {
+    pub(super) fn attach(page: SharedPage, location: RingParams) -> Result<Self, Corrupt> {
         let output = Producer::attach(page, OUTPUT)?;
         Ok(Self {
             page,
@@ -58,7 +59,7 @@ impl Ring {
             patience: Patience::new(&output),
             output,
             input: Consumer::attach(page, INPUT)?,
-            port: location.port,
+            port: PolledPort::new(location.port),
             backlog: VecDeque::new(),
             owes_notification: false,
             corrupt: false,
@@ -66,12 +67,12 @@ impl Ring {
     }
 
     /// Whether that is the page it has, to which its address is mapped.
-    pub(super) const fn is_at(&self, location: Location) -> bool {
+    pub(super) const fn is_at(&self, location: RingParams) -> bool {
         self.frame == location.frame
     }
 
     /// Joins the ring again, which a resume has cleared, in the page that it was in; what waits behind it stays.
-    pub(super) fn resume(&mut self, location: Location) -> Result<(), Corrupt> {
+    pub(super) fn resume(&mut self, location: RingParams) -> Result<(), Corrupt> {
         let ring = Self::attach(self.page, location)?;
         let backlog = core::mem::take(&mut self.backlog);
         *self = Self { backlog, ..ring };

@@ -32,7 +32,6 @@
 mod again;
 mod delivery;
 mod fifo;
-mod location;
 mod pace;
 mod polled;
 mod port;
@@ -45,7 +44,6 @@ use core::fmt;
 
 pub use delivery::{Abi, abi};
 pub(crate) use delivery::{DELIVERY, Delivery};
-pub(crate) use location::Location;
 pub(crate) use pace::Pace;
 pub(crate) use polled::PolledPort;
 pub use port::{After, Binding, Port, alloc_unbound, bind_interdomain, bind_ipi, bind_virq};

@@ -2,7 +2,6 @@
 
 use super::two_level;
 use crate::abi::errno::Errno;
-use crate::abi::event_channel::TWO_LEVEL_PORTS;
 use crate::eventchn::DELIVERY;
 use crate::hypercall;
 use crate::shared::SharedInfo;
@@ -13,9 +12,9 @@ use crate::{local, time};
 pub(crate) struct PolledPort(u32);
 
 impl PolledPort {
-    /// The port behind a parameter; zero and what is no port at all mean that there is none.
-    pub(crate) fn from_param(value: u64) -> Option<Self> {
-        u32::try_from(value).ok().filter(|&port| port != 0 && port < TWO_LEVEL_PORTS).map(Self)
+    /// The port that the toolstack made.
+    pub(crate) const fn new(port: u32) -> Self {
+        Self(port)
     }
 
     /// Its number.

@@ -7,12 +7,14 @@ mod detect;
 mod events;
 mod grants;
 mod raw;
+mod ring_params;
 
 pub use detect::XenVersion;
 pub(crate) use detect::{Xen, domain_id, present, version};
 pub(crate) use events::*;
 pub(crate) use grants::*;
 pub(crate) use raw::{Arg, call, count};
+pub(crate) use ring_params::RingParams;
 
 use crate::abi::errno::Errno;
 use crate::abi::memory::{AddToPhysmap, E820Entry, MAP_SPACE_SHARED_INFO, MemoryMap, Reservation};

@@ -11,13 +11,12 @@ use super::watchdog::WATCHDOGS;
 use crate::abi::errno::Errno;
 use crate::console::CONSOLE;
 use crate::eventchn::DELIVERY;
-use crate::eventchn::Location;
 use crate::eventchn::PORTS;
 use crate::eventchn::TIMER;
 use crate::gnttab::GRANTS;
 use crate::gnttab::MAPPED;
 use crate::hypercall::XEN;
-use crate::hypercall::{self, Xen};
+use crate::hypercall::{self, RingParams, Xen};
 use crate::local::Instance;
 use crate::random::RANDOM;
 use crate::shared::INFO;
@@ -71,9 +70,9 @@ pub(super) fn resume(state: Instance, suspended: Instant) -> Result<(), Failure>
     drop(xen);
 
     // 7. The rings. Watches are registered again by xenstore's task.
-    let (console, xenstore) = (Location::console(), Location::xenstore());
+    let (console, xenstore) = (RingParams::console(), RingParams::xenstore());
     CONSOLE.of(state).resume(console);
-    CONNECTION.of(state).resume(xenstore.filter(|xenstore| xenstore.is_apart(console)));
+    CONNECTION.of(state).resume(xenstore.filter(|xenstore| xenstore.is_disjoint(console)));
 
     // 8. Who waits for anything of it looks again.
     waited.for_each(Waker::wake);

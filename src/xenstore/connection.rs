@@ -30,9 +30,10 @@ use super::wire::{Impossible, Payload};
 use crate::abi::xs_wire::MessageType;
 use crate::arch;
 use crate::console::rate_limit::log_limited;
-use crate::eventchn::{Location, PolledPort, Port};
+use crate::eventchn::{PolledPort, Port};
 use crate::executor::EXECUTOR;
 use crate::executor::{spawn, yield_now};
+use crate::hypercall::RingParams;
 use crate::local::Instance;
 use crate::local::domain_local;
 use crate::shared::SharedPage;
@@ -152,13 +153,13 @@ impl Connection {
     /// # Safety
     ///
     /// The location is this domain's, its frame is mapped read-write, and nothing else uses it.
-    pub(crate) unsafe fn new(location: Option<Location>) -> Self {
+    pub(crate) unsafe fn new(location: Option<RingParams>) -> Self {
         let page = location.and_then(|location| NonNull::new(arch::phys(location.frame << 12)));
         // SAFETY: a frame is page-aligned; the rest is the caller's promise.
         let page = page.map(|page| Page::new(unsafe { SharedPage::new(page, 1) }));
         let inner = Inner {
             page,
-            port: location.map(|location| location.port),
+            port: location.map(|location| PolledPort::new(location.port)),
             stage: page.map_or(Stage::Failed(Error::Absent), Stage::Waiting),
             calls: Calls::default(),
             watches: Watches::default(),
@@ -310,11 +311,11 @@ impl Connection {
     }
 
     /// Begins to speak with the server of the new domain. A page elsewhere is none: nothing is mapped to it.
-    pub(crate) fn resume(&self, location: Option<Location>) {
+    pub(crate) fn resume(&self, location: Option<RingParams>) {
         let location = location.filter(|location| Some(location.frame) == self.frame);
         let mut woken = Vec::new();
         let mut inner = self.inner.lock();
-        inner.port = location.map(|location| location.port);
+        inner.port = location.map(|location| PolledPort::new(location.port));
         match inner.page.filter(|_| location.is_some()) {
             Some(page) => inner.stage = Stage::Waiting(page),
             None => inner.fail(Error::Absent, &mut woken),
