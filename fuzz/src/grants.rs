@@ -124,7 +124,10 @@ pub fn grants(bytes: &[u8]) {
         time::sleep(Duration::from_secs(3)).await;
         // What Xen refused to unmap is mapped still, and its place lost.
         let stat = gnttab::stat();
-        assert!(stat.in_use == 0 && stat.deferred == 0 && stat.deferred_pages == 0 && stat.mapped <= stat.lost, "{stat:?}");
+        assert!(
+            stat.in_use == 0 && stat.deferred == 0 && stat.deferred_pages == 0 && stat.mapped <= stat.lost,
+            "{stat:?}"
+        );
         assert!(outside(|outside| outside.granted()).is_empty());
     });
 }

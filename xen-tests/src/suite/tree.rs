@@ -334,7 +334,7 @@ fn unnamed_sections(logs: &Path) -> Result<()> {
     fs::write(&manifest, text).with_context(|| format!("writing {}", manifest.display()))?;
     let main = include_str!("../../sections/main.rs");
     fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
-    let image = build::folder(&outside.0)?;
+    let image = build::folder(&outside.0, Flavour::Plain)?;
     let bytes = fs::read(&image.elf).with_context(|| format!("reading {}", image.elf.display()))?;
     sections_are_placed(&object::File::parse(&*bytes)?)?;
     for (feature, words) in REFUSED_SECTIONS {
@@ -392,7 +392,7 @@ fn sections_are_placed(file: &object::File<'_>) -> Result<()> {
 
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "build::reproducible",
     "build::first_steps",
     "build::release_profile",
