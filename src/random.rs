@@ -63,7 +63,7 @@ pub fn fill(buffer: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a domain remembers of its generators. Not a number that was given: others may read memory later.
+/// State of a domain's generators. It holds no number that was given out: memory may be read later.
 #[derive(Debug)]
 pub(crate) struct Memory {
     tested: AtomicBool,
@@ -88,7 +88,7 @@ fn generators() -> Result<Generators, Error> {
     if !generators.cpu.rdseed() && !generators.cpu.rdrand() {
         return Err(Error::Unsupported);
     }
-    // Some generators are known to give the same number for ever; four that differ tell that this is none of them. Later one
+    // Some generators are known to give the same number for ever; four that differ rule that out. Later one
     // is enough, which is not given to anybody: the next has to differ from it.
     let tested = memory.is_some_and(|memory| memory.tested.load(Ordering::Relaxed));
     for _ in 0..if tested { 1 } else { 4 } {

@@ -34,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // What another thread has allocated may be freed here.
+        // Allocations of another thread may be freed here.
         BYTES.set(BYTES.get().saturating_sub(layout.size()));
         // SAFETY: the block came from `alloc`, and thus from the system.
         unsafe { System.dealloc(pointer, layout) }

@@ -1,4 +1,4 @@
-//! What the types of the public interface promise to the compiler.
+//! Auto traits and other compile-time promises of the public types.
 
 use core::fmt::Debug;
 

@@ -193,7 +193,7 @@ fn ram_above_the_reservation_is_given_back_untouched() {
         assert_eq!(report.end, POWEROFF);
         let surplus = (maxmem - memory) * 256;
         let given: u64 = report.given_back.iter().map(|range| range.end - range.start).sum();
-        // What the domain does not have. Of the 17 frames outside of RAM the simulated toolstack has filled 16.
+        // Frames that the domain lacks. The simulated toolstack has filled 16 of the 17 frames outside of RAM.
         assert_eq!(given, surplus + 1, "{memory}/{maxmem}");
         assert!(report.given_back.iter().all(|range| range.start >= 0x140), "the image stays");
         let told = report.console_text();

@@ -28,7 +28,7 @@ fn run(main: impl AsyncFnOnce(Domain)) -> Report {
     guest().run(async |domain| main(domain).await).powered_off()
 }
 
-/// Makes something in one domain, and has it in hand in another, later on this thread.
+/// Makes something in one domain, and uses it in another, later on this thread.
 fn carry<T>(make: impl AsyncFnOnce(Domain) -> T, elsewhere: impl AsyncFnOnce(T, Domain)) -> Report {
     let kept = RefCell::new(None);
     run(async |domain| *kept.borrow_mut() = Some(make(domain).await));

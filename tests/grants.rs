@@ -747,7 +747,7 @@ fn a_peer_that_never_unmaps_is_refused_at_the_limit() {
         let other = Granted::<ReadWrite>::try_new(DomainId(PEER + 1), 257).unwrap();
         assert_eq!(deferred_pages(other.peer()), 0);
         drop(other);
-        // What the peer is done with makes room.
+        // Pages that the peer has unmapped make room.
         first.iter().for_each(|&reference| outside(|outside| outside.unmap(PEER, reference, true)));
         sleep(Duration::from_secs(1)).await;
         assert_eq!((deferred_pages(TO), stat().deferred_pages, stat().reclaimed), (240, 240, 16));
@@ -782,7 +782,7 @@ fn one_page_in_use_counts_the_whole_grant_as_deferred() {
 }
 
 #[test]
-fn a_peer_at_the_limit_when_references_come_is_refused() {
+fn waiting_peer_at_the_limit_is_refused() {
     run(guest(16).grant_frames(1), async || {
         set_deferred_limit(Some(2));
         let kept = read_write(2).unwrap();

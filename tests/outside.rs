@@ -66,7 +66,7 @@ fn the_end_outside_of_a_domain_panics_with_a_message() {
 }
 
 #[test]
-fn a_domain_handle_outlives_its_domain_and_finds_nothing() {
+fn domain_handle_after_its_domain_finds_nothing() {
     let mut kept = None;
     Guest::new().look(|domain| kept = Some(domain)).0.powered_off();
     let domain = kept.unwrap();

@@ -156,7 +156,7 @@ impl Liar {
     }
 
     /// Has the oldest request for a listing be answered in parts, or answers with a part: of a generation that may change, with
-    /// names or without, and perhaps not the last. None of them is the last for as long as the input says so.
+    /// names or without, and perhaps not the last. The input decides how many of them are not the last.
     fn part(&mut self, chosen: usize, input: &Input) -> Vec<u8> {
         let listings = [MessageType::DIRECTORY, MessageType::DIRECTORY_PART];
         let Some(index) = self.owed.iter().position(|request| listings.contains(&request.ty)) else {
@@ -182,7 +182,7 @@ impl Liar {
         message(request.ty, request.id, &payload)
     }
 
-    /// Breaks the connection so often, and makes the next whenever the domain asks for it. The domain must not spin meanwhile.
+    /// Breaks the connection so often, and makes the next whenever the domain asks for it. The domain must not spin in between.
     async fn flap(&mut self, times: u8) {
         self.lost = true;
         self.server.set(SERVER_FEATURES, FEATURE_RECONNECTION);

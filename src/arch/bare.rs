@@ -24,7 +24,7 @@ pub(crate) fn cpuid(leaf: u32) -> [u32; 4] {
 #[inline(always)]
 pub(crate) fn read_tsc() -> u64 {
     let (low, high): (u64, u64);
-    // SAFETY: every 64-bit CPU has RDTSC and LFENCE, and ring 0 may execute them whatever CR4.TSD says. RDTSC writes RAX and
+    // SAFETY: every 64-bit CPU has RDTSC and LFENCE, and ring 0 may execute them with any CR4.TSD. RDTSC writes RAX and
     // RDX and clears their upper halves. Without `nomem` the compiler moves no access to memory over the two. This target has
     // no SSE2, so the intrinsic of LFENCE would be a call.
     unsafe { asm!("lfence", "rdtsc", out("rax") low, out("rdx") high, options(nostack, preserves_flags)) };

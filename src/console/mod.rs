@@ -221,7 +221,7 @@ impl Console {
         self.device(|device| Ok(device.is_connected())).unwrap_or(false)
     }
 
-    /// Does something with the device, unless the console is that of another domain than runs here.
+    /// Does something with the device, unless the console belongs to another domain.
     fn device<T>(&self, act: impl FnOnce(&mut Device) -> Result<T, Error>) -> Result<T, Error> {
         if self.0.is_running() { CONSOLE.of(self.0).with(act) } else { Err(Error::Absent) }
     }

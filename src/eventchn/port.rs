@@ -137,7 +137,7 @@ impl Port {
         }
     }
 
-    /// Whether the port's domain runs here, and has not been resumed elsewhere since the port was bound. Else its number may be
+    /// Returns true if the port's domain runs here and was not resumed since the port was bound. Else its number may be
     /// another's.
     pub(crate) fn is_current(&self) -> bool {
         self.current().is_ok()

@@ -56,7 +56,7 @@ pub struct Batch<'a> {
     segments: heapless::Vec<GrantCopy, SEGMENTS>,
     /// Segments of each copy.
     parts: heapless::Vec<u8, SEGMENTS>,
-    /// Where the copies were added, if there are any.
+    /// Generation in which the copies were added, if there are any.
     filled: Option<Filled>,
     memory: PhantomData<&'a mut [u8]>,
 }
@@ -75,7 +75,7 @@ impl Filled {
         Ok(Self { instance: state, generation: state.generation() })
     }
 
-    /// Whether copies that were added there may be done here and now.
+    /// Fails unless copies added in that generation may be submitted now.
     fn check(self) -> Result<(), Error> {
         let state = self.instance.if_running().ok_or(Error::Refused(Errno::ESRCH))?;
         super::check(state, self.generation)
@@ -106,8 +106,8 @@ impl<'a> Batch<'a> {
     /// # Errors
     ///
     /// [`Error::BeyondPage`] if it is longer than the rest of the page; [`Error::BatchFull`] if there is no room for it;
-    /// [`Error::BadPage`] if the slice is none of the domain's RAM; [`Error::BeforeResume`] if the batch has copies from before
-    /// a resume; [`Error::Refused`] outside of a domain, or if it has copies of another one. The batch is as it was.
+    /// [`Error::BadPage`] if the slice lies outside of RAM; [`Error::BeforeResume`] if the batch has copies from before a
+    /// resume; [`Error::Refused`] outside of a domain, or if it has copies of another one. The batch is as it was.
     pub fn read(&mut self, from: Grant, offset: usize, into: &'a mut [u8]) -> Result<(), Error> {
         self.add(Way::Out, from, offset, into.as_mut_ptr(), into.len())
     }

@@ -92,7 +92,7 @@ impl Inner {
         self.limit.unwrap_or_else(|| sixteenth_of_ram.min(quarter_of_table).max(LEAST_LIMIT))
     }
 
-    /// Whether a peer may be granted pages.
+    /// Admission check for new grants to a peer.
     fn allow(&mut self, peer: DomainId) -> Result<(), Error> {
         if self.deferred.is_empty() {
             return Ok(());
@@ -224,7 +224,7 @@ impl Grants {
         self.inner.lock().limit = pages;
     }
 
-    /// Whether a peer may be granted pages: not if it has too many in use of grants that have ended.
+    /// Refuses a peer that still uses too many pages of ended grants.
     pub(super) fn allow(&self, peer: DomainId) -> Result<(), Error> {
         // Without a next look nothing is deferred.
         if self.next_look().is_none() { Ok(()) } else { self.inner.lock().allow(peer) }
@@ -400,7 +400,7 @@ impl Future for Take {
 }
 
 impl Take {
-    /// Waits for so many references of a domain's.
+    /// Waits for this number of a domain's references.
     pub(super) const fn new(state: Instance, count: u32) -> Self {
         Self { state, count, ticket: None }
     }

@@ -247,7 +247,7 @@ impl Placed {
         (self.first + index as u64) << 12
     }
 
-    /// Whether this is the domain that mapped them, not resumed elsewhere since.
+    /// Returns true in the domain that mapped them, until it is resumed.
     fn check(&self) -> Result<(), Error> {
         super::check(self.state, self.generation)
     }
@@ -340,7 +340,7 @@ impl Placed {
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        // What Xen refuses is counted. Outside of its domain the mapping stays until that ends.
+        // Refused unmaps are counted. Outside of its domain the mapping stays until that ends.
         let _ = self.unmap();
     }
 }

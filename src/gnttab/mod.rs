@@ -213,7 +213,7 @@ impl From<memory::Error> for Error {
     }
 }
 
-/// Whether a grant or mapping of this generation of a domain may be used here and now.
+/// Fails unless a grant or mapping of this generation of a domain may be used now.
 fn check(state: Instance, generation: u64) -> Result<(), Error> {
     if !state.is_running() {
         return Err(Error::Refused(Errno::ESRCH));
@@ -285,8 +285,8 @@ pub fn deferred_limit() -> u32 {
     local::current().map_or(0, |state| GRANTS.of(state).limit())
 }
 
-/// Sets the limit of deferred pages for each peer: see [`deferred_limit`]. None is the default again. A peer without deferred
-/// pages is not refused, whatever the limit.
+/// Sets the limit of deferred pages for each peer: see [`deferred_limit`]. `None` restores the default. A peer without deferred
+/// pages is never refused.
 ///
 /// A program whose drivers grant many pages to one driver domain, and reconnect all at once, may want more than the default;
 /// one that talks to hostile peers in little memory may want less.

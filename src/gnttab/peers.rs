@@ -62,7 +62,7 @@ impl Peers {
         Ok(())
     }
 
-    /// A grant of so many pages is deferred.
+    /// Counts a deferred grant with this number of pages.
     pub(super) fn defer(&mut self, domain: DomainId, pages: u32) {
         if let Some(peer) = self.get_mut(domain) {
             peer.deferred += pages;

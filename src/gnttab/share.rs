@@ -73,10 +73,9 @@ impl<A: Access> Granted<A> {
     /// # Errors
     ///
     /// [`Error::TooManyDeferred`] if the peer still uses too many pages of grants that have ended, now or when the references
-    /// are there: the caller then waits, and tries again; [`Error::TooMany`] if there will never be so many references;
-    /// [`Error::Memory`] for none at all, or if so many pages in
-    /// one piece are not free, or there is none for the table; [`Error::FrameTooHigh`]; [`Error::Refused`] by Xen, or outside
-    /// of a domain.
+    /// are there: the caller then waits, and tries again; [`Error::TooMany`] if the table can never have that number of
+    /// references; [`Error::Memory`] for zero pages, or if that number of pages in one piece are not free, or there is none
+    /// for the table; [`Error::FrameTooHigh`]; [`Error::Refused`] by Xen, or outside of a domain.
     ///
     /// # Cancel safety
     ///

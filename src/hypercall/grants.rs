@@ -13,7 +13,7 @@ use crate::abi::xen::{DomainId, Hypercall};
 /// # Safety
 ///
 /// The structures are those of the operation: [`QuerySize`] for `QUERY_SIZE`, [`MapGrantRef`] for `MAP_GRANT_REF`,
-/// [`UnmapGrantRef`] for `UNMAP_GRANT_REF`, and [`GrantCopy`] for `COPY`. What they name is as the function for it wants it:
+/// [`UnmapGrantRef`] for `UNMAP_GRANT_REF`, and [`GrantCopy`] for `COPY`. The pages they name meet that function's conditions:
 /// nothing lies [where a page is mapped](grant_map), nobody uses [what is unmapped](grant_unmap), and own frames that are
 /// [copied](grant_copy) from or to are the caller's to read, or to write.
 unsafe fn operation<T>(number: u64, batch: &mut [T]) -> Result<(), Errno> {

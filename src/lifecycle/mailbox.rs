@@ -28,9 +28,9 @@ pub(super) struct Node {
     pub(super) path: &'static str,
     /// The state that its receivers share.
     pub(super) desk: fn(Instance) -> &'static Desk,
-    /// Whether a value is acknowledged when it is received.
+    /// True if a value is acknowledged when it is received.
     pub(super) takes: fn(&Value) -> bool,
-    /// Whether a value has its answer once the domain was suspended.
+    /// True if a suspend of the domain answers the value.
     pub(super) ends_with_suspend: fn(&Value) -> bool,
 }
 

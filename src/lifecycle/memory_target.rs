@@ -19,10 +19,11 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Follows the memory target of the toolstack, which `xl mem-set` changes, until xenstore fails for good; returns that error.
 ///
 /// Watches `memory/target` (in KiB) and calls [`aim`] for each new value, ten times a second at most. A target that is not
-/// reached, as the heap has no more free pages or Xen no more memory, is tried again every ten seconds. It goes on after a resume.
+/// reached, as the heap has no more free pages or Xen no more memory, is tried again every ten seconds. A resume
+/// does not end it.
 ///
 /// `least_kib` is the RAM that the program needs, in KiB: a lower target counts as this one. Memory that is given away is missing
-/// from the heap, so choose it above the program's peak. A target below it, one that is not reached and a value that is no number
+/// from the heap, so choose it above the program's peak. A target below it, an unreachable target and a value that is no number
 /// are warned of in the log, once a minute at most.
 ///
 /// A domain that holds more than its target can be saved, but not restored: see [`lifecycle::suspend`](crate::lifecycle::suspend()).

@@ -80,7 +80,7 @@
 //!                 nodes.write("data/service/version", "1").await
 //!             })
 //!             .await;
-//!         // `Interrupted` means that the domain was resumed meanwhile, and the next pass writes them.
+//!         // `Interrupted` means that the domain was resumed during the request; the next pass writes them.
 //!         if let Err(error) = written {
 //!             log::warn!("service not advertised: {error}");
 //!         }

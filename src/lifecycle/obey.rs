@@ -76,7 +76,7 @@ async fn listen(state: Instance, node: Node) {
             break error;
         }
         let mut attempt = 1;
-        // One event may stand for several requests. A stream of the application's that is made meanwhile gets the rest.
+        // One event may stand for several requests. A stream that the application makes in between gets the rest.
         loop {
             throttle.wait(state).await;
             mailbox.desk.free().await;

@@ -64,7 +64,7 @@ pub(super) enum Offered {
     Stale,
     /// There is no request, or it was handed out before.
     Old,
-    /// A new request. One that is to be acknowledged is kept from here on.
+    /// A new request. If it needs an acknowledgement, it is kept from here on.
     New,
 }
 
@@ -162,7 +162,7 @@ impl Received {
         Poll::Pending
     }
 
-    /// Whether a request is being acknowledged.
+    /// True while a request is being acknowledged.
     pub(super) fn is_acknowledging(&self) -> bool {
         matches!(self.inner.lock().stage, Stage::Acknowledging)
     }

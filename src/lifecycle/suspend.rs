@@ -117,7 +117,7 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
         count_many(&counts.interrupted, open);
         count_many(&counts.console_bytes_lost, unread);
     }
-    // A request to suspend that came meanwhile has its answer.
+    // This suspend answers a request that arrived during it.
     CHANNEL.of(state).answer();
     requests::NODE.suspended(state);
     drop(held);
@@ -130,8 +130,8 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
 /// Sets whether the domain is suspended although it holds more memory than its limit, so that a restore would fail; it is unless
 /// this, or the option `domu.suspend-over-limit=off`, says otherwise.
 ///
-/// If not, [`suspend`] returns [`SuspendError::OverLimit`] then, and the domain goes on. The toolstack is not told: `xl save` gives
-/// up after a minute. Copies (`xl save -c`) and migrations are refused as well.
+/// If not, [`suspend`] returns [`SuspendError::OverLimit`] then, and the domain continues. The toolstack is not told:
+/// `xl save` gives up after a minute. Copies (`xl save -c`) and migrations are refused as well.
 ///
 /// Does nothing outside of a domain.
 pub fn allow_suspend_over_limit(allowed: bool) {

@@ -157,7 +157,7 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        // One that Xen will not stop has the domain end in time, as has one that is dropped outside of its domain.
+        // A watchdog that Xen does not stop ends the domain in time; so does one dropped outside of its domain.
         if self.state.is_running() && self.is_current() {
             let _ = self.set(0);
             WATCHDOGS.of(self.state).note(self.id.load(Ordering::Relaxed), 0);

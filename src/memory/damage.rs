@@ -1,4 +1,4 @@
-//! What a look at the heap tells: its accounts, and what is damaged. Here without any allocator.
+//! Report of a heap check: statistics and damage. Compiled without an allocator too.
 
 use core::fmt;
 

@@ -24,7 +24,7 @@ domain_local! {
 
 /// Frames of unpopulated space that follow each other, read-write and not executable.
 ///
-/// Whoever has something placed there has it taken away before dropping this, or leaks it: the frames go to the next. A drop
+/// The user removes what is placed there before dropping this, or leaks it: the frames go to the next user. A drop
 /// outside of the hole's domain does nothing.
 pub(crate) struct Hole(FrameRange, Instance);
 

@@ -82,8 +82,8 @@ impl SharedInfo {
         self.page.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
     }
 
-    /// Whether another attempt may find a version lock free: fewer than the bound were made, and the page is in place. A
-    /// crash between a suspend and Xen's placing the page again reads ones, an odd version, for ever.
+    /// Returns true if another attempt may find a version lock free: fewer than the bound were made, and the page is in place.
+    /// A crash between a suspend and Xen's placing the page again reads ones, an odd version, for ever.
     #[cold]
     fn may_retry(&self, attempts: &mut u32) -> bool {
         *attempts += 1;
@@ -127,7 +127,7 @@ impl SharedInfo {
         }
     }
 
-    /// Reads the time record and the time stamp counter once; `None` if Xen wrote the record meanwhile.
+    /// Reads the time record and the time stamp counter once; `None` if Xen wrote the record during the read.
     #[inline(always)]
     pub(crate) fn try_read_time(&self, read_tsc: impl Fn() -> u64) -> Option<(TimeRecord, u64)> {
         let page = self.page;

@@ -28,7 +28,7 @@ const WORDWISE: usize = 128;
 pub struct SharedMemory<'a> {
     start: NonNull<u8>,
     len: usize,
-    /// The simulated domain that made it: pages of others are found by its addresses. None made it while it boots.
+    /// The simulated domain that made it: pages of others are found by its addresses. `None` while the domain boots.
     #[cfg(not(target_os = "none"))]
     instance: Option<Instance>,
     owner: PhantomData<&'a ()>,

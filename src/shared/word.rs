@@ -151,7 +151,7 @@ macro_rules! words {
             ///
             /// # Errors
             ///
-            /// What is there instead.
+            /// The word's actual value.
             #[inline]
             pub fn compare_exchange(
                 self,
@@ -175,11 +175,11 @@ macro_rules! words {
                 }
             }
 
-            /// Writes what `change` makes of the word, again if the word has changed meanwhile, and returns what was there.
+            /// Writes the result of `change`, retries if the word changed in between, and returns the previous value.
             ///
             /// # Errors
             ///
-            /// What is there, when `change` returns nothing.
+            /// The word's value, when `change` returns `None`.
             #[inline]
             pub fn fetch_update(
                 self,

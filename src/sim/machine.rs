@@ -104,7 +104,7 @@ pub(crate) struct Machine {
     xen: Option<XenVersion>,
     cpuid_base: u32,
     pub(crate) domain: u16,
-    /// Whether CPUID has the number of the domain.
+    /// True if CPUID has the number of the domain.
     pub(crate) tells_domain: bool,
     debug: Vec<u8>,
     serial: Vec<u8>,
@@ -499,7 +499,7 @@ pub(crate) fn behind(start: NonNull<u8>, offset: usize, instance: Option<Instanc
 }
 
 /// The number by which a copy names the page that a pointer lies in. Here it is one of the host's, not of a domain's, and
-/// keeps the pointer's right to the slice. None outside of a domain.
+/// keeps the pointer's right to the slice. `None` outside of a domain.
 pub(crate) fn copied_frame(pointer: *const u8) -> Option<u64> {
     if_there(|machine| machine.grants.mappings.lend(pointer))
 }
@@ -537,7 +537,7 @@ pub(crate) fn stack_depth(end: u64) -> u64 {
     end.saturating_sub(frame_pointer())
 }
 
-/// What CPUID says of the CPU. Outside of a domain it has no feature.
+/// CPUID of the simulated CPU. Outside of a domain it has no feature.
 pub(crate) fn cpu() -> Cpu {
     if_there(|machine| machine.cpu).unwrap_or_default()
 }

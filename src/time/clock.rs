@@ -23,7 +23,7 @@ fn at(record: &TimeRecord, tsc: u64) -> u64 {
     record.system_time_ns.saturating_add(scale(ticks, record.tsc_to_system_mul, record.tsc_shift))
 }
 
-/// System time in one attempt, without a loop; `None` if Xen wrote the record meanwhile, or where only [`at`] is exact.
+/// System time in one attempt, without a loop; `None` if Xen wrote the record during the read, or where only [`at`] is exact.
 #[inline(always)]
 pub(super) fn try_system_time_ns(info: &SharedInfo) -> Option<u64> {
     let (record, tsc) = info.try_read_time(arch::read_tsc)?;

@@ -32,7 +32,7 @@ pub fn interval(period: Duration) -> Interval {
     Interval { next: now() + period, period, behavior: MissedTickBehavior::default(), has_yielded: false }
 }
 
-/// What an [`Interval`] does after it missed ticks.
+/// Behavior of an [`Interval`] after missed ticks.
 ///
 /// Each of the three gives the tick that is due at once, and differs in the ticks after it. With a period of 100 ms and ticks
 /// due at 100, 200, ... 700 ms, of which the first could be taken only at 430 ms:
@@ -75,7 +75,7 @@ impl MissedTickBehavior {
         let late = now.duration_since(tick);
         match self {
             Self::Delay if late > Duration::from_nanos(TOLERANCE_NS) || late >= period => now + period,
-            // One that is late by less than a period is followed by the usual tick.
+            // A tick that is late by less than a period is followed by the usual one.
             Self::Skip if late >= period => {
                 // The remainder is less than `late`, which is a `u64`.
                 let since_multiple = (late.as_nanos() % period.as_nanos()) as u64;
@@ -122,7 +122,7 @@ impl Interval {
         self.behavior = behavior;
     }
 
-    /// What follows missed ticks; [`MissedTickBehavior::Skip`] unless set.
+    /// Behavior after missed ticks: [`MissedTickBehavior::Skip`] unless set.
     #[must_use]
     pub const fn missed_tick_behavior(&self) -> MissedTickBehavior {
         self.behavior

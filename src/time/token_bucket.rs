@@ -1,4 +1,4 @@
-//! Token bucket: so many at once, and then one in each interval.
+//! Token bucket: a burst, and then one in each interval.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;

@@ -137,7 +137,7 @@ pub(super) async fn read_state(nodes: &Nodes, path: &Path) -> Result<Option<Stat
 ///
 /// # Errors
 ///
-/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), but that there is none.
+/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), except for a missing node.
 ///
 /// # Cancel safety
 ///
@@ -154,7 +154,7 @@ pub async fn frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error
 ///
 /// # Errors
 ///
-/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), but that there is none.
+/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), except for a missing node.
 ///
 /// # Cancel safety
 ///

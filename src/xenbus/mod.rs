@@ -20,7 +20,7 @@
 //! begins again by himself pauses before.
 //!
 //! A front end makes its ring once and uses it for each connection, as below. A back end that maps it and never unmaps it then
-//! has one ring, whatever the number of connections. A front end that makes a ring for each connection loses one to such a peer
+//! has one ring for any number of connections. A front end that makes a ring for each connection loses one to such a peer
 //! each time, until it is refused more: [`gnttab::deferred_limit`](crate::gnttab::deferred_limit).
 //!
 //! ```no_run

@@ -7,7 +7,7 @@
 //! nothing left to wait for is still noticed.
 //!
 //! If a server breaks one connection after the other, the task backs off: it asks for the first at once, and for each further
-//! one after a pause that doubles. Requests wait meanwhile.
+//! one after a pause that doubles. Requests wait until then.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -482,7 +482,7 @@ impl Inner {
     /// Until when the next connection is to wait, if it is.
     fn pause(&self) -> Option<Instant> {
         match self.stage {
-            // It was looked at before in this turn, by a clock that goes on.
+            // It was looked at before in this turn, by a clock that runs on.
             Stage::BackingOff(_) => self.backoff.until(),
             Stage::Waiting(_) | Stage::Connected(_) | Stage::Failed(_) => None,
         }

@@ -51,7 +51,7 @@ impl Page {
         self.0.u32(SERVER_FEATURES).load(Ordering::Relaxed) & feature != 0
     }
 
-    /// Whether the server offers new connections.
+    /// True if the server offers new connections.
     pub(super) fn offers_anew(self) -> bool {
         self.offers(FEATURE_RECONNECTION)
     }

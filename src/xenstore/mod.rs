@@ -68,7 +68,7 @@ impl Xenstore {
         Self(Nodes { state, transaction: None })
     }
 
-    /// How often the domain was resumed elsewhere.
+    /// Number of resumes of the domain.
     pub(crate) fn generation(&self) -> u64 {
         self.0.state.generation()
     }

@@ -12,7 +12,7 @@ use super::wire;
 
 /// Largest listing that [`Nodes::directory`](super::Nodes::directory) accepts: 256 KiB, each name with the NUL that ends it.
 ///
-/// That holds the 32,752 domains that Xen can have below `/local/domain` (192 KiB), and the 1,000 nodes that C xenstored lets a
+/// It holds the 32,752 domains that Xen can have below `/local/domain` (192 KiB), and the 1,000 nodes that C xenstored lets a
 /// domain own, with names of 255 bytes.
 #[doc(alias = "XS_DIRECTORY_PART")]
 pub const MAX_LISTING: usize = 256 << 10;
@@ -47,13 +47,13 @@ impl Names {
         self.count
     }
 
-    /// Whether the node has no children.
+    /// Returns true if the node has no children.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Whether a name is among them. Takes time in proportion to the length of the listing.
+    /// Returns true if a name is among them. Takes time in proportion to the length of the listing.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.iter().any(|known| known == name)

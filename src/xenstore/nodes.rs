@@ -89,7 +89,7 @@ impl Nodes {
         Err(Error::Conflict)
     }
 
-    /// Fetches a listing in parts. Returns false if the directory has changed meanwhile.
+    /// Fetches a listing in parts. Returns false if the directory changed in between.
     async fn directory_in_parts(&self, path: &str, names: &mut Names) -> Result<bool, Error> {
         names.clear();
         let mut generation = None;

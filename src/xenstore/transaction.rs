@@ -63,7 +63,7 @@ impl Transaction {
         self.nodes.obeyed(MessageType::TRANSACTION_END, Payload::new().string(how)?).await
     }
 
-    /// Whether it was begun before the domain was resumed.
+    /// Returns true if it was begun before the last resume.
     fn is_old(&self) -> bool {
         self.id.generation != self.nodes.state.generation()
     }
@@ -84,7 +84,7 @@ impl Deref for Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // Nothing is done if its end is on the way. Outside of its domain it goes on until that ends.
+        // Nothing is done if its end is on the way. Dropped outside of its domain, it stays open until that domain ends.
         if self.nodes.state.is_running() {
             CONNECTION.of(self.nodes.state).abort(self.id.begun_by);
         }
@@ -121,7 +121,7 @@ impl Xenstore {
     /// is done again, up to [`MAX_ATTEMPTS`] times in all, with a pause before each. The closure reads through what it is
     /// given, and does nothing else that must not be done twice.
     ///
-    /// If the domain is [resumed](crate::lifecycle#suspend-and-resume) elsewhere before the commit was sent, nothing was changed,
+    /// If the domain is [resumed](crate::lifecycle#suspend-and-resume) before the commit was sent, nothing was changed,
     /// and all of it is done again in the new domain. A closure that writes ports or grant references compares
     /// [`Domain::generation`](crate::Domain::generation) with that in which they were made, as they are gone after a resume.
     ///
@@ -162,7 +162,7 @@ impl Xenstore {
                         Err(error @ (Error::Conflict | Error::BeforeResume)) => E::from(error),
                         Err(error) => return Err(error.into()),
                     },
-                    // Some servers do not wait for the end to refuse. One from before a resume is gone, whatever the error is.
+                    // Some servers do not wait for the end to refuse. One from before a resume is gone with any error.
                     Err(error) if transaction.is_in_conflict() || transaction.is_old() => error,
                     Err(error) => return Err(error),
                 },

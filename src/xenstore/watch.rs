@@ -52,7 +52,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Outside of its domain it goes on until that ends.
+        // Dropped outside of its domain, it stays until that domain ends.
         if self.state.is_running() {
             CONNECTION.of(self.state).unwatch(self.id);
         }

@@ -43,7 +43,7 @@ impl Changes {
         if self.all || below.is_some_and(|path| self.below.iter().any(|known| known == path)) {
             return;
         }
-        // What is no path stands for all, as does one that there is no memory for.
+        // An invalid path stands for all paths, as does a path that there is no memory for.
         match below.and_then(|path| Path::try_copy(path).ok()) {
             Some(path) if self.below.len() < MOST_PATHS && self.below.try_reserve(1).is_ok() => {
                 self.below.push(path);

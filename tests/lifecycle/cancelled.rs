@@ -111,7 +111,7 @@ fn dropped_next_loses_no_key() {
 }
 
 #[test]
-fn dropped_stream_leaves_its_request_to_the_default_handler() {
+fn dropped_stream_leaves_its_request_to_default() {
     for server in 0..2 {
         at_each_poll(|polls| {
             let store = &servers()[server];
@@ -240,7 +240,7 @@ fn request_left_in_the_node_is_received_once() {
 
 /// A stream that is made while the default handler acknowledges a request gets it.
 #[test]
-fn stream_made_during_an_acknowledgement_gets_the_request() {
+fn stream_made_during_acknowledgement_gets_request() {
     let mut both = [0; 2];
     for turns in 0..MOST / 4 {
         let store = Store::new();

@@ -85,7 +85,7 @@ fn commit_without_an_answer_stays_interrupted() {
 
 /// The closure's own error counts, if it gives up each time; and there is a bound.
 #[test]
-fn transaction_that_fails_in_the_new_domain_too_is_an_error() {
+fn transaction_that_fails_again_is_an_error() {
     let store = Store::new();
     let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
         let (nodes, attempts) = (domain.xenstore(), Rc::new(RefCell::new(Vec::new())));

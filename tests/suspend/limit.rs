@@ -11,9 +11,9 @@ use domu::{time, xenstore};
 use crate::{MS, SECOND, SHUTDOWN, obedient};
 
 const TARGET: &str = "/local/domain/7/memory/target";
-/// What `xl` adds to the target for the limit.
+/// Slack that `xl` adds to the target for the limit.
 const SPARE_KIB: u64 = 1024;
-/// What the reservation counts beside the RAM: 16 pages.
+/// Pages beside the RAM that the reservation counts: 16.
 const EXTRA_KIB: u64 = 64;
 
 /// A domain of 16 MiB whose limit was lowered to what belongs to a target of 10 MiB.
@@ -37,7 +37,7 @@ fn suspend_over_the_limit_is_warned_of() {
 }
 
 #[test]
-fn suspend_over_the_limit_is_refused_where_it_is_not_allowed() {
+fn forbidden_suspend_over_the_limit_is_refused() {
     let error = SuspendError::OverLimit { held: 16448 << 10, limit: 11264 << 10 };
     let refused = "suspend refused: a restore would fail, as the domain holds 16448 KiB and its limit is 11264 KiB";
     // By the command line, for a domain that obeys.
@@ -108,7 +108,7 @@ fn followed_target_keeps_the_domain_within_its_limit() {
 }
 
 #[test]
-fn nonsense_targets_are_bounded_and_warned_of_once_a_minute() {
+fn nonsense_targets_are_bounded_and_rarely_warned_of() {
     let store = Store::new();
     let report = Guest::new().xenstore(&store).memory_mib(16, 16).backed_mib(16).run(async |domain| -> domu::Result {
         spawn(lifecycle::follow_memory_target(domain, 8 << 10)).detach();
@@ -162,7 +162,7 @@ fn unreached_target_is_tried_again() {
 }
 
 #[test]
-fn following_without_a_store_is_an_error_and_a_drop_ends_the_watch() {
+fn following_without_a_store_is_an_error() {
     let report = Guest::new().without_xenstore().run(async |domain| {
         assert_eq!(lifecycle::follow_memory_target(domain, 0).await, xenstore::Error::Absent);
     });

@@ -16,7 +16,7 @@ fn lines(text: &str, wanted: &str) -> usize {
 }
 
 #[test]
-fn resumed_domain_without_cpuid_leaf_learns_its_new_id() {
+fn resumed_domain_without_cpuid_leaf_learns_its_id() {
     let report = obedient(&Store::new()).domain(None).run(async |domain| -> domu::Result {
         assert_eq!(domain.id(), DomainId(7));
         assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
@@ -128,7 +128,7 @@ fn what_was_asked_by_an_event_and_given_up_is_not_done() {
     assert_eq!(report.powered_off().resumes, 1);
 }
 
-/// Polls a future in each turn until it is dropped after so many polls; says what it gave.
+/// Polls a future in each turn until it is dropped after this number of polls; returns its output.
 async fn polled<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
     let (mut future, mut left) = (pin!(future), polls);
     poll_fn(|context| {
@@ -167,7 +167,7 @@ fn dropped_next_loses_no_event_of_the_channel() {
 
 /// A request that was acknowledged for a receiver that was dropped: a suspend answers the one to suspend, and no other.
 #[test]
-fn kept_request_outlives_a_suspend_unless_it_asked_for_it() {
+fn kept_request_survives_a_suspend_it_did_not_ask_for() {
     for saved in [Saved::Cancelled(SECOND), Saved::Restored(SECOND)] {
         for (word, expected) in [("suspend", None), ("reboot", Some(ShutdownRequest::Reboot))] {
             let store = Store::new();

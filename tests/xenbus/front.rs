@@ -421,9 +421,9 @@ fn a_hundred_cycles_of_forty_front_ends_leave_nothing() {
     });
 }
 
-/// The domain is resumed elsewhere while the details are written. They name ports and references that are gone.
+/// The domain is resumed while the details are written. They name ports and references that are gone.
 #[test]
-fn details_of_before_a_resume_are_not_written_after_it() {
+fn details_from_before_a_resume_are_not_written() {
     let mut stale = 0;
     for tenths in 0..60 {
         let store = Store::new();

@@ -1,4 +1,4 @@
-//! Servers that break their connections and begin anew, again and again.
+//! Servers that break one connection after the other.
 
 use std::cell::Cell;
 use std::future::pending;

@@ -36,7 +36,7 @@ pub const BUILD_STD: &str = "-Zbuild-std=core,alloc";
 /// The compiler flags of a hardened image, beside those in `.cargo/config.toml`.
 const HARDENED: [&str; 1] = ["-Zstack-protector=strong"];
 
-/// What cargo must be told to take flags from a profile. Those are added to the flags of the crate's own configuration,
+/// Options for cargo to take flags from a profile. They are added to the flags of the crate's own configuration,
 /// wherever that has them.
 const PROFILE_OPTION: &str = "-Zprofile-rustflags";
 

@@ -9,7 +9,7 @@ use crate::build::{TARGET, cargo_environment};
 use crate::process::{self, output_of};
 use crate::say;
 
-/// The version of `cargo-hack` that is built where there is none.
+/// The version of `cargo-hack` that is built where it is missing.
 const CARGO_HACK: &str = "0.6.46";
 
 /// What is missing is added by one at a time.
@@ -94,7 +94,7 @@ pub fn toolchain(version: &str) -> Result<String> {
     bail!("no toolchain {name} here, and `rustup {}` failed", install.join(" "))
 }
 
-/// Whether a toolchain has the unikernels' target installed.
+/// Returns true if a toolchain has the unikernels' target installed.
 fn has_target(toolchain: &str) -> bool {
     let mut command = process::command("rustc");
     cargo_environment(&mut command);

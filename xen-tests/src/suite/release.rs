@@ -109,7 +109,7 @@ fn documentation(suite: &mut Suite) {
     }
 }
 
-/// Where docs.rs shows the documentation of the default target, of the host, and the package's files.
+/// Addresses of the documentation of the default target, of that of the host, and of the package's files.
 const PAGES: &str = "https://docs.rs/domu/latest/domu/";
 const HOST_PAGES: &str = "https://docs.rs/domu/latest/x86_64-unknown-linux-gnu/domu/";
 const SOURCES: &str = "https://docs.rs/crate/domu/latest/source/";
@@ -148,7 +148,7 @@ fn readme_links() -> Result<()> {
     Ok(())
 }
 
-/// Whether rustdoc has written a page, with the item that the fragment names.
+/// Returns true if rustdoc has written a page, with the item that the fragment names.
 fn leads_somewhere(docs: &Path, path: &str) -> bool {
     let (file, item) = path.split_once('#').unwrap_or((path, ""));
     fs::read_to_string(docs.join(file)).is_ok_and(|page| item.is_empty() || page.contains(&format!("id=\"{item}\"")))

@@ -121,7 +121,7 @@ const PAUSE: i64 = 3_000_000_000;
 /// A tick: when it was due and when it was taken, in nanoseconds.
 type Tick = (i64, i64);
 
-/// Each interval gives the tick that came due in the pause, and goes on as its behavior says.
+/// Each interval gives the tick that came due in the pause, and continues as its behavior says.
 fn paused_interval(stage: &mut Stage) -> Result<()> {
     let outcome = stage.run_with(|stage| {
         let domain = stage.domain.clone();
@@ -151,7 +151,7 @@ fn paused_interval(stage: &mut Stage) -> Result<()> {
 fn ticks_over_pause(behavior: &str, ticks: &[Tick]) -> Result<()> {
     let lates: Vec<usize> =
         (0..ticks.len()).filter(|&index| ticks[index].1 - ticks[index].0 > PAUSE - 2 * PERIOD).collect();
-    // Those of a burst come due later and later in the pause.
+    // Ticks of a burst come due later and later in the pause.
     let Some(&late) = lates.first() else { anyhow::bail!("no tick was late by the pause") };
     ensure!(late >= 3 && late + 4 < ticks.len(), "tick {late} of {} was late", ticks.len());
     ensure!(ticks.iter().all(|(due, taken)| taken >= due), "a tick came early");

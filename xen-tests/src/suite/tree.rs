@@ -43,7 +43,7 @@ pub fn run(suite: &mut Suite) {
     }
 }
 
-/// The sizes in the README are those of a build, with the compiler that it names.
+/// The sizes in the README match a build with the compiler that it names.
 fn sizes_of_images(suite: &mut Suite) {
     let name = "build::sizes";
     if suite.wants(name)
