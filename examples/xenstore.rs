@@ -10,7 +10,7 @@ use alloc::string::ToString;
 use core::time::Duration;
 
 use domu::time;
-use domu::xenstore::{Error, Xenstore};
+use domu::xenstore::{ErrorKind, Xenstore};
 
 domu::main!(main);
 
@@ -23,7 +23,7 @@ async fn main(domain: domu::Domain) -> domu::Result {
         .transaction(async |nodes| {
             let before = match nodes.read("data/starts").await {
                 Ok(value) => value.number::<u32>()?,
-                Err(Error::NotFound) => 0,
+                Err(error) if error == ErrorKind::NotFound => 0,
                 Err(error) => return Err(error),
             };
             let starts = before + 1;
@@ -41,11 +41,11 @@ async fn main(domain: domu::Domain) -> domu::Result {
 
 async fn tell(store: &Xenstore) -> domu::Result {
     let mut watch = store.watch("data").await?;
-    while store.read("data/stop").await == Err(Error::NotFound) {
+    while store.read("data/stop").await.is_err_and(|error| error == ErrorKind::NotFound) {
         let path = watch.next().await?;
         match store.read(&path).await {
             Ok(value) => log::info!("{path} is {value}"),
-            Err(Error::NotFound) => log::info!("{path} is gone"),
+            Err(error) if error == ErrorKind::NotFound => log::info!("{path} is gone"),
             Err(error) => return Err(error.into()),
         }
     }

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::{console, eventchn, gnttab, lifecycle, memory, random, shared, xenbus, xenstore};
 
 /// Any error of this crate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// Output did not reach the console.
@@ -54,6 +54,19 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+/// Writes the causes of an error behind its own text, if the alternate form is asked for, as by `{error:#}`: `a: b: c`.
+pub(crate) fn write_causes(f: &mut fmt::Formatter<'_>, error: &dyn core::error::Error) -> fmt::Result {
+    if !f.alternate() {
+        return Ok(());
+    }
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
+}
 
 impl From<console::Error> for Error {
     fn from(error: console::Error) -> Self {

@@ -12,7 +12,7 @@ use domu::gnttab::{Granted, ReadWrite, stat};
 use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Guest, Message, Store, outside};
 use domu::time::{self, sleep};
-use domu::xenstore::{Error, MAX_LISTING};
+use domu::xenstore::{ErrorKind, MAX_LISTING};
 
 /// The system's allocator, counting what a thread allocates, and the bytes that it has.
 struct Counting;
@@ -186,7 +186,7 @@ fn an_endless_listing_takes_bounded_memory() {
             // One that never comes to an end has time enough to take all memory.
             let names = time::timeout(Duration::from_secs(3600), store.directory("data")).await;
             peak.set(PEAK.get() - before);
-            assert_eq!(names.unwrap().unwrap_err(), Error::ListingTooLong);
+            assert_eq!(names.unwrap().unwrap_err(), ErrorKind::ListingTooLong);
         })
         .powered_off();
     // The listing, as it grows to its limit, and the simulated server's own.

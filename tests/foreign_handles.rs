@@ -219,10 +219,13 @@ fn store_and_console_handles_elsewhere_are_absent() {
     let (domain, mut watch, transaction, mut requests): (_, xenstore::Watch, _, ShutdownRequests) =
         kept.take().unwrap();
     let report = guest().run(async |own: Domain| {
-        assert_eq!(watch.next().await.err(), Some(xenstore::Error::Absent));
-        assert_eq!(requests.next().await.err(), Some(xenstore::Error::Absent));
-        assert_eq!(domain.xenstore().read("data/node").await.err(), Some(xenstore::Error::Absent));
-        assert_eq!(transaction.commit().await.err(), Some(xenstore::Error::Absent));
+        assert_eq!(watch.next().await.err().map(|error| error.kind()), Some(xenstore::ErrorKind::Absent));
+        assert_eq!(requests.next().await.err().map(|error| error.kind()), Some(xenstore::ErrorKind::Absent));
+        assert_eq!(
+            domain.xenstore().read("data/node").await.err().map(|error| error.kind()),
+            Some(xenstore::ErrorKind::Absent)
+        );
+        assert_eq!(transaction.commit().await.err().map(|error| error.kind()), Some(xenstore::ErrorKind::Absent));
         assert_eq!(domain.console().write(b"no").await, Err(console::Error::Absent));
         assert_eq!(domain.console().try_read(&mut [0; 4]), Err(console::Error::Absent));
         drop((watch, requests));

@@ -17,7 +17,7 @@ use crate::console::rate_limit::log_limited;
 use crate::executor::{in_background, spawn};
 use crate::local::Instance;
 use crate::time;
-use crate::xenstore::{Error, Nodes, Value, Watch, Xenstore};
+use crate::xenstore::{Error, ErrorKind, Nodes, Value, Watch, Xenstore};
 
 /// Time limit of an acknowledgement. After it the request counts as received: a xenstored that is slow, refuses or is gone
 /// must not keep a domain from being shut down.
@@ -89,9 +89,9 @@ impl Mailbox {
                     changed => return changed,
                 }
             }
-            match failed {
-                Some(error) if !received.is_acknowledging() => Poll::Ready(Err(error)),
-                _ => Poll::Pending,
+            match failed.take_if(|_| !received.is_acknowledging()) {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
             }
         })
         .await;
@@ -157,7 +157,7 @@ async fn acknowledge(state: Instance, node: &Node, value: Value) {
     // The domain whose node was written last.
     let mut generation = state.generation();
     let taken = time::timeout(LIMIT, take_out(state, node.path, &value, &mut generation)).await;
-    match taken {
+    match &taken {
         Ok(Ok(true)) => {}
         // The toolstack took it back.
         Ok(Ok(false)) => return received.settle(None),
@@ -192,7 +192,7 @@ async fn take_out(state: Instance, path: &str, value: &Value, generation: &mut u
 /// The value of a node, empty if the node does not exist.
 async fn read(nodes: &Nodes, path: &str) -> Result<Value, Error> {
     match nodes.read(path).await {
-        Err(Error::NotFound) => Ok(Value::default()),
+        Err(error) if error == ErrorKind::NotFound => Ok(Value::default()),
         value => value,
     }
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use crate::domain::Domain;
 use crate::memory::balloon::{absent, aim};
 use crate::time::{self, Instant};
-use crate::xenstore::{Error, Watch};
+use crate::xenstore::{Error, ErrorKind, Watch};
 
 const PATH: &str = "memory/target";
 /// Pause after each adjustment: the rate limit of a target that changes all the time.
@@ -58,7 +58,7 @@ pub async fn follow_memory_target(domain: Domain, least_kib: u64) -> Error {
         is_reached = match store.read(PATH).await.and_then(|value| value.number()) {
             Ok(target) => approach(target, least_kib, &mut log),
             // The watch has an event in the new domain.
-            Err(Error::Interrupted) => true,
+            Err(error) if error == ErrorKind::Interrupted => true,
             Err(error) => {
                 log.warn(format_args!("{PATH}: {error}"));
                 true

@@ -48,9 +48,9 @@
 //! | ports | closed: their use, and waits for their events, fail with [`eventchn::Error::BeforeResume`](crate::eventchn::Error::BeforeResume) |
 //! | grants | ended: their pages are the domain's own, [`Granted::end`](crate::gnttab::Granted::end) returns them, [`Granted::check`](crate::gnttab::Granted::check) tells; those that were kept back are free |
 //! | mappings, copies that wait for a page | gone: [`Mapping::check`](crate::gnttab::Mapping::check) and copies fail with [`gnttab::Error::BeforeResume`](crate::gnttab::Error::BeforeResume) |
-//! | transactions of xenstore | gone: [`xenstore::Error::BeforeResume`](crate::xenstore::Error::BeforeResume) |
+//! | transactions of xenstore | gone: [`BeforeResume`](crate::xenstore::ErrorKind::BeforeResume) |
 //! | nodes that the program wrote in its home | missing: the program writes them again, see below |
-//! | a request that xenstore has not answered in time | [`xenstore::Error::Interrupted`](crate::xenstore::Error::Interrupted); those that it did not have yet are sent to the new one |
+//! | a request that xenstore has not answered in time | [`Interrupted`](crate::xenstore::ErrorKind::Interrupted); those that it did not have yet are sent to the new one |
 //! | watches | go on, each with an event |
 //! | the console | goes on; output that its backend has not read in time is lost, and counted; input that nobody had read is lost. One that is not in the same page is closed |
 //! | sleeps, timeouts, intervals | go on: the [monotonic clock](crate::time) has stood still |

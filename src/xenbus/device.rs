@@ -112,7 +112,7 @@ fn is_in_place(role: Role, path: &Path, me: u16, peer_path: &Path, peer: u16) ->
 
 /// The error of a node of this domain's own.
 fn gone(error: xenstore::Error) -> Error {
-    if error == xenstore::Error::NotFound { Error::Gone } else { error.into() }
+    if error == xenstore::ErrorKind::NotFound { Error::Gone } else { error.into() }
 }
 
 /// A value, or that there is none. Of what was removed together with what is above the server says that it is denied: it
@@ -120,7 +120,7 @@ fn gone(error: xenstore::Error) -> Error {
 pub(super) async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, Error> {
     match nodes.read(path).await {
         Ok(value) => Ok(Some(value)),
-        Err(xenstore::Error::NotFound | xenstore::Error::Denied) => Ok(None),
+        Err(error) if matches!(error.kind(), xenstore::ErrorKind::NotFound | xenstore::ErrorKind::Denied) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -172,7 +172,7 @@ pub async fn backends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error>
 /// bytes in all.
 async fn add_below(store: &Xenstore, path: &Path, found: &mut Vec<Path>) -> Result<(), Error> {
     let names = match store.directory(path).await {
-        Err(xenstore::Error::NotFound) => return Ok(()),
+        Err(error) if error == xenstore::ErrorKind::NotFound => return Ok(()),
         names => names?,
     };
     let mut bytes: usize = found.iter().map(|path| path.as_str().len()).sum();
@@ -181,7 +181,9 @@ async fn add_below(store: &Xenstore, path: &Path, found: &mut Vec<Path>) -> Resu
         if found.len() == MAX_DEVICES || bytes > xenstore::MAX_LISTING {
             return Err(Error::TooManyDevices);
         }
-        found.try_reserve(1).map_err(|_| xenstore::Error::OutOfMemory)?;
+        found
+            .try_reserve(1)
+            .map_err(|_| xenstore::ErrorKind::OutOfMemory.at(xenstore::Operation::Directory, path.as_str()))?;
         found.push(path.join(name)?);
     }
     Ok(())

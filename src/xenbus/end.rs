@@ -114,7 +114,9 @@ impl End {
     pub(super) async fn read(&self, name: &str) -> Result<Value, Error> {
         match self.store.read(self.device.peer_path().join(name)?).await {
             // So it is when all that is above is gone too.
-            Err(xenstore::Error::Denied) if self.peer_state().await?.is_none() => Err(Error::Closed),
+            Err(error) if error == xenstore::ErrorKind::Denied && self.peer_state().await?.is_none() => {
+                Err(Error::Closed)
+            }
             value => Ok(value?),
         }
     }
@@ -124,11 +126,20 @@ impl End {
         T: Copy + Into<i128> + TryFrom<i128>,
     {
         let number = match self.read(name).await {
-            Ok(value) => value.number::<i128>()?,
-            Err(Error::Xenstore(xenstore::Error::NotFound)) => return Ok(default),
+            Ok(value) => value.number::<i128>().map_err(|error| self.of_feature(error.kind(), name))?,
+            Err(Error::Xenstore(error)) if error == xenstore::ErrorKind::NotFound => return Ok(default),
             Err(error) => return Err(error),
         };
-        T::try_from(number.min(most.into())).map_err(|_| xenstore::Error::InvalidValue.into())
+        T::try_from(number.min(most.into()))
+            .map_err(|_| self.of_feature(xenstore::ErrorKind::InvalidValue, name).into())
+    }
+
+    /// The error of a value that the other end has published.
+    fn of_feature(&self, kind: xenstore::ErrorKind, name: &str) -> xenstore::Error {
+        match self.device.peer_path().join(name) {
+            Ok(path) => kind.at(xenstore::Operation::Read, path.as_str()),
+            Err(_) => kind.into(),
+        }
     }
 
     pub(super) async fn until_closing(&mut self) -> Result<(), Error> {
@@ -194,7 +205,7 @@ impl End {
             let set = self.store.transaction(async |nodes| {
                 // The details are ports and references of the domain before.
                 if self.store.generation() != generation {
-                    return Err(xenstore::Error::BeforeResume.into());
+                    return Err(xenstore::Error::from(xenstore::ErrorKind::BeforeResume).into());
                 }
                 let found = device::read_state(nodes, path).await?.ok_or(Error::Gone)?;
                 if !self.device.is_linked(nodes).await? {
@@ -210,8 +221,10 @@ impl End {
             });
             let found = match set.await {
                 // A directory that is removed between two steps of a transaction cannot be made anew.
-                Err(error @ Error::Xenstore(xenstore::Error::Denied | xenstore::Error::NotFound)) => {
-                    return Err(device::read_state(&self.store, path).await?.map_or(Error::Gone, |_| error));
+                Err(Error::Xenstore(error))
+                    if matches!(error.kind(), xenstore::ErrorKind::Denied | xenstore::ErrorKind::NotFound) =>
+                {
+                    return Err(device::read_state(&self.store, path).await?.map_or(Error::Gone, |_| error.into()));
                 }
                 found => found?,
             };

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::xenstore;
 
 /// Why a step of a device's handshake was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The toolstack has removed the device, and perhaps made it anew: this end is over, and a new one may be opened.

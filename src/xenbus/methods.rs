@@ -55,7 +55,7 @@ macro_rules! end_methods {
             /// # Errors
             ///
             /// [`Error::Closed`] if the other end is gone with its domain; those of a
-            /// [`read`](crate::xenstore::Nodes::read), [`NotFound`](crate::xenstore::Error::NotFound) among them.
+            /// [`read`](crate::xenstore::Nodes::read), [`NotFound`](crate::xenstore::ErrorKind::NotFound) among them.
             ///
             /// # Cancel safety
             ///
@@ -69,7 +69,7 @@ macro_rules! end_methods {
             ///
             /// # Errors
             ///
-            /// [`InvalidValue`](crate::xenstore::Error::InvalidValue) of what is no number, or negative where it cannot
+            /// [`InvalidValue`](crate::xenstore::ErrorKind::InvalidValue) of what is no number, or negative where it cannot
             /// be, and those of [`read`](Self::read).
             ///
             /// # Cancel safety

@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use super::Error;
+use super::ErrorKind;
 use super::code::Code;
 use super::link::Link;
 use super::numbered::Numbered;
@@ -23,7 +23,7 @@ pub(super) const MOST_TRANSACTIONS: usize = 10;
 /// The number of a request, for whoever waits for it.
 pub(super) type Ticket = u64;
 /// The answer to one.
-pub(super) type Answer = Result<Vec<u8>, Error>;
+pub(super) type Answer = Result<Vec<u8>, ErrorKind>;
 
 /// Who is to learn of the answer.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ struct Open {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// The watch of this token is registered, or why not.
-    Watch(u64, Result<(), Error>),
+    Watch(u64, Result<(), ErrorKind>),
     /// The server has forgotten all watches.
     Reset,
 }
@@ -118,7 +118,7 @@ impl Calls {
         match self.owner(ticket) {
             Some(Owner::Future(kept)) => (None, kept.replace(waker)),
             // Whoever polls has not abandoned it; a request is in one of the lists until then.
-            _ => (Some(Err(Error::Broken)), Some(waker)),
+            _ => (Some(Err(ErrorKind::Broken)), Some(waker)),
         }
     }
 
@@ -249,9 +249,9 @@ impl Calls {
         let index = self.sent.iter().position(|sent| sent.id == req_id)?;
         let sent = self.sent.swap_remove(index);
         let answer = match ty {
-            MessageType::ERROR => Err(Error::from(Code::from_name(message.payload))),
+            MessageType::ERROR => Err(ErrorKind::from(Code::from_name(message.payload))),
             _ if ty == sent.ty => copy(message.payload),
-            _ => Err(Error::Malformed),
+            _ => Err(ErrorKind::Malformed),
         };
         self.conclude(sent, answer, woken)
     }
@@ -269,7 +269,7 @@ impl Calls {
             MessageType::TRANSACTION_END => self.transactions -= 1,
             _ => {}
         }
-        if answer == Err(Error::Conflict)
+        if answer == Err(ErrorKind::Conflict)
             && let Some(open) = self.open.iter_mut().find(|open| open.id == transaction)
         {
             open.conflict = true;
@@ -291,18 +291,18 @@ impl Calls {
     }
 
     /// A transaction has begun.
-    fn begun(&mut self, ticket: Ticket, payload: &[u8], background: bool) -> Result<(), Error> {
+    fn begun(&mut self, ticket: Ticket, payload: &[u8], background: bool) -> Result<(), ErrorKind> {
         let id = transaction_id(payload)?;
         // The server must not give the same to two.
         if self.open.iter().any(|open| open.id == id) {
-            return Err(Error::Malformed);
+            return Err(ErrorKind::Malformed);
         }
         self.open.push(Open { ticket, id, conflict: false, background });
         Ok(())
     }
 
     /// Ends a request that is in no list any more with an error.
-    fn fail(&mut self, (ticket, ty, owner): (Ticket, MessageType, Owner), error: Error, woken: &mut Vec<Waker>) {
+    fn fail(&mut self, (ticket, ty, owner): (Ticket, MessageType, Owner), error: ErrorKind, woken: &mut Vec<Waker>) {
         if let Owner::Future(waker) = owner {
             self.answered.insert(ticket, (ty, Err(error)));
             woken.extend(waker);
@@ -310,7 +310,7 @@ impl Calls {
     }
 
     /// Ends all requests with an error, as the server has forgotten them, and its transactions.
-    pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
+    pub(super) fn fail_all(&mut self, error: ErrorKind, woken: &mut Vec<Waker>) {
         for Sent { ticket, ty, owner, .. } in core::mem::take(&mut self.sent) {
             self.fail((ticket, ty, owner), error, woken);
         }
@@ -334,12 +334,12 @@ impl Calls {
     /// knows no watches: what was to be said of those is forgotten.
     pub(super) fn interrupt(&mut self, woken: &mut Vec<Waker>) {
         let (mut waiting, starting) = (core::mem::take(&mut self.waiting), core::mem::take(&mut self.starting));
-        self.fail_all(Error::Interrupted, woken);
+        self.fail_all(ErrorKind::Interrupted, woken);
         self.starting = starting;
         while let Some((ticket, request)) = waiting.pop_first() {
             match request.ty {
                 _ if request.transaction != 0 => {
-                    self.fail((ticket, request.ty, request.owner), Error::BeforeResume, woken);
+                    self.fail((ticket, request.ty, request.owner), ErrorKind::BeforeResume, woken);
                 }
                 MessageType::WATCH | MessageType::UNWATCH => {}
                 ty => {
@@ -352,15 +352,15 @@ impl Calls {
 }
 
 /// The number of a transaction, from the reply that begins it. Zero stands for none.
-fn transaction_id(payload: &[u8]) -> Result<u32, Error> {
+fn transaction_id(payload: &[u8]) -> Result<u32, ErrorKind> {
     let number = wire::number(wire::string(payload)?)?;
-    u32::try_from(number).ok().filter(|&id| id != 0).ok_or(Error::Malformed)
+    u32::try_from(number).ok().filter(|&id| id != 0).ok_or(ErrorKind::Malformed)
 }
 
 /// A payload of its own for an answer.
 fn copy(payload: &[u8]) -> Answer {
     let mut answer = Vec::new();
-    answer.try_reserve_exact(payload.len()).map_err(|_| Error::OutOfMemory)?;
+    answer.try_reserve_exact(payload.len()).map_err(|_| ErrorKind::OutOfMemory)?;
     answer.extend_from_slice(payload);
     Ok(answer)
 }
@@ -446,10 +446,10 @@ mod tests {
                 .values()
                 .any(|request| request.ty == MessageType::TRANSACTION_END && request.transaction == 2)
         );
-        calls.fail_all(Error::Broken, &mut woken);
+        calls.fail_all(ErrorKind::Broken, &mut woken);
         assert!(!calls.is_busy() && calls.open.is_empty());
         // Also of one whose number has come, and that nobody has fetched.
-        assert_eq!(calls.poll(starts[0], Waker::noop().clone()).0, Some(Err(Error::Broken)));
+        assert_eq!(calls.poll(starts[0], Waker::noop().clone()).0, Some(Err(ErrorKind::Broken)));
         assert_eq!(calls.transactions, 0);
     }
 }

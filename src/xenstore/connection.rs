@@ -20,7 +20,7 @@ use core::task::{Poll, Waker};
 use crate::sync::Mutex;
 use crate::time::TIMERS;
 
-use super::Error;
+use super::ErrorKind;
 use super::backoff::Backoff;
 use super::calls::{Answer, Calls, Effect, Owner, Ticket};
 use super::link::{Link, Page};
@@ -70,7 +70,7 @@ enum Stage {
     /// It serves.
     Connected(Box<Link>),
     /// There is none, or it is not to be spoken with any more.
-    Failed(Error),
+    Failed(ErrorKind),
 }
 
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Connection {
         let inner = Inner {
             page,
             port: location.map(|location| PolledPort::new(location.port)),
-            stage: page.map_or(Stage::Failed(Error::Absent), Stage::Waiting),
+            stage: page.map_or(Stage::Failed(ErrorKind::Absent), Stage::Waiting),
             calls: Calls::default(),
             watches: Watches::default(),
             backoff: Backoff::default(),
@@ -191,20 +191,20 @@ impl Connection {
         ty: MessageType,
         transaction: Option<TransactionId>,
         payload: Payload,
-    ) -> Result<Ticket, Error> {
+    ) -> Result<Ticket, ErrorKind> {
         self.ask(state, |inner| {
             if transaction.is_some_and(|transaction| transaction.generation != state.generation()) {
-                return Err(Error::BeforeResume);
+                return Err(ErrorKind::BeforeResume);
             }
             // One that nobody has ended is gone only with its connection.
-            let number = |id: TransactionId| inner.calls.transaction(id.begun_by).ok_or(Error::Broken);
+            let number = |id: TransactionId| inner.calls.transaction(id.begun_by).ok_or(ErrorKind::Broken);
             let transaction = transaction.map_or(Ok(0), number)?;
             Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), EXECUTOR.of(state).is_in_background()))
         })
     }
 
     /// Adds a watcher of a path.
-    pub(super) fn watch(&self, state: Instance, path: &Path) -> Result<WatcherId, Error> {
+    pub(super) fn watch(&self, state: Instance, path: &Path) -> Result<WatcherId, ErrorKind> {
         self.ask(state, |inner| {
             let connected = matches!(inner.stage, Stage::Connected(_));
             inner.watches.add(path, connected, EXECUTOR.of(state).is_in_background(), &mut inner.calls)
@@ -212,10 +212,14 @@ impl Connection {
     }
 
     /// Puts something down for the task, and sees to it that it looks.
-    fn ask<T>(&self, state: Instance, ask: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Result<T, Error> {
+    fn ask<T>(
+        &self,
+        state: Instance,
+        ask: impl FnOnce(&mut Inner) -> Result<T, ErrorKind>,
+    ) -> Result<T, ErrorKind> {
         // One of a domain that has ended, which a test has kept.
         if !state.is_running() {
-            return Err(Error::Absent);
+            return Err(ErrorKind::Absent);
         }
         let mut inner = self.inner.lock();
         if let Stage::Failed(error) = inner.stage {
@@ -281,12 +285,12 @@ impl Connection {
     }
 
     /// Whether the server has a watch.
-    pub(super) fn poll_registered(&self, id: WatcherId, waker: &Waker) -> Poll<Result<(), Error>> {
+    pub(super) fn poll_registered(&self, id: WatcherId, waker: &Waker) -> Poll<Result<(), ErrorKind>> {
         self.poll(waker, |inner, waker| inner.watches.poll_registered(id, waker))
     }
 
     /// What has changed for a watcher.
-    pub(super) fn poll_changed(&self, id: WatcherId, waker: &Waker) -> Poll<Result<Path, Error>> {
+    pub(super) fn poll_changed(&self, id: WatcherId, waker: &Waker) -> Poll<Result<Path, ErrorKind>> {
         self.poll(waker, |inner, waker| inner.watches.poll_changed(id, waker))
     }
 
@@ -318,7 +322,7 @@ impl Connection {
         inner.port = location.map(|location| PolledPort::new(location.port));
         match inner.page.filter(|_| location.is_some()) {
             Some(page) => inner.stage = Stage::Waiting(page),
-            None => inner.fail(Error::Absent, &mut woken),
+            None => inner.fail(ErrorKind::Absent, &mut woken),
         }
         inner.owes = false;
         inner.backoff = Backoff::default();
@@ -371,10 +375,10 @@ async fn serve(state: Instance) {
     let connection = CONNECTION.of(state);
     loop {
         let port = connection.inner.lock().port;
-        match port.ok_or(Error::Absent).and_then(|port| Port::adopt(port, state).map_err(Error::Port)) {
+        match port.ok_or(ErrorKind::Absent).and_then(|port| Port::adopt(port, state).map_err(ErrorKind::Port)) {
             Ok(port) => speak(state, &port).await,
             Err(error) => {
-                if let Error::Port(error) = error {
+                if let ErrorKind::Port(error) = error {
                     log::warn!("xenstore: no connection: {error}");
                 }
                 let mut woken = Vec::new();
@@ -556,17 +560,17 @@ impl Inner {
         self.backoff.broken(now);
         let pauses = self.backoff.pause(|| now).is_some();
         if !(if pauses { page.offers_anew() } else { page.ask_anew() }) {
-            self.fail(Error::Broken, woken);
+            self.fail(ErrorKind::Broken, woken);
             return;
         }
         self.owes |= !pauses;
-        self.calls.fail_all(Error::Broken, woken);
+        self.calls.fail_all(ErrorKind::Broken, woken);
         self.watches.ask_again(false, &mut self.calls);
         self.stage = if pauses { Stage::BackingOff(page) } else { Stage::Waiting(page) };
     }
 
     /// Ends the connection for good.
-    fn fail(&mut self, error: Error, woken: &mut Vec<Waker>) {
+    fn fail(&mut self, error: ErrorKind, woken: &mut Vec<Waker>) {
         self.stage = Stage::Failed(error);
         self.calls.fail_all(error, woken);
         self.watches.fail_all(error, woken);

@@ -21,7 +21,7 @@
 //! [bounded](crate::time::timeout).
 //!
 //! An answer that makes no sense is an error of its request. When the server breaks the protocol itself, or says that it
-//! has given up, every request that waits fails with [`Error::Broken`]; if it offers to begin anew, as oxenstored does, the
+//! has given up, every request that waits fails with [`ErrorKind::Broken`]; if it offers to begin anew, as oxenstored does, the
 //! next request goes by a new connection, on which watches are registered again.
 
 mod backoff;
@@ -34,6 +34,7 @@ mod link;
 mod names;
 mod nodes;
 mod numbered;
+mod operation;
 mod path;
 mod permissions;
 mod transaction;
@@ -47,9 +48,10 @@ use core::ops::Deref;
 
 pub use code::{Code, UnknownCode};
 pub(crate) use connection::{CONNECTION, Connection};
-pub use error::Error;
+pub use error::{Error, ErrorKind};
 pub use names::{MAX_LISTING, Names, NamesIter};
 pub use nodes::Nodes;
+pub use operation::Operation;
 pub use path::Path;
 pub use permissions::{Access, Permission};
 pub use transaction::{MAX_ATTEMPTS, Transaction};

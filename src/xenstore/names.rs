@@ -6,7 +6,7 @@ use core::fmt;
 use core::iter::FusedIterator;
 use core::str::{self, SplitTerminator};
 
-use super::Error;
+use super::ErrorKind;
 use super::path;
 use super::wire;
 
@@ -66,23 +66,23 @@ impl Names {
     }
 
     /// The names of a listing that came in one message.
-    pub(super) fn whole(listing: Vec<u8>) -> Result<Self, Error> {
+    pub(super) fn whole(listing: Vec<u8>) -> Result<Self, ErrorKind> {
         let count = count(&listing)?;
-        let text = String::from_utf8(listing).map_err(|_| Error::Malformed)?;
+        let text = String::from_utf8(listing).map_err(|_| ErrorKind::Malformed)?;
         Ok(Self { text, count })
     }
 
     /// Appends the names of one part of a listing. The buffer never exceeds [`MAX_LISTING`].
-    pub(super) fn append(&mut self, part: &[u8]) -> Result<(), Error> {
+    pub(super) fn append(&mut self, part: &[u8]) -> Result<(), ErrorKind> {
         let count = count(part)?;
-        let part = str::from_utf8(part).map_err(|_| Error::Malformed)?;
+        let part = str::from_utf8(part).map_err(|_| ErrorKind::Malformed)?;
         let needed = self.text.len() + part.len();
         if needed > MAX_LISTING {
-            return Err(Error::ListingTooLong);
+            return Err(ErrorKind::ListingTooLong);
         }
         if needed > self.text.capacity() {
             let capacity = needed.max(2 * self.text.capacity()).min(MAX_LISTING);
-            self.text.try_reserve_exact(capacity - self.text.len()).map_err(|_| Error::OutOfMemory)?;
+            self.text.try_reserve_exact(capacity - self.text.len()).map_err(|_| ErrorKind::OutOfMemory)?;
         }
         self.text.push_str(part);
         self.count += count;
@@ -102,9 +102,9 @@ impl Names {
 }
 
 /// Checks the names of a listing, and counts them.
-fn count(listing: &[u8]) -> Result<usize, Error> {
+fn count(listing: &[u8]) -> Result<usize, ErrorKind> {
     let is_valid = |name: &[u8]| str::from_utf8(name).is_ok_and(path::is_name);
-    wire::strings(listing)?.try_fold(0, |count, name| is_valid(name).then_some(count + 1)).ok_or(Error::Malformed)
+    wire::strings(listing)?.try_fold(0, |count, name| is_valid(name).then_some(count + 1)).ok_or(ErrorKind::Malformed)
 }
 
 impl fmt::Debug for Names {
@@ -168,8 +168,8 @@ mod tests {
     #[test]
     fn malformed_names_are_refused() {
         for listing in [&b"a"[..], b"\0", b"a\0\0", b"a/b\0", b"\xff\0"] {
-            assert_eq!(Names::whole(listing.to_vec()), Err(Error::Malformed), "{}", listing.escape_ascii());
-            assert_eq!(Names::default().append(listing), Err(Error::Malformed), "{}", listing.escape_ascii());
+            assert_eq!(Names::whole(listing.to_vec()), Err(ErrorKind::Malformed), "{}", listing.escape_ascii());
+            assert_eq!(Names::default().append(listing), Err(ErrorKind::Malformed), "{}", listing.escape_ascii());
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
             assert!(names.text.capacity() <= MAX_LISTING);
         }
         assert_eq!((names.bytes(), names.len()), (MAX_LISTING, MAX_LISTING / 2));
-        assert_eq!(names.append(b"a\0"), Err(Error::ListingTooLong));
+        assert_eq!(names.append(b"a\0"), Err(ErrorKind::ListingTooLong));
         assert_eq!(names.bytes(), MAX_LISTING);
         names.clear();
         assert_eq!((names.bytes(), names.len(), names.iter().next()), (0, 0, None));

@@ -6,11 +6,12 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use super::Error;
 use super::calls::{Answer, Ticket};
 use super::code::Code;
 use super::connection::TransactionId;
+use super::error::{Error, ErrorKind};
 use super::names::Names;
+use super::operation::Operation;
 use super::path;
 use super::permissions::Permission;
 use super::value::Value;
@@ -35,10 +36,10 @@ const MAX_PARTS: usize = 256;
 ///
 /// # Errors
 ///
-/// Of all methods: [`Error::InvalidPath`] and [`Error::TooLong`], and nothing was sent; [`Error::Absent`]; [`Error::Denied`];
-/// [`Error::Quota`], in a transaction also for reads; [`Error::Conflict`], in a transaction; [`Error::Malformed`];
-/// [`Error::Broken`]; [`Error::Interrupted`]; [`Error::BeforeResume`], in a transaction; [`Error::OutOfMemory`];
-/// [`Error::Port`]; [`Error::Refused`]. Others are said with the method. A server that does not answer is none: the task waits,
+/// Of all methods: [`ErrorKind::InvalidPath`] and [`ErrorKind::TooLong`], and nothing was sent; [`ErrorKind::Absent`]; [`ErrorKind::Denied`];
+/// [`ErrorKind::Quota`], in a transaction also for reads; [`ErrorKind::Conflict`], in a transaction; [`ErrorKind::Malformed`];
+/// [`ErrorKind::Broken`]; [`ErrorKind::Interrupted`]; [`ErrorKind::BeforeResume`], in a transaction; [`ErrorKind::OutOfMemory`];
+/// [`ErrorKind::Port`]; [`ErrorKind::Refused`]. Others are said with the method. A server that does not answer is none: the task waits,
 /// and [`time::timeout`](crate::time::timeout) bounds that.
 pub struct Nodes {
     pub(super) state: Instance,
@@ -56,10 +57,11 @@ impl Nodes {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`].
+    /// [`ErrorKind::NotFound`].
     #[doc(alias("XS_READ", "xs_read"))]
     pub async fn read(&self, path: impl AsRef<str>) -> Result<Value, Error> {
-        self.ask_of(MessageType::READ, path.as_ref()).await.map(Value::new)
+        let path = path.as_ref();
+        self.ask_of(MessageType::READ, path).await.map(Value::new).map_err(|kind| kind.at(Operation::Read, path))
     }
 
     /// The names of the nodes below a node, in the server's order.
@@ -69,15 +71,19 @@ impl Nodes {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::TooBig`] of a server that gives no parts, such as oxenstored; [`Error::ListingTooLong`]
-    /// beyond [`MAX_LISTING`](super::MAX_LISTING) or 256 parts; [`Error::Conflict`] if a listing in parts was overtaken by
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::TooBig`] of a server that gives no parts, such as oxenstored; [`ErrorKind::ListingTooLong`]
+    /// beyond [`MAX_LISTING`](super::MAX_LISTING) or 256 parts; [`ErrorKind::Conflict`] if a listing in parts was overtaken by
     /// changes each time.
     #[doc(alias("XS_DIRECTORY", "XS_DIRECTORY_PART", "xs_directory"))]
     pub async fn directory(&self, path: impl AsRef<str>) -> Result<Names, Error> {
         let path = path.as_ref();
+        self.list(path).await.map_err(|kind| kind.at(Operation::Directory, path))
+    }
+
+    async fn list(&self, path: &str) -> Result<Names, ErrorKind> {
         match self.ask_of(MessageType::DIRECTORY, path).await {
             // E2BIG is among those that fold into this one.
-            Err(Error::Quota) => {}
+            Err(ErrorKind::Quota) => {}
             listing => return Names::whole(listing?),
         }
         let mut names = Names::default();
@@ -86,18 +92,18 @@ impl Nodes {
                 return Ok(names);
             }
         }
-        Err(Error::Conflict)
+        Err(ErrorKind::Conflict)
     }
 
-    /// Fetches a listing in parts. Returns false if the directory changed in between.
-    async fn directory_in_parts(&self, path: &str, names: &mut Names) -> Result<bool, Error> {
+    /// Fetches a listing in parts. Returns false if the directory has changed meanwhile.
+    async fn directory_in_parts(&self, path: &str, names: &mut Names) -> Result<bool, ErrorKind> {
         names.clear();
         let mut generation = None;
         for _ in 0..MAX_PARTS {
             let payload = Payload::new().string(path)?.number(names.bytes() as u64)?;
             let answer = match self.ask(MessageType::DIRECTORY_PART, payload).await {
-                Err(Error::Refused(Code::Invalid | Code::NotSupported)) if generation.is_none() => {
-                    return Err(Error::TooBig);
+                Err(ErrorKind::Refused(Code::Invalid | Code::NotSupported)) if generation.is_none() => {
+                    return Err(ErrorKind::TooBig);
                 }
                 answer => answer?,
             };
@@ -110,7 +116,7 @@ impl Nodes {
                 return Ok(true);
             }
         }
-        Err(Error::ListingTooLong)
+        Err(ErrorKind::ListingTooLong)
     }
 
     /// Sets the value of a node. The node, and those above it, are made if they are not there.
@@ -119,34 +125,38 @@ impl Nodes {
     #[doc(alias("XS_WRITE", "xs_write"))]
     pub async fn write(&self, path: impl AsRef<str>, value: impl AsRef<[u8]>) -> Result<(), Error> {
         let path = path.as_ref();
-        path::check(path)?;
-        self.obeyed(MessageType::WRITE, Payload::new().string(path)?.value(value.as_ref())?).await
+        let payload = path::check(path).and_then(|()| Ok(Payload::new().string(path)?.value(value.as_ref())?));
+        self.obeyed(MessageType::WRITE, payload).await.map_err(|kind| kind.at(Operation::Write, path))
     }
 
     /// Makes a node with an empty value, and those above it, unless they are there.
     #[doc(alias("XS_MKDIR", "xs_mkdir"))]
     pub async fn mkdir(&self, path: impl AsRef<str>) -> Result<(), Error> {
-        self.ask_of(MessageType::MKDIR, path.as_ref()).await.map(|_| ())
+        let path = path.as_ref();
+        self.ask_of(MessageType::MKDIR, path).await.map(|_| ()).map_err(|kind| kind.at(Operation::Mkdir, path))
     }
 
     /// Removes a node and all that is below.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if the node above is not there either; that the node itself is not is no error.
+    /// [`ErrorKind::NotFound`] if the node above is not there either; that the node itself is not is no error.
     #[doc(alias("XS_RM", "xs_rm"))]
     pub async fn remove(&self, path: impl AsRef<str>) -> Result<(), Error> {
-        self.ask_of(MessageType::RM, path.as_ref()).await.map(|_| ())
+        let path = path.as_ref();
+        self.ask_of(MessageType::RM, path).await.map(|_| ()).map_err(|kind| kind.at(Operation::Remove, path))
     }
 
     /// Who may read and write a node; the first entry is the owner's.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`].
+    /// [`ErrorKind::NotFound`].
     #[doc(alias("XS_GET_PERMS", "xs_get_permissions"))]
     pub async fn permissions(&self, path: impl AsRef<str>) -> Result<Vec<Permission>, Error> {
-        Permission::decode_all(&self.ask_of(MessageType::GET_PERMS, path.as_ref()).await?)
+        let path = path.as_ref();
+        let answer = self.ask_of(MessageType::GET_PERMS, path).await;
+        answer.and_then(|answer| Permission::decode_all(&answer)).map_err(|kind| kind.at(Operation::Permissions, path))
     }
 
     /// Sets who may read and write a node; the first entry is the owner's, who must be the one that it was. Servers allow
@@ -154,14 +164,14 @@ impl Nodes {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`].
+    /// [`ErrorKind::NotFound`].
     #[doc(alias("XS_SET_PERMS", "xs_set_permissions"))]
     pub async fn set_permissions(&self, path: impl AsRef<str>, permissions: &[Permission]) -> Result<(), Error> {
         let path = path.as_ref();
-        path::check(path)?;
-        let payload =
-            permissions.iter().try_fold(Payload::new().string(path)?, |payload, entry| entry.encode(payload))?;
-        self.obeyed(MessageType::SET_PERMS, payload).await
+        let payload = path::check(path).and_then(|()| {
+            permissions.iter().try_fold(Payload::new().string(path)?, |payload, entry| entry.encode(payload))
+        });
+        self.obeyed(MessageType::SET_PERMS, payload).await.map_err(|kind| kind.at(Operation::SetPermissions, path))
     }
 
     /// Asks the server something about a path.
@@ -171,8 +181,8 @@ impl Nodes {
     }
 
     /// Has the server do something that has no answer but that it did.
-    pub(super) async fn obeyed(&self, ty: MessageType, payload: Payload) -> Result<(), Error> {
-        self.ask(ty, payload).await.map(|_| ())
+    pub(super) async fn obeyed(&self, ty: MessageType, payload: Result<Payload, ErrorKind>) -> Result<(), ErrorKind> {
+        self.ask(ty, payload?).await.map(|_| ())
     }
 
     /// Asks the server something.
@@ -181,7 +191,7 @@ impl Nodes {
     }
 
     /// The same, with the request's ticket.
-    pub(super) fn call(&self, ty: MessageType, payload: Payload) -> Result<Call, Error> {
+    pub(super) fn call(&self, ty: MessageType, payload: Payload) -> Result<Call, ErrorKind> {
         let ticket = CONNECTION.of(self.state).submit(self.state, ty, self.transaction, payload)?;
         Ok(Call { state: self.state, ticket, answered: false })
     }
@@ -199,7 +209,7 @@ impl Future for Call {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
         if !self.state.is_running() {
-            return Poll::Ready(Err(Error::Absent));
+            return Poll::Ready(Err(ErrorKind::Absent));
         }
         let answer = CONNECTION.of(self.state).poll_answer(self.ticket, context.waker());
         self.answered = answer.is_ready();

@@ -5,7 +5,7 @@ use alloc::string::String;
 use core::borrow::Borrow;
 use core::fmt;
 
-use super::Error;
+use super::{Error, ErrorKind};
 use crate::abi::xs_wire::{ABS_PATH_MAX, REL_PATH_MAX};
 
 /// The path of a node: names of letters, digits, `-`, `_` and `@`, separated by single slashes.
@@ -21,9 +21,9 @@ impl Path {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`].
+    /// [`ErrorKind::InvalidPath`].
     pub fn new(path: impl AsRef<str> + Into<String>) -> Result<Self, Error> {
-        check(path.as_ref())?;
+        check(path.as_ref()).map_err(|kind| kind.with_path(path.as_ref()))?;
         Ok(Self(path.into()))
     }
 
@@ -31,24 +31,26 @@ impl Path {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`], also if what comes of it is too long; [`Error::OutOfMemory`].
+    /// [`ErrorKind::InvalidPath`], also if what comes of it is too long; [`ErrorKind::OutOfMemory`].
     pub fn join(&self, below: impl AsRef<str>) -> Result<Self, Error> {
         let separator = if self.0 == "/" { "" } else { "/" };
         Self::concat([self.as_str(), separator, below.as_ref()])
     }
 
     /// The path of a text that a peer has sent.
-    pub(super) fn try_copy(path: &str) -> Result<Self, Error> {
-        Self::concat([path, "", ""])
+    pub(super) fn try_copy(path: &str) -> Result<Self, ErrorKind> {
+        Self::concat([path, "", ""]).map_err(|error| error.kind())
     }
 
     /// The path that pieces of text make, in memory that is asked for fallibly.
     fn concat(pieces: [&str; 3]) -> Result<Self, Error> {
         let mut path = String::new();
-        path.try_reserve_exact(pieces.iter().map(|piece| piece.len()).sum()).map_err(|_| Error::OutOfMemory)?;
+        path.try_reserve_exact(pieces.iter().map(|piece| piece.len()).sum()).map_err(|_| ErrorKind::OutOfMemory)?;
         pieces.iter().for_each(|piece| path.push_str(piece));
-        check(&path)?;
-        Ok(Self(path))
+        match check(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(kind) => Err(Error::of_path(kind, path)),
+        }
     }
 
     /// The path of the node above; none of the root, of a special path and of a relative path of one name.
@@ -140,7 +142,7 @@ impl TryFrom<String> for Path {
 }
 
 /// Whether a text is a path.
-pub(super) fn check(path: &str) -> Result<(), Error> {
+pub(super) fn check(path: &str) -> Result<(), ErrorKind> {
     let (names, limit) = match path.strip_prefix('/') {
         // The root.
         Some("") => return Ok(()),
@@ -148,7 +150,7 @@ pub(super) fn check(path: &str) -> Result<(), Error> {
         None => (path, REL_PATH_MAX),
     };
     let right = path.len() <= limit && names.split('/').all(is_name);
-    right.then_some(()).ok_or(Error::InvalidPath)
+    right.then_some(()).ok_or(ErrorKind::InvalidPath)
 }
 
 /// Whether a text can be the name of a node.
@@ -176,7 +178,7 @@ mod tests {
             assert_eq!(Path::new(right).map(|path| path == *right), Ok(true), "{right}");
         }
         for wrong in ["", "//", "/a/", "a/", "a//b", "//a", "a b", "a\0", "ä", "a.b", "a:b", "a\n"] {
-            assert_eq!(Path::new(wrong), Err(Error::InvalidPath), "{wrong:?}");
+            assert_eq!(Path::new(wrong), Err(ErrorKind::InvalidPath.with_path(wrong)), "{wrong:?}");
         }
     }
 
@@ -197,8 +199,8 @@ mod tests {
         let root = Path::new("/").unwrap();
         assert_eq!(root.join("vm").unwrap(), "/vm");
         assert_eq!((root.parent(), root.join("vm").unwrap().parent()), (None, Some(root.clone())));
-        assert_eq!(path.join("").unwrap_err(), Error::InvalidPath);
-        assert_eq!(path.join("/a").unwrap_err(), Error::InvalidPath);
+        assert_eq!(path.join("").unwrap_err(), ErrorKind::InvalidPath);
+        assert_eq!(path.join("/a").unwrap_err(), ErrorKind::InvalidPath);
         let device = Path::new("device").unwrap();
         assert_eq!((path.below(&device), device.below(&device), device.below(&path)), (Some("vif/0"), Some(""), None));
         assert_eq!(Path::new("device2").unwrap().below(&device), None);

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::Error;
+use super::ErrorKind;
 use super::wire::{self, Payload};
 use crate::abi::xen::DomainId;
 
@@ -36,24 +36,24 @@ pub struct Permission {
 
 impl Permission {
     /// Adds an entry to a payload.
-    pub(super) fn encode(self, payload: Payload) -> Result<Payload, Error> {
+    pub(super) fn encode(self, payload: Payload) -> Result<Payload, ErrorKind> {
         let letter = LETTERS.iter().find(|(access, _)| *access == self.access).map_or(b'n', |(_, letter)| *letter);
         Ok(payload.value(&[letter])?.number(u64::from(self.domain.0))?)
     }
 
     /// The entry that a text is.
-    fn decode(text: &[u8]) -> Result<Self, Error> {
-        let (letter, number) = text.split_first().ok_or(Error::Malformed)?;
-        let (access, _) = LETTERS.iter().find(|(_, known)| known == letter).ok_or(Error::Malformed)?;
-        let number = u16::try_from(wire::number(number)?).map_err(|_| Error::Malformed)?;
+    fn decode(text: &[u8]) -> Result<Self, ErrorKind> {
+        let (letter, number) = text.split_first().ok_or(ErrorKind::Malformed)?;
+        let (access, _) = LETTERS.iter().find(|(_, known)| known == letter).ok_or(ErrorKind::Malformed)?;
+        let number = u16::try_from(wire::number(number)?).map_err(|_| ErrorKind::Malformed)?;
         Ok(Self { domain: DomainId(number), access: *access })
     }
 
     /// All entries of a payload.
-    pub(super) fn decode_all(payload: &[u8]) -> Result<Vec<Self>, Error> {
+    pub(super) fn decode_all(payload: &[u8]) -> Result<Vec<Self>, ErrorKind> {
         let entries = wire::strings(payload)?;
         let mut permissions = Vec::new();
-        permissions.try_reserve_exact(entries.clone().count()).map_err(|_| Error::OutOfMemory)?;
+        permissions.try_reserve_exact(entries.clone().count()).map_err(|_| ErrorKind::OutOfMemory)?;
         for entry in entries {
             permissions.push(Self::decode(entry)?);
         }
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(payload.as_bytes(), b"n7\0b0\0r5\0w32756\0");
         assert_eq!(Permission::decode_all(payload.as_bytes()).unwrap(), entries);
         for wrong in [&b"n7"[..], b"\0", b"n\0", b"x7\0", b"n-1\0", b"n65536\0", b"7\0", b"n7\0\0"] {
-            assert_eq!(Permission::decode_all(wrong), Err(Error::Malformed), "{}", wrong.escape_ascii());
+            assert_eq!(Permission::decode_all(wrong), Err(ErrorKind::Malformed), "{}", wrong.escape_ascii());
         }
     }
 

@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::connection::TransactionId;
 use super::nodes::Nodes;
 use super::wire::Payload;
-use super::{Error, Xenstore};
+use super::{Error, ErrorKind, Operation, Xenstore};
 use crate::abi::xs_wire::MessageType;
 use crate::xenstore::CONNECTION;
 use crate::{arch, time};
@@ -34,16 +34,16 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] if others have changed what it has read or written; [`Error::NotFound`] if the server has
-    /// forgotten it; [`Error::BeforeResume`]; [`Error::Quota`]; those of a connection. None of the changes was made, but for
-    /// [`Error::Malformed`], [`Error::Broken`] and [`Error::Interrupted`], after which that is not known.
+    /// [`ErrorKind::Conflict`] if others have changed what it has read or written; [`ErrorKind::NotFound`] if the server has
+    /// forgotten it; [`ErrorKind::BeforeResume`]; [`ErrorKind::Quota`]; those of a connection. None of the changes was made, but for
+    /// [`ErrorKind::Malformed`], [`ErrorKind::Broken`] and [`ErrorKind::Interrupted`], after which that is not known.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the transaction: with its changes if the server was asked already, without them otherwise.
     #[doc(alias = "XS_TRANSACTION_END")]
     pub async fn commit(self) -> Result<(), Error> {
-        self.end("T").await
+        self.end("T").await.map_err(|kind| kind.of(Operation::Commit))
     }
 
     /// Ends it without its changes, and waits until the server has. Dropping does the same, and does not wait.
@@ -56,11 +56,11 @@ impl Transaction {
     ///
     /// Dropping the future ends the transaction as well.
     pub async fn abort(self) -> Result<(), Error> {
-        self.end("F").await
+        self.end("F").await.map_err(|kind| kind.of(Operation::Abort))
     }
 
-    async fn end(self, how: &str) -> Result<(), Error> {
-        self.nodes.obeyed(MessageType::TRANSACTION_END, Payload::new().string(how)?).await
+    async fn end(self, how: &str) -> Result<(), ErrorKind> {
+        self.nodes.obeyed(MessageType::TRANSACTION_END, Ok(Payload::new().string(how)?)).await
     }
 
     /// Returns true if it was begun before the last resume.
@@ -102,13 +102,17 @@ impl Xenstore {
     ///
     /// # Errors
     ///
-    /// [`Error::Quota`] if the server has too many of this domain's; those of a connection.
+    /// [`ErrorKind::Quota`] if the server has too many of this domain's; those of a connection.
     ///
     /// # Cancel safety
     ///
     /// A transaction that the server has begun for a future that was dropped is ended.
     #[doc(alias("XS_TRANSACTION_START", "xs_transaction_start"))]
     pub async fn begin(&self) -> Result<Transaction, Error> {
+        self.start().await.map_err(|kind| kind.of(Operation::Begin))
+    }
+
+    async fn start(&self) -> Result<Transaction, ErrorKind> {
         let state = self.state;
         let call = self.call(MessageType::TRANSACTION_START, Payload::new().string("")?)?;
         let begun_by = call.ticket;
@@ -143,7 +147,7 @@ impl Xenstore {
     /// # Errors
     ///
     /// The closure's, after which nothing is changed; those of [`begin`](Self::begin) and [`commit`](Transaction::commit):
-    /// [`Error::Conflict`], and [`Error::BeforeResume`], after the last attempt only; [`Error::Interrupted`] if the domain was
+    /// [`ErrorKind::Conflict`], and [`ErrorKind::BeforeResume`], after the last attempt only; [`ErrorKind::Interrupted`] if the domain was
     /// resumed before the answer to a commit, so that it is not known whether the changes were made.
     ///
     /// # Cancel safety
@@ -159,7 +163,9 @@ impl Xenstore {
                 Ok(transaction) => match body(&transaction).await {
                     Ok(output) => match transaction.commit().await {
                         Ok(()) => return Ok(output),
-                        Err(error @ (Error::Conflict | Error::BeforeResume)) => E::from(error),
+                        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::BeforeResume) => {
+                            E::from(error)
+                        }
                         Err(error) => return Err(error.into()),
                     },
                     // Some servers do not wait for the end to refuse. One from before a resume is gone with any error.
@@ -167,7 +173,7 @@ impl Xenstore {
                     Err(error) => return Err(error),
                 },
                 // The server of before has forgotten it.
-                Err(Error::Interrupted) => E::from(Error::BeforeResume),
+                Err(error) if error == ErrorKind::Interrupted => E::from(ErrorKind::BeforeResume.of(Operation::Begin)),
                 Err(error) => return Err(error.into()),
             };
             if attempts == MAX_ATTEMPTS {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::ops::Deref;
 
-use super::Error;
+use super::{Error, ErrorKind};
 
 /// The value of a node, as bytes. Displayed it is text, with escapes for what is no text and for control characters; a precision
 /// limits the number of characters, as in `{value:.64}`.
@@ -32,9 +32,9 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidValue`] if it is not UTF-8.
+    /// [`ErrorKind::InvalidValue`] if it is not UTF-8.
     pub fn as_str(&self) -> Result<&str, Error> {
-        core::str::from_utf8(&self.0).map_err(|_| Error::InvalidValue)
+        core::str::from_utf8(&self.0).map_err(|_| ErrorKind::InvalidValue.into())
     }
 
     /// The value as an integer, as toolstacks and drivers write them: in decimal, with a minus sign before a negative one, or
@@ -42,7 +42,7 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidValue`] if it is something else, or no number of this type.
+    /// [`ErrorKind::InvalidValue`] if it is something else, or no number of this type.
     pub fn number<T: TryFrom<i128>>(&self) -> Result<T, Error> {
         let text = self.0.strip_suffix(&[0]).unwrap_or(&self.0).trim_ascii();
         let (negative, digits) = text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits));
@@ -51,8 +51,9 @@ impl Value {
         // So that no further sign is taken.
         let digits =
             core::str::from_utf8(digits).ok().filter(|digits| digits.starts_with(|c: char| c.is_ascii_hexdigit()));
-        let number = digits.and_then(|digits| i128::from_str_radix(digits, radix).ok()).ok_or(Error::InvalidValue)?;
-        T::try_from(if negative { -number } else { number }).map_err(|_| Error::InvalidValue)
+        let number =
+            digits.and_then(|digits| i128::from_str_radix(digits, radix).ok()).ok_or(ErrorKind::InvalidValue)?;
+        T::try_from(if negative { -number } else { number }).map_err(|_| ErrorKind::InvalidValue.into())
     }
 }
 
@@ -137,12 +138,12 @@ mod tests {
         for text in
             ["", " ", "-", "+1", "--1", "-+1", "0x", "0x-1", "0x+1", "1.5", "1 2", "x", "1\0\0", "ff", "\u{661}"]
         {
-            assert_eq!(value(text).number::<i64>(), Err(Error::InvalidValue), "{text:?}");
+            assert_eq!(value(text).number::<i64>(), Err(ErrorKind::InvalidValue.into()), "{text:?}");
         }
-        assert_eq!(value("256").number::<u8>(), Err(Error::InvalidValue));
-        assert_eq!(value("-1").number::<u32>(), Err(Error::InvalidValue));
-        assert_eq!(value("9".repeat(4000)).number::<u64>(), Err(Error::InvalidValue));
-        assert_eq!(value([0xff]).number::<u8>(), Err(Error::InvalidValue));
+        assert_eq!(value("256").number::<u8>(), Err(ErrorKind::InvalidValue.into()));
+        assert_eq!(value("-1").number::<u32>(), Err(ErrorKind::InvalidValue.into()));
+        assert_eq!(value("9".repeat(4000)).number::<u64>(), Err(ErrorKind::InvalidValue.into()));
+        assert_eq!(value([0xff]).number::<u8>(), Err(ErrorKind::InvalidValue.into()));
     }
 
     #[test]
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(value("grüße").to_string(), "grüße");
         assert_eq!(value(b"a\0\x1b\xff!").to_string(), r"a\u{0}\u{1b}\xff!");
         assert_eq!(std::format!("{:.3} {:.0}", value(b"a\xffbc"), value("x")), r"a\xffb ");
-        assert_eq!(value([0xff]).as_str(), Err(Error::InvalidValue));
+        assert_eq!(value([0xff]).as_str(), Err(ErrorKind::InvalidValue.into()));
         assert_eq!(value("name"), "name");
     }
 }

@@ -5,7 +5,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use super::watches::WatcherId;
-use super::{Error, Path, Value, Xenstore};
+use super::{Error, ErrorKind, Operation, Path, Value, Xenstore};
 use crate::local::Instance;
 use crate::xenstore::CONNECTION;
 
@@ -29,7 +29,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// Once nothing is left to be told, and then each time: [`Error::Broken`] if the connection is broken for good; why the
+    /// Once nothing is left to be told, and then each time: [`ErrorKind::Broken`] if the connection is broken for good; why the
     /// server refused to have the watch on a new connection.
     ///
     /// # Cancel safety
@@ -38,9 +38,10 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Path, Error> {
         poll_fn(|context| match self.state.is_running() {
             true => CONNECTION.of(self.state).poll_changed(self.id, context.waker()),
-            false => Poll::Ready(Err(Error::Absent)),
+            false => Poll::Ready(Err(ErrorKind::Absent)),
         })
         .await
+        .map_err(|kind| kind.at(Operation::WatchEvent, self.path.as_str()))
     }
 
     /// The path that is watched.
@@ -71,20 +72,25 @@ impl Xenstore {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`]; [`Error::Quota`]: servers allow a domain some 100 watches of different paths;
-    /// [`Error::Denied`] by a server that tells who may not watch; those of a connection.
+    /// [`ErrorKind::InvalidPath`]; [`ErrorKind::Quota`]: servers allow a domain some 100 watches of different paths;
+    /// [`ErrorKind::Denied`] by a server that tells who may not watch; those of a connection.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the watch.
     #[doc(alias("XS_WATCH", "xs_watch"))]
     pub async fn watch(&self, path: impl AsRef<str>) -> Result<Watch, Error> {
-        let path = Path::new(path.as_ref())?;
+        let path = path.as_ref();
+        self.register(path).await.map_err(|kind| kind.at(Operation::Watch, path))
+    }
+
+    async fn register(&self, path: &str) -> Result<Watch, ErrorKind> {
+        let path = Path::try_copy(path)?;
         let id = CONNECTION.of(self.state).watch(self.state, &path)?;
         let watch = Watch { state: self.state, id, path };
         poll_fn(|context| match self.state.is_running() {
             true => CONNECTION.of(self.state).poll_registered(id, context.waker()),
-            false => Poll::Ready(Err(Error::Absent)),
+            false => Poll::Ready(Err(ErrorKind::Absent)),
         })
         .await?;
         Ok(watch)
@@ -109,7 +115,7 @@ impl Xenstore {
             watch.next().await?;
             let value = match self.read(watch.path()).await {
                 Ok(value) => Some(value),
-                Err(Error::NotFound) => None,
+                Err(error) if error == ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
             if let Some(accepted) = accept(value.as_ref()) {

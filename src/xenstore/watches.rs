@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::task::Waker;
 
-use super::Error;
+use super::ErrorKind;
 use super::calls::{Calls, Owner, Ticket};
 use super::numbered::Numbered;
 use super::path::{self, Path};
@@ -81,7 +81,7 @@ enum Stage {
     /// It is to be asked again, on the next connection.
     Forgotten,
     /// It has refused it.
-    Failed(Error),
+    Failed(ErrorKind),
 }
 
 #[derive(Debug)]
@@ -124,7 +124,7 @@ pub(super) struct Watches {
 }
 
 /// What a request about a watch says.
-fn payload(path: &Path, token: Token) -> Result<Payload, Error> {
+fn payload(path: &Path, token: Token) -> Result<Payload, ErrorKind> {
     Ok(Payload::new().string(path.as_str())?.number(token)?)
 }
 
@@ -153,7 +153,7 @@ impl Watches {
         connected: bool,
         background: bool,
         calls: &mut Calls,
-    ) -> Result<WatcherId, Error> {
+    ) -> Result<WatcherId, ErrorKind> {
         let number = self.next;
         self.next += 1;
         let joined = self.by_token.iter_mut().find(|(_, watched)| watched.can_be_joined(path)).map(|(token, _)| token);
@@ -200,8 +200,8 @@ impl Watches {
         &mut self,
         id: WatcherId,
         waker: Waker,
-    ) -> (Option<Result<(), Error>>, Option<Waker>) {
-        let Some((stage, _, watcher)) = self.find(id) else { return (Some(Err(Error::Broken)), Some(waker)) };
+    ) -> (Option<Result<(), ErrorKind>>, Option<Waker>) {
+        let Some((stage, _, watcher)) = self.find(id) else { return (Some(Err(ErrorKind::Broken)), Some(waker)) };
         match stage {
             Stage::Registered => (Some(Ok(())), Some(waker)),
             Stage::Failed(error) => (Some(Err(error)), Some(waker)),
@@ -210,8 +210,12 @@ impl Watches {
     }
 
     /// What has changed for a watcher; or nothing yet, and its waker is kept, and the one before given back.
-    pub(super) fn poll_changed(&mut self, id: WatcherId, waker: Waker) -> (Option<Result<Path, Error>>, Option<Waker>) {
-        let Some((stage, path, watcher)) = self.find(id) else { return (Some(Err(Error::Broken)), Some(waker)) };
+    pub(super) fn poll_changed(
+        &mut self,
+        id: WatcherId,
+        waker: Waker,
+    ) -> (Option<Result<Path, ErrorKind>>, Option<Waker>) {
+        let Some((stage, path, watcher)) = self.find(id) else { return (Some(Err(ErrorKind::Broken)), Some(waker)) };
         match (watcher.changes.take(path), stage) {
             (Some(path), _) => (Some(Ok(path)), Some(waker)),
             (None, Stage::Failed(error)) => (Some(Err(error)), Some(waker)),
@@ -228,7 +232,7 @@ impl Watches {
     pub(super) fn registered(
         &mut self,
         token: Token,
-        result: Result<(), Error>,
+        result: Result<(), ErrorKind>,
         calls: &mut Calls,
         woken: &mut Vec<Waker>,
     ) {
@@ -243,7 +247,7 @@ impl Watches {
         match result {
             Ok(()) => watched.stage = Stage::Registered,
             // The token is of this domain alone, so the watch is its own, and fires no first event now.
-            Err(Error::Exists) => {
+            Err(ErrorKind::Exists) => {
                 watched.stage = Stage::Registered;
                 watched.tell(None, woken);
             }
@@ -283,7 +287,7 @@ impl Watches {
     }
 
     /// There will be no more events.
-    pub(super) fn fail_all(&mut self, error: Error, woken: &mut Vec<Waker>) {
+    pub(super) fn fail_all(&mut self, error: ErrorKind, woken: &mut Vec<Waker>) {
         self.by_token.retain(|watched| !watched.watchers.is_empty());
         for watched in self.by_token.values_mut() {
             watched.stage = Stage::Failed(error);
@@ -293,7 +297,7 @@ impl Watches {
 }
 
 /// Has the server asked for a watch.
-fn ask(path: &Path, token: Token, background: bool, calls: &mut Calls) -> Result<Ticket, Error> {
+fn ask(path: &Path, token: Token, background: bool, calls: &mut Calls) -> Result<Ticket, ErrorKind> {
     Ok(calls.submit(MessageType::WATCH, 0, payload(path, token)?, Owner::Watch(token), background))
 }
 

@@ -4,7 +4,7 @@ use domu::executor::spawn;
 use domu::lifecycle::{self, Reason, ShutdownRequest};
 use domu::sim::{End, Guest, Store};
 use domu::time;
-use domu::xenstore::Error;
+use domu::xenstore::ErrorKind;
 
 use super::{LONG, MS, SECOND, SHUTDOWN, elapsed, ended, guest};
 
@@ -139,8 +139,8 @@ fn without_a_store_the_stream_is_an_error_each_time() {
     let report = Guest::new().without_xenstore().obedient().run(async |domain| {
         let (mut requests, mut keys) = (domain.shutdown_requests(), domain.sysrq());
         for _ in 0..3 {
-            assert_eq!(requests.next().await, Err(Error::Absent));
-            assert_eq!(keys.next().await, Err(Error::Absent));
+            assert_eq!(requests.next().await.map_err(|error| error.kind()), Err(ErrorKind::Absent));
+            assert_eq!(keys.next().await.map_err(|error| error.kind()), Err(ErrorKind::Absent));
         }
     });
     assert_eq!(report.end, End::Shutdown(Reason::Poweroff));
@@ -154,7 +154,7 @@ fn a_broken_store_is_an_error_of_the_stream() {
         let _ = time::timeout(SECOND, requests.next()).await;
         store.set_word(7, domu::sim::abi::xs_wire::RSP_PROD, 12345);
         for _ in 0..3 {
-            assert_eq!(requests.next().await, Err(Error::Broken));
+            assert_eq!(requests.next().await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
         }
     });
     assert_eq!(report.end, End::Shutdown(Reason::Poweroff), "{}", report.debug_text());

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use domu::executor::spawn;
 use domu::lifecycle::{self, Resumption};
 use domu::sim::{Guest, Saved, Store};
-use domu::xenstore::Error;
+use domu::xenstore::{Error, ErrorKind};
 use domu::{executor, time};
 
 use crate::{MS, SECOND, obedient};
@@ -76,7 +76,7 @@ fn commit_without_an_answer_stays_interrupted() {
                 Ok::<_, Error>(())
             })
             .await;
-        assert_eq!((result, attempts), (Err(Error::Interrupted), 1));
+        assert_eq!((result.map_err(|error| error.kind()), attempts), (Err(ErrorKind::Interrupted), 1));
         assert_eq!(suspending.await?, Resumption::Restored);
         Ok(())
     });
@@ -94,22 +94,25 @@ fn transaction_that_fails_again_is_an_error() {
             .transaction(async |nodes| {
                 seen.borrow_mut().push(domain.generation());
                 if domain.generation() == 0 {
-                    lifecycle::suspend().await.map_err(|_| Error::OutOfMemory)?;
+                    lifecycle::suspend().await.map_err(|_| ErrorKind::OutOfMemory)?;
                 }
                 nodes.read("data/missing").await
             })
             .await;
-        assert_eq!((result, attempts.take()), (Err(Error::NotFound), vec![0, 1]));
+        assert_eq!((result.map_err(|error| error.kind()), attempts.take()), (Err(ErrorKind::NotFound), vec![0, 1]));
         // Suspended in each attempt.
         let mut attempts = 0;
         let result: Result<(), Error> = nodes
             .transaction(async |_| {
                 attempts += 1;
-                lifecycle::suspend().await.map_err(|_| Error::OutOfMemory)?;
+                lifecycle::suspend().await.map_err(|_| ErrorKind::OutOfMemory)?;
                 Ok(())
             })
             .await;
-        assert_eq!((result, attempts), (Err(Error::BeforeResume), domu::xenstore::MAX_ATTEMPTS));
+        assert_eq!(
+            (result.map_err(|error| error.kind()), attempts),
+            (Err(ErrorKind::BeforeResume), domu::xenstore::MAX_ATTEMPTS)
+        );
         Ok(())
     });
     report.powered_off();

@@ -11,7 +11,7 @@ use domu::executor::{Task, spawn};
 use domu::gnttab::{self, Error as GrantError, Granted, Mapping, ReadWrite, Reference};
 use domu::memory;
 use domu::sim::{Guest, Saved, Store, outside};
-use domu::xenstore::Error as StoreError;
+use domu::xenstore::{Error as StoreError, ErrorKind as StoreKind};
 use domu::{Domain, DomainId, Error, Result, lifecycle, time};
 
 use crate::{MS, SECOND};
@@ -21,13 +21,12 @@ const PEER: DomainId = DomainId(3);
 const ROUNDS: u64 = if cfg!(miri) { 2 } else { 10 };
 
 /// Whether it is said of something that it is from before a resume, or was cut short by one.
-fn is_old(error: Error) -> bool {
-    matches!(
-        error,
-        Error::EventChannel(PortError::BeforeResume)
-            | Error::Grant(GrantError::BeforeResume)
-            | Error::Xenstore(StoreError::BeforeResume | StoreError::Interrupted)
-    )
+fn is_old(error: &Error) -> bool {
+    match error {
+        Error::EventChannel(PortError::BeforeResume) | Error::Grant(GrantError::BeforeResume) => true,
+        Error::Xenstore(error) => matches!(error.kind(), StoreKind::BeforeResume | StoreKind::Interrupted),
+        _ => false,
+    }
 }
 
 /// Does something over and over until the flag is set; what is from before a resume is made anew.
@@ -38,7 +37,7 @@ fn again(over: &Rc<Cell<bool>>, mut act: impl AsyncFnMut() -> Result + 'static) 
         while !over.get() {
             match act().await {
                 Ok(()) => {}
-                Err(error) if is_old(error) => old += 1,
+                Err(error) if is_old(&error) => old += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -100,7 +99,7 @@ async fn mappings() -> Result {
 async fn nodes(domain: Domain) -> Result {
     let (store, generation) = (domain.xenstore(), domain.generation());
     let here = |result: Result<_, StoreError>| match result {
-        Err(StoreError::NotFound) if domain.generation() != generation => Ok(None),
+        Err(error) if error == StoreKind::NotFound && domain.generation() != generation => Ok(None),
         result => result.map(Some),
     };
     store.write("data/value", generation.to_string()).await?;
@@ -113,7 +112,7 @@ async fn nodes(domain: Domain) -> Result {
     time::sleep(MS / 3).await;
     match transaction.commit().await {
         // By the write of a neighbour's.
-        Err(StoreError::Conflict) => Ok(()),
+        Err(error) if error == StoreKind::Conflict => Ok(()),
         result => Ok(result?),
     }
 }
@@ -129,7 +128,7 @@ fn watching(domain: Domain, over: &Rc<Cell<bool>>) -> Task<Result<u32>> {
         while !over.get() {
             match store.write("data/watched", "1").await {
                 Ok(()) => {}
-                Err(StoreError::Interrupted) => continue,
+                Err(error) if error == StoreKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             }
             assert_eq!(watch.next().await?.as_str(), "data/watched");

@@ -164,7 +164,7 @@ fn unreached_target_is_tried_again() {
 #[test]
 fn following_without_a_store_is_an_error() {
     let report = Guest::new().without_xenstore().run(async |domain| {
-        assert_eq!(lifecycle::follow_memory_target(domain, 0).await, xenstore::Error::Absent);
+        assert_eq!(lifecycle::follow_memory_target(domain, 0).await, xenstore::ErrorKind::Absent);
     });
     report.powered_off();
     let store = Store::new();

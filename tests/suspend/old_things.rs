@@ -10,7 +10,7 @@ use domu::gnttab::copy::Batch;
 use domu::gnttab::{self, Error as GrantError, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
 use domu::lifecycle::{self, Resumption, Watchdog};
 use domu::sim::{Guest, Saved, Store, outside};
-use domu::xenstore::Error as StoreError;
+use domu::xenstore::ErrorKind as StoreKind;
 use domu::{DomainId, XenVersion, time};
 
 use crate::{MS, SECOND};
@@ -70,9 +70,12 @@ fn each_thing_of_before_fails_in_its_own_way_and_is_made_again() {
         assert_eq!(mapping.check(), Err(GrantError::BeforeResume));
         assert_eq!(mapping.read_value::<u32>(0), u32::MAX, "there is nothing");
         assert_eq!(mapping.unmap(), Err(GrantError::BeforeResume));
-        assert_eq!(transaction.write("data/lost", "2").await, Err(StoreError::BeforeResume));
-        assert_eq!(transaction.commit().await, Err(StoreError::BeforeResume));
-        assert_eq!(store.read("data/lost").await, Err(StoreError::NotFound));
+        assert_eq!(
+            transaction.write("data/lost", "2").await.map_err(|error| error.kind()),
+            Err(StoreKind::BeforeResume)
+        );
+        assert_eq!(transaction.commit().await.map_err(|error| error.kind()), Err(StoreKind::BeforeResume));
+        assert_eq!(store.read("data/lost").await.map_err(|error| error.kind()), Err(StoreKind::NotFound));
         assert_eq!(watch.next().await?.as_str(), "data");
         watchdog.feed()?;
 

@@ -14,7 +14,7 @@ use domu::lifecycle::{self, Reason, Resumption, stat};
 use domu::sim::abi::errno::Errno;
 use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Backend, End, Guest, Saved, Store};
-use domu::xenstore::Error;
+use domu::xenstore::ErrorKind;
 use domu::{eventchn, time};
 
 use crate::{MS, SECOND};
@@ -73,7 +73,7 @@ fn a_request_that_is_not_answered_in_time_is_interrupted_and_not_sent_again() {
                 })
                 .collect();
             let nodes = domain.xenstore();
-            let begin = spawn(async move { nodes.begin().await.err() });
+            let begin = spawn(async move { nodes.begin().await.err().map(|error| error.kind()) });
             time::sleep(MS).await;
             let before = time::now();
             assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
@@ -84,12 +84,12 @@ fn a_request_that_is_not_answered_in_time_is_interrupted_and_not_sent_again() {
             let mut interrupted = 0;
             for (number, open) in open.into_iter().enumerate() {
                 let result = open.await;
-                interrupted += usize::from(result == Err(Error::Interrupted));
+                interrupted += usize::from(result.as_ref().is_err_and(|error| *error == ErrorKind::Interrupted));
                 assert!(asked(&store, &format!("open{number}_")) <= 1);
                 // Those that it did not have yet have gone to the new one.
                 assert_eq!(result.is_ok(), store.read(&format!("/local/domain/8/data/open{number}_")).is_some());
             }
-            assert!([(19, Some(Error::Interrupted)), (20, None)].contains(&(interrupted, begin.await)));
+            assert!([(19, Some(ErrorKind::Interrupted)), (20, None)].contains(&(interrupted, begin.await)));
             Ok(())
         });
         report.powered_off();

@@ -8,7 +8,7 @@ use domu::executor::spawn;
 use domu::gnttab::{self, Granted, ReadWrite};
 use domu::lifecycle;
 use domu::time::{self, timeout};
-use domu::xenstore;
+use domu::xenstore::ErrorKind;
 
 use super::*;
 
@@ -387,7 +387,8 @@ fn devices_come_and_go_and_are_listed() {
         store.remove("/local/domain/7/device/vif");
         watch.next().await?;
         assert_eq!(xenbus::frontends(&xenstore, "vif").await?, Vec::<Path>::new());
-        assert_eq!(xenbus::frontends(&xenstore, "a b").await, Err(Error::Xenstore(xenstore::Error::InvalidPath)));
+        let invalid = xenbus::frontends(&xenstore, "a b").await;
+        assert!(matches!(&invalid, Err(Error::Xenstore(error)) if *error == ErrorKind::InvalidPath), "{invalid:?}");
         Ok(())
     });
 }
@@ -438,7 +439,7 @@ fn details_from_before_a_resume_are_not_written() {
             time::sleep(tenths * MS / 10).await;
             lifecycle::suspend().await?;
             let result = time::timeout(100 * MS, connecting).await;
-            stale += u32::from(result == Ok(Err(Error::Xenstore(xenstore::Error::BeforeResume))));
+            stale += u32::from(matches!(&result, Ok(Err(Error::Xenstore(error))) if *error == ErrorKind::BeforeResume));
             assert_eq!(store.read("/local/domain/8/device/vif/0/ring-ref"), None, "{tenths}: {result:?}");
             Ok(())
         });

@@ -8,7 +8,7 @@ use domu::sim::abi::xs_wire::{
 };
 use domu::sim::{Message, Store, outside};
 use domu::time;
-use domu::xenstore::{Code, Error};
+use domu::xenstore::{Code, ErrorKind};
 
 use super::{ME, MS, count, run};
 
@@ -24,24 +24,24 @@ pub fn break_connection(server: &Store) {
 fn a_reply_that_makes_no_sense_fails_its_request_alone() {
     // The predecessor's client died of any of them.
     type Lie = fn(Message) -> Message;
-    let lies: [(Lie, Error); 5] = [
+    let lies: [(Lie, ErrorKind); 5] = [
         (
             |message| Message {
                 header: domu::sim::abi::xs_wire::Header { ty: MessageType::WRITE, ..message.header },
                 ..message
             },
-            Error::Malformed,
+            ErrorKind::Malformed,
         ),
         (
             |message| Message {
                 header: domu::sim::abi::xs_wire::Header { ty: MessageType(999), ..message.header },
                 ..message
             },
-            Error::Malformed,
+            ErrorKind::Malformed,
         ),
-        (|message| Message::new(MessageType::ERROR, message.header.req_id, 0, "EDOOFUS\0"), Error::Malformed),
-        (|message| Message::new(MessageType::ERROR, message.header.req_id, 0, vec![0xff; 4096]), Error::Malformed),
-        (|message| Message::new(MessageType::ERROR, message.header.req_id, 0, ""), Error::Malformed),
+        (|message| Message::new(MessageType::ERROR, message.header.req_id, 0, "EDOOFUS\0"), ErrorKind::Malformed),
+        (|message| Message::new(MessageType::ERROR, message.header.req_id, 0, vec![0xff; 4096]), ErrorKind::Malformed),
+        (|message| Message::new(MessageType::ERROR, message.header.req_id, 0, ""), ErrorKind::Malformed),
     ];
     for (lie, expected) in lies {
         let server = Store::new();
@@ -56,8 +56,8 @@ fn a_reply_that_makes_no_sense_fails_its_request_alone() {
             });
             server.write("/local/domain/7/data/wrong", "wrong");
             let other = spawn(async move { domain.xenstore().read("name").await });
-            match store.read("data/wrong").await.unwrap_err() {
-                Error::Refused(Code::Unknown(code)) => assert!(code.as_str().len() <= 23),
+            match store.read("data/wrong").await.unwrap_err().kind() {
+                ErrorKind::Refused(Code::Unknown(code)) => assert!(code.as_str().len() <= 23),
                 error => assert_eq!(error, expected),
             }
             other.await?;
@@ -78,11 +78,11 @@ fn listings_permissions_and_numbers_that_make_no_sense_are_errors() {
                 message.header.len = payload.len() as u32;
                 vec![message]
             });
-            assert_eq!(store.directory("data").await.unwrap_err(), Error::Malformed, "{}", payload.escape_ascii());
-            assert_eq!(store.permissions("data").await, Err(Error::Malformed));
-            assert_eq!(store.begin().await.map(drop), Err(Error::Malformed));
-            assert_eq!(store.home_of(domain.id()).await, Err(Error::Malformed));
-            assert_eq!(store.is_introduced(domain.id()).await, Err(Error::Malformed));
+            assert_eq!(store.directory("data").await.unwrap_err(), ErrorKind::Malformed, "{}", payload.escape_ascii());
+            assert_eq!(store.permissions("data").await.map_err(|error| error.kind()), Err(ErrorKind::Malformed));
+            assert_eq!(store.begin().await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Malformed));
+            assert_eq!(store.home_of(domain.id()).await.map_err(|error| error.kind()), Err(ErrorKind::Malformed));
+            assert_eq!(store.is_introduced(domain.id()).await.map_err(|error| error.kind()), Err(ErrorKind::Malformed));
             server.behave();
             store.begin().await?.commit().await?;
             Ok(())
@@ -122,7 +122,7 @@ fn two_transactions_of_one_number_are_not_two() {
             vec![message]
         });
         let one = store.begin().await?;
-        assert_eq!(store.begin().await.map(drop), Err(Error::Malformed));
+        assert_eq!(store.begin().await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Malformed));
         drop(one);
         Ok(())
     });
@@ -142,10 +142,10 @@ fn a_transactions_number_that_is_given_again_ends_no_other() {
         let end = spawn(one.commit());
         let other = store.clone();
         let two = spawn(async move { other.begin().await });
-        assert_eq!(end.await, Err(Error::NotFound));
+        assert_eq!(end.await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
         // Its end is asked for once, and was not by the first.
         assert_eq!(count(&server, MessageType::TRANSACTION_END), 1);
-        assert_eq!(two.await?.abort().await, Err(Error::NotFound));
+        assert_eq!(two.await?.abort().await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
         time::sleep(MS).await;
         assert_eq!(count(&server, MessageType::TRANSACTION_END), 2);
         Ok(())
@@ -185,12 +185,12 @@ fn an_impossible_stream_ends_the_connection_with_an_error_for_all() {
             time::sleep(MS).await;
             breaker(&server);
             for task in tasks {
-                assert_eq!(task.await, Err(Error::Broken));
+                assert_eq!(task.await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
             }
-            assert_eq!(watch.next().await, Err(Error::Broken));
-            assert_eq!(watch.next().await, Err(Error::Broken));
-            assert_eq!(store.read("name").await, Err(Error::Broken));
-            assert_eq!(store.watch("name").await.map(drop), Err(Error::Broken));
+            assert_eq!(watch.next().await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
+            assert_eq!(watch.next().await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
+            assert_eq!(store.read("name").await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
+            assert_eq!(store.watch("name").await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Broken));
             Ok(())
         });
     }
@@ -240,8 +240,8 @@ fn features_that_nobody_knows_are_not_used() {
         server.set_word(ME, ERROR, ERROR_COMM);
         assert_eq!(store.read("data/x").await?, "1");
         break_connection(&server);
-        assert_eq!(store.read("data/x").await, Err(Error::Broken));
-        assert_eq!(store.read("data/x").await, Err(Error::Broken));
+        assert_eq!(store.read("data/x").await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
+        assert_eq!(store.read("data/x").await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
         Ok(())
     });
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use domu::executor::{spawn, yield_now};
 use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Message, Store};
-use domu::xenstore::{Error, MAX_LISTING};
+use domu::xenstore::{ErrorKind, MAX_LISTING};
 use domu::{time, xenbus};
 
 use super::{MS, count, run};
@@ -41,7 +41,7 @@ fn part(generation: usize, name: &str, count: usize) -> Vec<u8> {
 
 /// Lists a directory of the server's, beside another task. Returns the number of names or the error, and the requests that
 /// it took.
-fn list(server: &Store) -> (Result<usize, Error>, usize) {
+fn list(server: &Store) -> (Result<usize, ErrorKind>, usize) {
     let result = Cell::new(Ok(0));
     run(server, async |domain| {
         let turns = Rc::new(Cell::new(0_usize));
@@ -52,7 +52,7 @@ fn list(server: &Store) -> (Result<usize, Error>, usize) {
                 yield_now().await;
             }
         });
-        result.set(domain.xenstore().directory("data").await.map(|names| names.len()));
+        result.set(domain.xenstore().directory("data").await.map(|names| names.len()).map_err(|error| error.kind()));
         let requests = count(server, MessageType::DIRECTORY_PART);
         assert!(turns.get() >= requests, "another task had {} turns in {requests} requests", turns.get());
         drop(task);
@@ -67,7 +67,7 @@ fn list(server: &Store) -> (Result<usize, Error>, usize) {
 fn endless_listing_is_an_error() {
     // 2,045 names of two bytes each.
     let parts = MAX_LISTING / 4090 + 1;
-    assert_eq!(list(&server(|_| part(1, "a", 2045))), (Err(Error::ListingTooLong), parts));
+    assert_eq!(list(&server(|_| part(1, "a", 2045))), (Err(ErrorKind::ListingTooLong), parts));
 }
 
 #[test]
@@ -82,16 +82,16 @@ fn listing_at_the_limit_is_whole() {
 
 #[test]
 fn listing_in_tiny_parts_is_an_error() {
-    assert_eq!(list(&server(|_| part(1, "a", 1))), (Err(Error::ListingTooLong), 256));
+    assert_eq!(list(&server(|_| part(1, "a", 1))), (Err(ErrorKind::ListingTooLong), 256));
 }
 
 #[test]
 fn listing_of_changing_generation_is_an_error() {
     // At once, and after a while: 16 attempts.
-    assert_eq!(list(&server(|number| part(number, "a", 100))), (Err(Error::Conflict), 16 * 2));
-    assert_eq!(list(&server(|number| part(number / 50, "a", 100))).0, Err(Error::Conflict));
+    assert_eq!(list(&server(|number| part(number, "a", 100))), (Err(ErrorKind::Conflict), 16 * 2));
+    assert_eq!(list(&server(|number| part(number / 50, "a", 100))).0, Err(ErrorKind::Conflict));
     let late = list(&server(|number| part(number / 250, "a", 1)));
-    assert_eq!(late.0, Err(Error::Conflict));
+    assert_eq!(late.0, Err(ErrorKind::Conflict));
     assert!(late.1 <= 16 * 256, "{} requests", late.1);
 }
 
@@ -99,10 +99,10 @@ fn listing_of_changing_generation_is_an_error() {
 fn listing_of_malformed_parts_is_an_error() {
     for payload in [&b"1\0"[..], b"1", b"", b"1\0a", b"1\0a\0\0b\0", b"1\0a/b\0", b"1\0\xff\0", b"x\0a\0"] {
         let (result, requests) = list(&server(|_| payload.to_vec()));
-        assert_eq!((result, requests), (Err(Error::Malformed), 1), "{}", payload.escape_ascii());
+        assert_eq!((result, requests), (Err(ErrorKind::Malformed), 1), "{}", payload.escape_ascii());
         // The same in the middle of a listing.
         let (result, requests) = list(&server(|number| if number < 5 { part(1, "a", 9) } else { payload.to_vec() }));
-        assert_eq!((result, requests), (Err(Error::Malformed), 5), "{}", payload.escape_ascii());
+        assert_eq!((result, requests), (Err(ErrorKind::Malformed), 5), "{}", payload.escape_ascii());
     }
 }
 

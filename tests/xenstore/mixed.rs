@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use domu::executor::spawn;
 use domu::sim::Store;
-use domu::xenstore::{Error, Nodes, Xenstore};
+use domu::xenstore::{Error, ErrorKind, Nodes, Xenstore};
 
 use super::{ME, MS, number, run};
 
@@ -71,7 +71,7 @@ async fn worker(
                         sums.borrow_mut()[from] += 1;
                         sums.borrow_mut()[to] += 10;
                     }
-                    Err(Error::Conflict) => {}
+                    Err(error) if error == ErrorKind::Conflict => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -100,7 +100,7 @@ async fn worker(
                         let expected: Vec<_> = model.keys().map(|path| path[prefix.len() + 1..].to_string()).collect();
                         assert_eq!(super::sorted(&names), expected);
                     }
-                    Err(Error::NotFound) => assert!(model.is_empty()),
+                    Err(error) if error == ErrorKind::NotFound => assert!(model.is_empty()),
                     Err(error) => return Err(error),
                 }
             }
@@ -111,7 +111,7 @@ async fn worker(
             }
             _ => match (store.read(&path).await, model.get(&path)) {
                 (Ok(value), Some(expected)) => assert_eq!(&*value, expected.as_slice()),
-                (Err(Error::NotFound), None) => {}
+                (Err(error), None) if error == ErrorKind::NotFound => {}
                 (value, expected) => panic!("{value:?} instead of {expected:?}"),
             },
         }

@@ -3,9 +3,28 @@
 use domu::DomainId;
 use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Guest, Store};
-use domu::xenstore::{Access, Error, Permission};
+use domu::xenstore::{Access, ErrorKind, Operation, Permission};
 
 use super::{ME, count, notifications, run, run_guest, sorted};
+
+#[test]
+fn failed_request_names_path_and_operation() {
+    run(&Store::new(), async |domain| {
+        let store = domain.xenstore();
+        let error = store.read("data/absent").await.unwrap_err();
+        assert_eq!(error.to_string(), "xenstore: cannot read data/absent: no such node");
+        assert_eq!((error.operation(), error.path()), (Some(Operation::Read), Some("data/absent")));
+        let error = store.write("/local/domain/0/x", "1").await.unwrap_err();
+        assert_eq!(error.to_string(), "xenstore: cannot write /local/domain/0/x: permission denied");
+        let error = store.watch("a//b").await.map(drop).unwrap_err();
+        assert_eq!(error.to_string(), "xenstore: cannot watch a//b: invalid path");
+        let transaction = store.begin().await?;
+        let error = transaction.read("data/absent").await.unwrap_err();
+        assert_eq!((error.operation(), error.path()), (Some(Operation::Read), Some("data/absent")));
+        store.write("data/other", "1").await?;
+        Ok(())
+    });
+}
 
 #[test]
 fn a_name_is_read_as_the_readme_shows() {
@@ -32,14 +51,14 @@ fn a_domain_without_xenstore_is_told_so_by_each_operation() {
     for guest in [Guest::new().without_xenstore(), Guest::new().initial_domain()] {
         run_guest(guest, async |domain| {
             let store = domain.xenstore();
-            assert_eq!(store.read("name").await.unwrap_err(), Error::Absent);
-            assert_eq!(store.write("name", "x").await.unwrap_err(), Error::Absent);
-            assert_eq!(store.directory("/").await.unwrap_err(), Error::Absent);
-            assert_eq!(store.begin().await.unwrap_err(), Error::Absent);
-            assert_eq!(store.watch("name").await.unwrap_err(), Error::Absent);
-            assert_eq!(store.home_of(DomainId(7)).await.unwrap_err(), Error::Absent);
+            assert_eq!(store.read("name").await.unwrap_err(), ErrorKind::Absent);
+            assert_eq!(store.write("name", "x").await.unwrap_err(), ErrorKind::Absent);
+            assert_eq!(store.directory("/").await.unwrap_err(), ErrorKind::Absent);
+            assert_eq!(store.begin().await.unwrap_err(), ErrorKind::Absent);
+            assert_eq!(store.watch("name").await.unwrap_err(), ErrorKind::Absent);
+            assert_eq!(store.home_of(DomainId(7)).await.unwrap_err(), ErrorKind::Absent);
             let done = store.transaction(async |nodes| nodes.mkdir("data").await).await;
-            assert_eq!(done.unwrap_err(), Error::Absent);
+            assert_eq!(done.unwrap_err(), ErrorKind::Absent);
             Ok(())
         });
     }
@@ -62,8 +81,8 @@ fn nodes_are_made_listed_and_removed_with_any_value() {
             assert_eq!(sorted(&store.directory("data/a").await?), ["b", "c"]);
             assert!(store.directory("data/a/b").await?.is_empty());
             store.remove("data/a").await?;
-            assert_eq!(store.read("data/a/b").await, Err(Error::NotFound));
-            assert_eq!(store.directory("data/a").await, Err(Error::NotFound));
+            assert_eq!(store.read("data/a/b").await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+            assert_eq!(store.directory("data/a").await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
             Ok(())
         });
     }
@@ -80,7 +99,7 @@ fn permissions_are_set_and_read() {
         store.set_permissions("data/p", &entries).await?;
         assert_eq!(store.permissions("data/p").await?, entries);
         assert_eq!(server.permissions("/local/domain/7/data/p").unwrap(), ["n7", "b0", "r3", "w4"]);
-        assert_eq!(store.permissions("data/absent").await, Err(Error::NotFound));
+        assert_eq!(store.permissions("data/absent").await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
         Ok(())
     });
 }
@@ -90,11 +109,23 @@ fn domains_are_asked_about_and_a_guest_is_refused_what_it_may_not() {
     run(&Store::new(), async |domain| {
         let store = domain.xenstore();
         assert_eq!(store.home_of(domain.id()).await?, "/local/domain/7");
-        assert!(matches!(store.is_introduced(domain.id()).await, Ok(true) | Err(Error::Denied)));
-        assert_eq!(store.request(MessageType::INTRODUCE, &[b"9", b"1", b"1"]).await, Err(Error::Denied));
-        assert!(matches!(store.request(MessageType::WATCH, &[b"a", b"b"]).await, Err(Error::Refused(_))));
-        assert_eq!(store.request(MessageType::READ, &[b"na\0me"]).await, Err(Error::InvalidValue));
-        assert_eq!(store.write("/local/domain/0/x", "").await, Err(Error::Denied));
+        assert!(
+            store
+                .is_introduced(domain.id())
+                .await
+                .map_or_else(|error| error == ErrorKind::Denied, |introduced| introduced)
+        );
+        assert_eq!(
+            store.request(MessageType::INTRODUCE, &[b"9", b"1", b"1"]).await.map_err(|error| error.kind()),
+            Err(ErrorKind::Denied)
+        );
+        let refused = store.request(MessageType::WATCH, &[b"a", b"b"]).await.unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::Refused(_)), "{refused}");
+        assert_eq!(
+            store.request(MessageType::READ, &[b"na\0me"]).await.map_err(|error| error.kind()),
+            Err(ErrorKind::InvalidValue)
+        );
+        assert_eq!(store.write("/local/domain/0/x", "").await.map_err(|error| error.kind()), Err(ErrorKind::Denied));
         Ok(())
     });
 }
@@ -106,14 +137,24 @@ fn a_payload_of_4096_bytes_is_sent_and_one_of_4097_is_not() {
         run(&server, async |domain| {
             let store = domain.xenstore();
             let fits = vec![b'v'; 4096 - "data/x".len() - 1];
-            assert_eq!(store.write("data/x", &fits).await, Err(Error::Quota), "a node has 2048");
+            assert_eq!(
+                store.write("data/x", &fits).await.map_err(|error| error.kind()),
+                Err(ErrorKind::Quota),
+                "a node has 2048"
+            );
             let beyond = vec![b'v'; 4096 - "data/x".len()];
-            assert_eq!(store.write("data/x", &beyond).await, Err(Error::TooLong));
-            assert_eq!(store.write("data/x", vec![0; 1 << 20]).await, Err(Error::TooLong));
-            assert_eq!(store.read("no//path").await, Err(Error::InvalidPath));
-            assert_eq!(store.read("a".repeat(2049)).await, Err(Error::InvalidPath));
+            assert_eq!(store.write("data/x", &beyond).await.map_err(|error| error.kind()), Err(ErrorKind::TooLong));
+            assert_eq!(
+                store.write("data/x", vec![0; 1 << 20]).await.map_err(|error| error.kind()),
+                Err(ErrorKind::TooLong)
+            );
+            assert_eq!(store.read("no//path").await.map_err(|error| error.kind()), Err(ErrorKind::InvalidPath));
+            assert_eq!(store.read("a".repeat(2049)).await.map_err(|error| error.kind()), Err(ErrorKind::InvalidPath));
             let many = [Permission { domain: DomainId(65535), access: Access::Both }; 600];
-            assert_eq!(store.set_permissions("data/x", &many).await, Err(Error::TooLong));
+            assert_eq!(
+                store.set_permissions("data/x", &many).await.map_err(|error| error.kind()),
+                Err(ErrorKind::TooLong)
+            );
             Ok(())
         });
         assert_eq!(server.log().len(), 1, "what cannot be is not sent");
@@ -137,7 +178,7 @@ fn a_directory_beyond_a_message_comes_whole_or_is_an_error_of_its_own() {
     let server = Store::oxenstored();
     run(&server, async |domain| {
         fill(&server);
-        assert_eq!(domain.xenstore().directory("data/big").await, Err(Error::TooBig));
+        assert_eq!(domain.xenstore().directory("data/big").await.map_err(|error| error.kind()), Err(ErrorKind::TooBig));
         Ok(())
     });
 }
@@ -182,7 +223,10 @@ fn a_directory_that_changes_between_its_parts_is_listed_anew() {
     });
     run(&server, async |domain| {
         fill(&server);
-        assert_eq!(domain.xenstore().directory("data/big").await, Err(Error::Conflict));
+        assert_eq!(
+            domain.xenstore().directory("data/big").await.map_err(|error| error.kind()),
+            Err(ErrorKind::Conflict)
+        );
         Ok(())
     });
 }

@@ -6,7 +6,7 @@ use domu::executor::spawn;
 use domu::sim::Store;
 use domu::sim::abi::xs_wire::MessageType;
 use domu::time;
-use domu::xenstore::{Error, MAX_ATTEMPTS, Transaction};
+use domu::xenstore::{Error, ErrorKind, MAX_ATTEMPTS, Transaction};
 
 use super::{ME, MS, count, run};
 
@@ -45,9 +45,9 @@ fn a_body_that_fails_leaves_no_transaction_behind() {
                 nodes.write("data/t", "lost").await?;
                 nodes.read("data/absent").await
             });
-            assert_eq!(done.await, Err(Error::NotFound));
+            assert_eq!(done.await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
         }
-        assert_eq!(store.read("data/t").await, Err(Error::NotFound));
+        assert_eq!(store.read("data/t").await.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
         assert_eq!(server.transactions(ME), 0);
         Ok(())
     });
@@ -106,7 +106,7 @@ fn a_conflict_is_done_again_with_pauses_and_a_bound() {
             server.write("/local/domain/7/data/t", runs.get().to_string());
             nodes.write("data/t", "mine").await
         });
-        assert_eq!(done.await, Err(Error::Conflict));
+        assert_eq!(done.await.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
         assert_eq!(runs.get(), MAX_ATTEMPTS);
         // By chance, up to 1, 2, 4, 8 ms and so on, and 64 ms in the end.
         let (early, late) = (moments[4], *moments.last().unwrap() - moments[4]);
@@ -132,7 +132,7 @@ fn a_conflict_inside_of_the_body_is_done_again_too() {
         assert_eq!(store.read("data/t").await?, "x");
         // Outside of a transaction it is an error like others.
         server.refuse(|ty, _| (ty == MessageType::READ).then_some("EAGAIN"));
-        assert_eq!(store.read("data/t").await, Err(Error::Conflict));
+        assert_eq!(store.read("data/t").await.map_err(|error| error.kind()), Err(ErrorKind::Conflict));
         Ok(())
     });
 }
@@ -144,14 +144,14 @@ fn quota_errors_of_all_servers_are_one() {
         run(&server, async |domain| {
             let store = domain.xenstore();
             server.refuse(move |_, _| Some(name));
-            assert_eq!(store.begin().await.map(drop), Err(Error::Quota));
-            assert_eq!(store.write("data/x", "").await, Err(Error::Quota));
-            assert_eq!(store.watch("data/x").await.map(drop), Err(Error::Quota));
+            assert_eq!(store.begin().await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Quota));
+            assert_eq!(store.write("data/x", "").await.map_err(|error| error.kind()), Err(ErrorKind::Quota));
+            assert_eq!(store.watch("data/x").await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Quota));
             server.behave();
             // Those that were refused take no place of the ten.
             for _ in 0..12 {
                 server.refuse(move |ty, _| (ty == MessageType::TRANSACTION_START).then_some(name));
-                assert_eq!(store.begin().await.map(drop), Err(Error::Quota));
+                assert_eq!(store.begin().await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Quota));
             }
             server.behave();
             let all: Vec<Transaction> = futures(&store).await?;
@@ -178,11 +178,11 @@ fn a_transaction_of_a_connection_that_broke_touches_none_of_the_next() {
         let old = store.begin().await?;
         old.write("data/t", "lost").await?;
         super::faults::break_connection(&server);
-        assert_eq!(store.read("name").await, Err(Error::Broken));
+        assert_eq!(store.read("name").await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
         let new = store.begin().await?;
         new.write("data/u", "kept").await?;
-        assert_eq!(old.read("data/t").await, Err(Error::Broken));
-        assert_eq!(old.commit().await, Err(Error::Broken));
+        assert_eq!(old.read("data/t").await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
+        assert_eq!(old.commit().await.map_err(|error| error.kind()), Err(ErrorKind::Broken));
         new.commit().await?;
         assert_eq!(store.read("data/u").await?, "kept");
         assert_eq!(count(&server, MessageType::TRANSACTION_END), 1);

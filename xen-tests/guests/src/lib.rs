@@ -64,7 +64,7 @@ pub async fn all_watches(store: &Xenstore) -> Result<Vec<Watch>, xenstore::Error
     while watches.len() < 2000 {
         match store.watch(format!("data/watched/{}", watches.len())).await {
             Ok(watch) => watches.push(watch),
-            Err(xenstore::Error::Quota) => break,
+            Err(error) if error == xenstore::ErrorKind::Quota => break,
             Err(error) => return Err(error),
         }
     }

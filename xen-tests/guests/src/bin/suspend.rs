@@ -105,9 +105,11 @@ async fn clock(domain: Domain) -> domu::Result {
     let store = domain.xenstore();
     loop {
         match store.write("data/wall", time::wall_clock().as_secs().to_string()).await {
-            Ok(()) | Err(xenstore::Error::Interrupted) => time::sleep(100 * MS).await,
+            Ok(()) => {}
+            Err(error) if error == xenstore::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
+        time::sleep(100 * MS).await;
     }
 }
 
@@ -125,11 +127,14 @@ where
             match act().await {
                 Ok(true) => {}
                 Ok(false) => return Err("something is not what it was".into()),
-                Err(
-                    Error::EventChannel(eventchn::Error::BeforeResume)
-                    | Error::Grant(gnttab::Error::BeforeResume)
-                    | Error::Xenstore(xenstore::Error::BeforeResume | xenstore::Error::Interrupted),
-                ) => old += 1,
+                Err(Error::EventChannel(eventchn::Error::BeforeResume) | Error::Grant(gnttab::Error::BeforeResume)) => {
+                    old += 1
+                }
+                Err(Error::Xenstore(error))
+                    if matches!(error.kind(), xenstore::ErrorKind::BeforeResume | xenstore::ErrorKind::Interrupted) =>
+                {
+                    old += 1
+                }
                 // The device of before is gone, or is another.
                 Err(Error::Device(_)) if domain.generation() != generation => old += 1,
                 Err(error) => return Err(format!("{error}")),

@@ -38,7 +38,7 @@ async fn main(domain: Domain) -> domu::Result {
         }
         match store.read("data/end").await {
             Ok(_) => break,
-            Err(xenstore::Error::NotFound | xenstore::Error::Interrupted) => {}
+            Err(error) if matches!(error.kind(), xenstore::ErrorKind::NotFound | xenstore::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error.into()),
         }
         time::sleep(Duration::from_millis(200)).await;

@@ -36,7 +36,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use domu::executor::{spawn, yield_now};
-use domu::xenstore::{Access, Error, MessageType, Names, Permission, Xenstore};
+use domu::xenstore::{Access, Error, ErrorKind, MessageType, Names, Permission, Xenstore};
 use domu::{Domain, DomainId, memory, time};
 use domu_guests::{all_watches, ensure, no_more_memory, number, option, verdict};
 
@@ -110,23 +110,24 @@ async fn nodes(domain: &Domain, store: &Xenstore) -> Result<(), String> {
     store.set_permissions("data/a", &[own, read]).await.map_err(said)?;
     equal(store.permissions("data/a").await.map_err(said)?, vec![own, read])?;
     store.remove("data/a").await.map_err(said)?;
-    equal(store.read("data/a/b").await, Err(Error::NotFound))?;
+    equal(store.read("data/a/b").await.map_err(|error| error.kind()), Err(ErrorKind::NotFound))?;
     store.remove("data/value").await.map_err(said)
 }
 
 async fn errors(store: &Xenstore) -> Result<(), String> {
-    equal(store.read("data/absent").await, Err(Error::NotFound))?;
-    equal(store.write("/local/domain/0/data/mine", "x").await, Err(Error::Denied))?;
-    equal(store.write("name", "another").await, Err(Error::Denied))?;
-    equal(store.read("a//b").await, Err(Error::InvalidPath))?;
+    equal(store.read("data/absent").await.map_err(|error| error.kind()), Err(ErrorKind::NotFound))?;
+    equal(store.write("/local/domain/0/data/mine", "x").await.map_err(|error| error.kind()), Err(ErrorKind::Denied))?;
+    equal(store.write("name", "another").await.map_err(|error| error.kind()), Err(ErrorKind::Denied))?;
+    equal(store.read("a//b").await.map_err(|error| error.kind()), Err(ErrorKind::InvalidPath))?;
     let path = "data/long";
     let fits = vec![b'v'; 4096 - path.len() - 1];
-    equal(store.write(path, &fits).await, Err(Error::Quota))?;
+    equal(store.write(path, &fits).await.map_err(|error| error.kind()), Err(ErrorKind::Quota))?;
     let beyond = vec![b'v'; 4096 - path.len()];
-    equal(store.write(path, &beyond).await, Err(Error::TooLong))?;
+    equal(store.write(path, &beyond).await.map_err(|error| error.kind()), Err(ErrorKind::TooLong))?;
     match store.watch("@releaseDomain").await {
         // Those who may not are told of nothing but the beginning.
-        Ok(_) | Err(Error::Denied) => {}
+        Ok(_) => {}
+        Err(error) if error == ErrorKind::Denied => {}
         watch => return Err(format!("a watch for the privileged: {watch:?}")),
     }
     // The connection is as good as before.
@@ -137,11 +138,12 @@ async fn domains(domain: &Domain, store: &Xenstore) -> Result<(), String> {
     let home = store.home_of(domain.id()).await.map_err(said)?;
     equal(home.as_str(), &format!("/local/domain/{}", domain.id()))?;
     match store.is_introduced(domain.id()).await {
-        Ok(true) | Err(Error::Denied) => {}
+        Ok(true) => {}
+        Err(error) if error == ErrorKind::Denied => {}
         other => return Err(format!("introduced: {other:?}")),
     }
     match store.request(MessageType::INTRODUCE, &[b"999", b"1", b"1"]).await {
-        Err(Error::Denied) => Ok(()),
+        Err(error) if error == ErrorKind::Denied => Ok(()),
         other => Err(format!("a request of the privileged: {other:?}")),
     }
 }
@@ -160,8 +162,8 @@ async fn directory(store: &Xenstore) -> Result<(), String> {
     let answered = store.request(MessageType::DIRECTORY_PART, &[b"data", b"0"]).await.is_ok();
     log::info!("the server gives parts of a directory: {answered}");
     equal(answered, in_parts)?;
-    let listing = store.directory("data/big").await.map(|names| sorted(&names));
-    let expected = if in_parts { Ok((0..COUNT).map(|i| format!("{i:060}")).collect()) } else { Err(Error::TooBig) };
+    let listing = store.directory("data/big").await.map(|names| sorted(&names)).map_err(|error| error.kind());
+    let expected = if in_parts { Ok((0..COUNT).map(|i| format!("{i:060}")).collect()) } else { Err(ErrorKind::TooBig) };
     if listing == expected { Ok(()) } else { Err(format!("a listing of {:?}", listing.map(|names| names.len()))) }
 }
 
@@ -186,7 +188,7 @@ async fn transactions(store: &Xenstore) -> Result<(), String> {
     transaction.read("data/t").await.map_err(said)?;
     transaction.write("data/t", "mine").await.map_err(said)?;
     store.write("data/t", "theirs").await.map_err(said)?;
-    equal(transaction.commit().await, Err(Error::Conflict))?;
+    equal(transaction.commit().await.map_err(|error| error.kind()), Err(ErrorKind::Conflict))?;
     // Thirty at a time; the server has ten.
     let tasks: Vec<_> = (0..30)
         .map(|_| {
@@ -326,7 +328,7 @@ async fn worker(store: &Xenstore, task: u32, operations: u32, disturbed: Option<
                 };
                 match store.transaction(count).await {
                     Ok(()) => counted += 1,
-                    Err(Error::Conflict) => {}
+                    Err(error) if error == ErrorKind::Conflict => {}
                     Err(error) => return Err(said(error)),
                 }
             }
@@ -346,7 +348,7 @@ async fn worker(store: &Xenstore, task: u32, operations: u32, disturbed: Option<
                 let found = store.read(&own).await;
                 match (&expected, found) {
                     (Some(expected), Ok(found)) => equal(&*found, expected.as_bytes())?,
-                    (None, Err(Error::NotFound)) => {}
+                    (None, Err(error)) if error == ErrorKind::NotFound => {}
                     (expected, found) => return Err(format!("{found:?} instead of {expected:?}")),
                 }
             }
@@ -397,8 +399,8 @@ async fn cycles(store: &Xenstore, cycles: u64) -> Result<(), String> {
 }
 
 async fn absent(store: &Xenstore) -> Result<(), String> {
-    equal(store.read("name").await, Err(Error::Absent))?;
-    equal(store.write("name", "x").await, Err(Error::Absent))?;
-    equal(store.begin().await.map(drop), Err(Error::Absent))?;
-    equal(store.watch("name").await.map(drop), Err(Error::Absent))
+    equal(store.read("name").await.map_err(|error| error.kind()), Err(ErrorKind::Absent))?;
+    equal(store.write("name", "x").await.map_err(|error| error.kind()), Err(ErrorKind::Absent))?;
+    equal(store.begin().await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Absent))?;
+    equal(store.watch("name").await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::Absent))
 }
