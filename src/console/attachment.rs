@@ -133,7 +133,7 @@ impl Attachment {
         let Device::Ring(Ring { port, .. }) = *self.device.lock() else { return Err(Error::Absent) };
         let port = Port::adopt(port, state).map(Arc::new);
         // One that is wrong stays so; memory may come.
-        if matches!(port, Ok(_) | Err(eventchn::Error::NoPeer)) {
+        if port.as_ref().err().is_none_or(|error| *error == eventchn::ErrorKind::NoPeer) {
             *kept = Some(port.clone());
         }
         port.map_err(Error::Port)

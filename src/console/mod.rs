@@ -244,7 +244,7 @@ impl Console {
             match port.until_by(pace, || self.device(&mut attempt).transpose()).await {
                 Ok(done) => return done,
                 // In the new domain the console has another port.
-                Err(eventchn::Error::BeforeResume) => {}
+                Err(error) if error == eventchn::ErrorKind::BeforeResume => {}
                 Err(error) => return Err(Error::Port(error)),
             }
         }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Error, Priority};
+use super::{ErrorKind, Priority};
 use crate::abi::event_channel::fifo::PRIORITIES;
 
 /// Lists of ports, one for each priority, first in, first out. A port is in them once, and the links lie beside what is
@@ -33,10 +33,10 @@ struct List {
 impl Again {
     /// Makes room for a port, which has the default priority. Its number may still be in a list from the port before, and
     /// stays there: a look at it does no harm.
-    pub(super) fn reserve(&mut self, port: u32) -> Result<(), Error> {
+    pub(super) fn reserve(&mut self, port: u32) -> Result<(), ErrorKind> {
         let needed = port as usize + 1;
         let missing = needed.saturating_sub(self.ports.len());
-        self.ports.try_reserve(missing).map_err(|_| Error::OutOfMemory)?;
+        self.ports.try_reserve(missing).map_err(|_| ErrorKind::OutOfMemory)?;
         self.ports.resize(needed.max(self.ports.len()), Local::default());
         self.set_priority(port, Priority::DEFAULT);
         Ok(())

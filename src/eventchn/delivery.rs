@@ -3,7 +3,7 @@
 use spin::Once;
 
 use super::fifo::Fifo;
-use super::{Error, Priority, two_level};
+use super::{ErrorKind, Priority, two_level};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{TWO_LEVEL_PORTS, fifo};
 use crate::local;
@@ -86,7 +86,7 @@ impl Delivery {
     }
 
     /// Makes room for a port that was bound, and is masked.
-    pub(crate) fn reserve(&self, port: u32) -> Result<(), Error> {
+    pub(crate) fn reserve(&self, port: u32) -> Result<(), ErrorKind> {
         let _held = Held::new();
         self.fifo().map_or(Ok(()), |fifo| fifo.reserve(port))
     }
@@ -124,7 +124,7 @@ impl Delivery {
     }
 
     /// Sets the priority of a port.
-    pub(super) fn set_priority(&self, port: u32, priority: Priority) -> Result<(), Error> {
-        self.fifo().ok_or(Error::NoPriorities)?.set_priority(port, priority)
+    pub(super) fn set_priority(&self, port: u32, priority: Priority) -> Result<(), ErrorKind> {
+        self.fifo().ok_or(ErrorKind::NoPriorities)?.set_priority(port, priority)
     }
 }

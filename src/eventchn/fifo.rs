@@ -43,7 +43,7 @@ use crate::sync::Mutex;
 use spin::Once;
 
 use super::again::Again;
-use super::{Error, Priority};
+use super::{ErrorKind, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo::{BUSY, HEAD, LINK, LINKED, MASKED, PENDING, PORTS, PRIORITIES, READY, WORDS};
 use crate::shared::{SharedInfo, SharedPage, SharedWord};
@@ -150,22 +150,22 @@ impl Fifo {
     }
 
     /// Makes room for a port that was bound, which has the default priority: its word, and a place in the lists.
-    pub(super) fn reserve(&self, port: u32) -> Result<(), Error> {
+    pub(super) fn reserve(&self, port: u32) -> Result<(), ErrorKind> {
         self.add_pages(port)?;
         self.queues.lock().again.reserve(port)
     }
 
     /// Sees to it that the page with a port's word is there, and all before it.
-    pub(super) fn add_pages(&self, port: u32) -> Result<(), Error> {
-        let pages = self.pages.get(..=port as usize / WORDS).ok_or(Error::NoPort)?;
+    pub(super) fn add_pages(&self, port: u32) -> Result<(), ErrorKind> {
+        let pages = self.pages.get(..=port as usize / WORDS).ok_or(ErrorKind::NoPort)?;
         if pages.last().is_some_and(Once::is_completed) {
             return Ok(());
         }
         // SAFETY: the page is this structure's own, for good, and a `SharedPage` is accessed by atomics.
         let give = |frame| unsafe { hypercall::event_expand_array(frame) };
         let next = || {
-            let page = Page::filled(MASKED).ok_or(Error::OutOfMemory)?;
-            page.give(give).map_err(|errno| Error::from_xen(errno, None))
+            let page = Page::filled(MASKED).ok_or(ErrorKind::OutOfMemory)?;
+            page.give(give).map_err(|errno| ErrorKind::from_xen(errno, None))
         };
         pages.iter().try_for_each(|page| page.try_call_once(next).map(|_| ()))
     }
@@ -213,8 +213,8 @@ impl Fifo {
     }
 
     /// Sets what a port's next events are delivered before.
-    pub(super) fn set_priority(&self, port: u32, priority: Priority) -> Result<(), Error> {
-        hypercall::event_set_priority(port, priority.number()).map_err(Error::Refused)?;
+    pub(super) fn set_priority(&self, port: u32, priority: Priority) -> Result<(), ErrorKind> {
+        hypercall::event_set_priority(port, priority.number()).map_err(ErrorKind::Refused)?;
         self.queues.lock().again.set_priority(port, priority);
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Fifo {
 
 #[cfg(test)]
 mod tests {
-    use crate::eventchn::{self, Error};
+    use crate::eventchn::{self, ErrorKind};
 
     use crate::shared::INFO;
     use crate::sim::Guest;
@@ -280,7 +280,7 @@ mod tests {
         Guest::new()
             .port_limit(3)
             .run(async |_| {
-                assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
+                assert_eq!(eventchn::bind_ipi().unwrap_err(), ErrorKind::NoPort);
                 assert_eq!(eventchn::abi(), eventchn::Abi::Fifo);
                 let info = INFO.of(local::current().unwrap());
                 info.set_upcall();

@@ -31,6 +31,7 @@
 
 mod again;
 mod delivery;
+mod error;
 mod fifo;
 mod pace;
 mod polled;
@@ -40,10 +41,9 @@ mod table;
 mod timer;
 mod two_level;
 
-use core::fmt;
-
 pub use delivery::{Abi, abi};
 pub(crate) use delivery::{DELIVERY, Delivery};
+pub use error::{Error, ErrorKind, Object};
 pub(crate) use pace::Pace;
 pub(crate) use polled::PolledPort;
 pub use port::{After, Binding, Port, alloc_unbound, bind_interdomain, bind_ipi, bind_virq};
@@ -51,59 +51,4 @@ pub use priority::Priority;
 pub(crate) use table::{Events, PORTS, prepare_halt};
 pub(crate) use timer::TIMER;
 
-use crate::abi::errno::Errno;
 pub use crate::abi::event_channel::virq;
-
-/// Why an operation on a port failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// All ports that the domain may have are in use; `xl` allows 1023 unless `max_event_channels` says otherwise. By the
-    /// FIFO interface a port that is closed before its last event was delivered is in use until the next turn of the main
-    /// loop: whoever waits and tries again may have it then.
-    NoPort,
-    /// The peer has no such port, or it is not for this domain.
-    NoPeer,
-    /// The virtual interrupt is bound already, or not for this domain.
-    NoInterrupt,
-    /// There is no memory to keep the port.
-    OutOfMemory,
-    /// The interface in force has no priorities: Xen does not have the one that does, or `domu.fifo=off` keeps from it.
-    NoPriorities,
-    /// The port is from before the domain was [resumed](crate::lifecycle#suspend-and-resume): it is closed, and is to be made
-    /// anew with its peer.
-    BeforeResume,
-    /// Another error of Xen's.
-    Refused(Errno),
-}
-
-impl Error {
-    /// What Xen's refusal to bind a port means; `absent` is what it means that the other end is not there.
-    pub(crate) const fn from_xen(errno: Errno, absent: Option<Self>) -> Self {
-        match (errno, absent) {
-            (Errno::ENOSPC, _) => Self::NoPort,
-            (Errno::ENOMEM, _) => Self::OutOfMemory,
-            (
-                Errno::EINVAL | Errno::ESRCH | Errno::EEXIST | Errno::ENOENT | Errno::EPERM | Errno::EBUSY,
-                Some(absent),
-            ) => absent,
-            (errno, _) => Self::Refused(errno),
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoPort => f.write_str("no event channel port is free"),
-            Self::NoPeer => f.write_str("the peer has no such port, or not for this domain"),
-            Self::NoInterrupt => f.write_str("the virtual interrupt is bound already, or not for this domain"),
-            Self::OutOfMemory => f.write_str("no memory for an event channel port"),
-            Self::NoPriorities => f.write_str("event channels have no priorities here"),
-            Self::BeforeResume => f.write_str("the event channel port is from before the domain was resumed"),
-            Self::Refused(errno) => write!(f, "Xen refused an operation on event channels: {errno}"),
-        }
-    }
-}
-
-impl core::error::Error for Error {}

@@ -7,7 +7,7 @@ use core::task::{Context, Poll};
 
 use super::pace::Pace;
 use super::table::Seen;
-use super::{Error, PolledPort, Priority};
+use super::{Error, ErrorKind, Object, PolledPort, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
 use crate::abi::xen::DomainId;
@@ -49,21 +49,22 @@ pub enum Binding {
 ///
 /// # Errors
 ///
-/// [`Error::NoPort`], [`Error::OutOfMemory`], [`Error::Refused`].
+/// [`ErrorKind::NoPort`], [`ErrorKind::OutOfMemory`], [`ErrorKind::Refused`].
 #[doc(alias = "EVTCHNOP_alloc_unbound")]
 pub fn alloc_unbound(remote: DomainId) -> Result<Port, Error> {
-    Port::bind(|| hypercall::event_alloc_unbound(remote), None)
+    Port::bind(|| hypercall::event_alloc_unbound(remote), None).map_err(|kind| kind.of(Object::Domain(remote)))
 }
 
 /// Binds a new port to a port of `remote`'s that was made for this domain. The first event comes with the binding.
 ///
 /// # Errors
 ///
-/// [`Error::NoPeer`] if there is no such port, or it is not for this domain; [`Error::NoPort`], [`Error::OutOfMemory`],
-/// [`Error::Refused`].
+/// [`ErrorKind::NoPeer`] if there is no such port, or it is not for this domain; [`ErrorKind::NoPort`], [`ErrorKind::OutOfMemory`],
+/// [`ErrorKind::Refused`].
 #[doc(alias = "EVTCHNOP_bind_interdomain")]
 pub fn bind_interdomain(remote: DomainId, port: u32) -> Result<Port, Error> {
-    Port::bind(|| hypercall::event_bind_interdomain(remote, port), Some(Error::NoPeer))
+    Port::bind(|| hypercall::event_bind_interdomain(remote, port), Some(ErrorKind::NoPeer))
+        .map_err(|kind| kind.of(Object::RemotePort(remote, port)))
 }
 
 /// Binds a new port to a virtual interrupt, by its number in [`virq`]; that of the timer
@@ -71,34 +72,35 @@ pub fn bind_interdomain(remote: DomainId, port: u32) -> Result<Port, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::NoInterrupt`] if it is bound already or not for this domain; [`Error::NoPort`], [`Error::OutOfMemory`],
-/// [`Error::Refused`].
+/// [`ErrorKind::NoInterrupt`] if it is bound already or not for this domain; [`ErrorKind::NoPort`], [`ErrorKind::OutOfMemory`],
+/// [`ErrorKind::Refused`].
 #[doc(alias = "EVTCHNOP_bind_virq")]
 pub fn bind_virq(virq: u32) -> Result<Port, Error> {
     if virq == virq::TIMER {
-        return Err(Error::NoInterrupt);
+        return Err(ErrorKind::NoInterrupt.of(Object::Virq(virq)));
     }
-    Port::bind(|| hypercall::event_bind_virq(virq), Some(Error::NoInterrupt))
+    Port::bind(|| hypercall::event_bind_virq(virq), Some(ErrorKind::NoInterrupt))
+        .map_err(|kind| kind.of(Object::Virq(virq)))
 }
 
 /// Makes a port on which this domain notifies itself.
 ///
 /// # Errors
 ///
-/// [`Error::NoPort`], [`Error::OutOfMemory`], [`Error::Refused`].
+/// [`ErrorKind::NoPort`], [`ErrorKind::OutOfMemory`], [`ErrorKind::Refused`].
 #[doc(alias = "EVTCHNOP_bind_ipi")]
 pub fn bind_ipi() -> Result<Port, Error> {
-    Port::bind(hypercall::event_bind_ipi, None)
+    Ok(Port::bind(hypercall::event_bind_ipi, None)?)
 }
 
 impl Port {
     /// Has Xen bind a port and keeps it, or says why there is none; `absent` is what an absent peer means.
-    fn bind(bound: impl FnOnce() -> Result<u32, Errno>, absent: Option<Error>) -> Result<Self, Error> {
+    fn bind(bound: impl FnOnce() -> Result<u32, Errno>, absent: Option<ErrorKind>) -> Result<Self, ErrorKind> {
         // A port is bound by a running domain only.
-        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
+        let state = local::current().ok_or(ErrorKind::Refused(Errno::ESRCH))?;
         // The timer must not be without one when all are taken.
         TIMER.of(state).bind(state)?;
-        let number = bound().map_err(|errno| Error::from_xen(errno, absent))?;
+        let number = bound().map_err(|errno| ErrorKind::from_xen(errno, absent))?;
         Self::keep(number, state).inspect_err(|_| {
             // Closing what was just bound fails for no reason that could be acted on.
             let _ = hypercall::event_close(number);
@@ -109,16 +111,18 @@ impl Port {
     /// make it two owners' now or later.
     pub(crate) fn adopt(port: PolledPort, state: Instance) -> Result<Self, Error> {
         let number = port.number();
-        let found = hypercall::event_status(number).map_err(|errno| Error::from_xen(errno, Some(Error::NoPeer)))?;
+        let of_port = |kind: ErrorKind| kind.of(Object::Port(number));
+        let found = hypercall::event_status(number)
+            .map_err(|errno| of_port(ErrorKind::from_xen(errno, Some(ErrorKind::NoPeer))))?;
         if !matches!(found.status, status::UNBOUND | status::INTERDOMAIN) || PORTS.of(state).has(number) {
-            return Err(Error::NoPeer);
+            return Err(of_port(ErrorKind::NoPeer));
         }
         DELIVERY.of(state).choose();
-        Self::keep(number, state)
+        Self::keep(number, state).map_err(of_port)
     }
 
     /// Makes room for a port, and begins to count its events.
-    fn keep(number: u32, state: Instance) -> Result<Self, Error> {
+    fn keep(number: u32, state: Instance) -> Result<Self, ErrorKind> {
         DELIVERY.of(state).reserve(number)?;
         PORTS.of(state).reserve(number)?;
         PORTS.of(state).add(number, state);
@@ -154,7 +158,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`]; [`Error::Refused`] of a port that is bound to a virtual interrupt.
+    /// [`ErrorKind::BeforeResume`]; [`ErrorKind::Refused`] of a port that is bound to a virtual interrupt.
     #[doc(alias = "EVTCHNOP_send")]
     pub fn notify(&self) -> Result<(), Error> {
         self.ask(hypercall::event_send)
@@ -163,23 +167,28 @@ impl Port {
     /// Asks Xen something about the port, unless the number is another's by now.
     fn ask<T>(&self, hypercall: impl FnOnce(u32) -> Result<T, Errno>) -> Result<T, Error> {
         self.current()?;
-        hypercall(self.number).map_err(Error::Refused)
+        hypercall(self.number).map_err(|errno| self.error(ErrorKind::Refused(errno)))
     }
 
     /// The state of the port's domain, unless that has ended, or was resumed elsewhere since.
     fn current(&self) -> Result<Instance, Error> {
         match (self.state.is_running(), self.generation == self.state.generation()) {
             (true, true) => Ok(self.state),
-            (true, false) => Err(Error::BeforeResume),
-            (false, _) => Err(Error::Refused(Errno::ESRCH)),
+            (true, false) => Err(self.error(ErrorKind::BeforeResume)),
+            (false, _) => Err(self.error(ErrorKind::Refused(Errno::ESRCH))),
         }
+    }
+
+    /// An error about this port.
+    const fn error(&self, kind: ErrorKind) -> Error {
+        kind.of(Object::Port(self.number))
     }
 
     /// What the port is bound to now.
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`], [`Error::Refused`].
+    /// [`ErrorKind::BeforeResume`], [`ErrorKind::Refused`].
     #[doc(alias = "EVTCHNOP_status")]
     pub fn binding(&self) -> Result<Binding, Error> {
         let found = self.ask(hypercall::event_status)?;
@@ -197,11 +206,11 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`Error::NoPriorities`] if the interface in force has none: see [`abi`](super::abi). [`Error::BeforeResume`],
-    /// [`Error::Refused`].
+    /// [`ErrorKind::NoPriorities`] if the interface in force has none: see [`abi`](super::abi). [`ErrorKind::BeforeResume`],
+    /// [`ErrorKind::Refused`].
     #[doc(alias = "EVTCHNOP_set_priority")]
     pub fn set_priority(&self, priority: Priority) -> Result<(), Error> {
-        DELIVERY.of(self.current()?).set_priority(self.number, priority)
+        DELIVERY.of(self.current()?).set_priority(self.number, priority).map_err(|kind| self.error(kind))
     }
 
     /// How many events were delivered so far. Those that a peer sends before the domain looks, here or in
@@ -216,7 +225,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`]: there will be no more.
+    /// [`ErrorKind::BeforeResume`]: there will be no more.
     ///
     /// # Cancel safety
     ///
@@ -237,7 +246,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`], also if there is something: whoever put it there is gone.
+    /// [`ErrorKind::BeforeResume`], also if there is something: whoever put it there is gone.
     ///
     /// # Cancel safety
     ///

@@ -5,7 +5,7 @@ use core::task::Waker;
 
 use crate::sync::Mutex;
 
-use super::Error;
+use super::ErrorKind;
 use crate::abi::errno::Errno;
 use crate::eventchn::DELIVERY;
 use crate::eventchn::TIMER;
@@ -114,10 +114,10 @@ impl Table {
     }
 
     /// Makes room for a port.
-    pub(super) fn reserve(&self, port: u32) -> Result<(), Error> {
+    pub(super) fn reserve(&self, port: u32) -> Result<(), ErrorKind> {
         let mut inner = self.0.lock();
         let needed = (port as usize + 1).saturating_sub(inner.ports.len());
-        inner.ports.try_reserve(needed).map_err(|_| Error::OutOfMemory)
+        inner.ports.try_reserve(needed).map_err(|_| ErrorKind::OutOfMemory)
     }
 
     /// Whether a port is in it.

@@ -1,6 +1,6 @@
 //! The timer of the virtual CPU: its port, and what it is set to.
 
-use super::{DELIVERY, Error};
+use super::{DELIVERY, ErrorKind};
 use crate::abi::event_channel::virq;
 use crate::hypercall;
 use crate::local::{Instance, vcpu_local};
@@ -28,10 +28,10 @@ struct Inner {
 }
 
 impl Inner {
-    fn bind(&mut self, domain: Instance) -> Result<(), Error> {
+    fn bind(&mut self, domain: Instance) -> Result<(), ErrorKind> {
         if self.port.is_none() {
             DELIVERY.of(domain).choose();
-            let port = hypercall::event_bind_virq(virq::TIMER).map_err(|errno| Error::from_xen(errno, None))?;
+            let port = hypercall::event_bind_virq(virq::TIMER).map_err(|errno| ErrorKind::from_xen(errno, None))?;
             if let Err(error) = DELIVERY.of(domain).reserve(port) {
                 // Closing what was just bound fails for no reason that could be acted on.
                 let _ = hypercall::event_close(port);
@@ -79,7 +79,7 @@ impl Timer {
     }
 
     /// Binds the timer's port, the first that the domain binds, if that has not been done.
-    pub(super) fn bind(&self, domain: Instance) -> Result<(), Error> {
+    pub(super) fn bind(&self, domain: Instance) -> Result<(), ErrorKind> {
         self.0.lock().bind(domain)
     }
 

@@ -45,7 +45,7 @@
 //!
 //! | of before | in the new domain |
 //! |---|---|
-//! | ports | closed: their use, and waits for their events, fail with [`eventchn::Error::BeforeResume`](crate::eventchn::Error::BeforeResume) |
+//! | ports | closed: their use, and waits for their events, fail with [`BeforeResume`](crate::eventchn::ErrorKind::BeforeResume) |
 //! | grants | ended: their pages are the domain's own, [`Granted::end`](crate::gnttab::Granted::end) returns them, [`Granted::check`](crate::gnttab::Granted::check) tells; those that were kept back are free |
 //! | mappings, copies that wait for a page | gone: [`Mapping::check`](crate::gnttab::Mapping::check) and copies fail with [`gnttab::Error::BeforeResume`](crate::gnttab::Error::BeforeResume) |
 //! | transactions of xenstore | gone: [`BeforeResume`](crate::xenstore::ErrorKind::BeforeResume) |

@@ -379,7 +379,7 @@ async fn serve(state: Instance) {
             Ok(port) => speak(state, &port).await,
             Err(error) => {
                 if let ErrorKind::Port(error) = error {
-                    log::warn!("xenstore: no connection: {error}");
+                    log::warn!("xenstore: no connection: {error:#}");
                 }
                 let mut woken = Vec::new();
                 let mut inner = connection.inner.lock();

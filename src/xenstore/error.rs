@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn error_of_a_port_has_it_as_source() {
-        let cause = eventchn::Error::Refused(Errno::EPERM);
+        let cause = eventchn::Error::from(eventchn::ErrorKind::Refused(Errno::EPERM));
         let error = ErrorKind::Port(cause).at(Operation::Read, "name");
         assert_eq!(error.source().unwrap().downcast_ref(), Some(&cause));
         assert!(!error.to_string().contains(&cause.to_string()));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::eventchn::{self, Abi, Binding, Error};
+use domu::eventchn::{self, Abi, Binding, ErrorKind};
 use domu::executor::{activity, spawn, yield_now};
 use domu::sim::abi::event_channel::virq;
 use domu::time::{self, Elapsed};
@@ -212,13 +212,13 @@ fn a_domain_talks_to_itself() {
 fn what_xen_refuses_is_an_error() {
     for abi in BOTH {
         run(on(abi).port_limit(7), async |_| {
-            assert_eq!(eventchn::bind_interdomain(DomainId(9), 1).unwrap_err(), Error::NoPeer);
+            assert_eq!(eventchn::bind_interdomain(DomainId(9), 1).unwrap_err(), ErrorKind::NoPeer);
             let ports = [eventchn::bind_ipi()?, eventchn::bind_ipi()?, eventchn::bind_virq(1)?];
-            assert_eq!(eventchn::bind_ipi().unwrap_err(), Error::NoPort);
-            assert_eq!(ports[2].notify().unwrap_err(), Error::Refused(domu::sim::abi::errno::Errno::EINVAL));
+            assert_eq!(eventchn::bind_ipi().unwrap_err(), ErrorKind::NoPort);
+            assert_eq!(ports[2].notify().unwrap_err(), ErrorKind::Refused(domu::sim::abi::errno::Errno::EINVAL));
             drop(ports);
             let debug = eventchn::bind_virq(1)?;
-            assert_eq!(eventchn::bind_virq(1).unwrap_err(), Error::NoInterrupt);
+            assert_eq!(eventchn::bind_virq(1).unwrap_err(), ErrorKind::NoInterrupt);
             assert_eq!(debug.binding(), Ok(Binding::Virq(1)));
             Ok(())
         });
@@ -266,7 +266,7 @@ fn many_ports_work() {
                     Err(error) => break error,
                 }
             };
-            assert_eq!((ports.len() as u32, end), (LIMIT - 4, Error::NoPort));
+            assert_eq!((ports.len() as u32, end.kind()), (LIMIT - 4, ErrorKind::NoPort));
             for port in &ports {
                 port.notify()?;
             }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use domu::DomainId;
-use domu::eventchn::{self, Error};
+use domu::eventchn::{self, ErrorKind};
 use domu::executor::{activity, spawn, yield_now};
 use domu::sim::abi::xen::Hypercall;
 use domu::sim::{Guest, Report};
@@ -176,7 +176,7 @@ fn an_interval_that_is_behind_keeps_nobody_waiting() {
 fn the_timer_is_not_for_others_and_has_its_port_when_none_is_left() {
     for abi in BOTH {
         let report = run(on(abi).port_limit(6), async |_| {
-            assert_eq!(eventchn::bind_virq(0).unwrap_err(), Error::NoInterrupt);
+            assert_eq!(eventchn::bind_virq(0).unwrap_err(), ErrorKind::NoInterrupt);
             let mut ports = Vec::new();
             while let Ok(port) = eventchn::bind_ipi() {
                 ports.push(port);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use domu::eventchn::{self, Error as PortError, Port};
+use domu::eventchn::{self, ErrorKind as PortKind, Port};
 use domu::executor::{Task, spawn};
 use domu::gnttab::{self, Error as GrantError, Granted, Mapping, ReadWrite, Reference};
 use domu::memory;
@@ -23,7 +23,8 @@ const ROUNDS: u64 = if cfg!(miri) { 2 } else { 10 };
 /// Whether it is said of something that it is from before a resume, or was cut short by one.
 fn is_old(error: &Error) -> bool {
     match error {
-        Error::EventChannel(PortError::BeforeResume) | Error::Grant(GrantError::BeforeResume) => true,
+        Error::EventChannel(error) => *error == PortKind::BeforeResume,
+        Error::Grant(GrantError::BeforeResume) => true,
         Error::Xenstore(error) => matches!(error.kind(), StoreKind::BeforeResume | StoreKind::Interrupted),
         _ => false,
     }

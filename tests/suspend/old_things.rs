@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use domu::eventchn::{self, Error as PortError};
+use domu::eventchn::{self, ErrorKind as PortKind};
 use domu::executor::{self, spawn};
 use domu::gnttab::copy::Batch;
 use domu::gnttab::{self, Error as GrantError, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
@@ -54,14 +54,14 @@ fn each_thing_of_before_fails_in_its_own_way_and_is_made_again() {
         assert_eq!((domain.id(), domain.generation(), hooks.get()), (DomainId(8), 1, 1));
         assert_eq!(resumes.next().await, Resumption::Restored);
 
-        assert_eq!(port.notify(), Err(PortError::BeforeResume));
-        assert_eq!(port.binding().err(), Some(PortError::BeforeResume));
-        assert_eq!(port.after(0).await, Err(PortError::BeforeResume));
-        assert_eq!(port.until(|| Some(())).await, Err(PortError::BeforeResume));
+        assert_eq!(port.notify().map_err(|error| error.kind()), Err(PortKind::BeforeResume));
+        assert_eq!(port.binding().err().map(|error| error.kind()), Some(PortKind::BeforeResume));
+        assert_eq!(port.after(0).await.map_err(|error| error.kind()), Err(PortKind::BeforeResume));
+        assert_eq!(port.until(|| Some(())).await.map_err(|error| error.kind()), Err(PortKind::BeforeResume));
         for wait in waits {
-            assert_eq!(wait.await, Err(PortError::BeforeResume));
+            assert_eq!(wait.await.map_err(|error| error.kind()), Err(PortKind::BeforeResume));
         }
-        assert_eq!(until.await, Err(PortError::BeforeResume));
+        assert_eq!(until.await.map_err(|error| error.kind()), Err(PortKind::BeforeResume));
         assert_eq!(granted.check(), Err(GrantError::BeforeResume));
         assert_eq!((granted.references().len(), granted.count()), (0, 2));
         assert_eq!((stat().deferred, stat().in_use, stat().reclaimed, stat().mapped), (0, 2, 1, 0));
@@ -214,7 +214,7 @@ fn a_peer_on_the_host_is_connected_again() {
                 front.write("/tool/meeting", &told);
                 port.until(|| (granted.memory().read_value::<u32>(0) == round + 100).then_some(())).await?;
                 lifecycle::suspend().await?;
-                assert_eq!(port.notify(), Err(PortError::BeforeResume));
+                assert_eq!(port.notify().map_err(|error| error.kind()), Err(PortKind::BeforeResume));
             }
             front.write("/tool/meeting", "over");
             Ok(())

@@ -191,7 +191,7 @@ fn a_waker_that_logs_is_called_when_the_console_is_there_again() {
         let (mut event, mut sleep) = (pin!(port.after(0)), pin!(time::sleep(100 * SECOND)));
         assert!(event.as_mut().poll(&mut context).is_pending() && sleep.as_mut().poll(&mut context).is_pending());
         lifecycle::suspend().await?;
-        assert_eq!(event.await, Err(eventchn::Error::BeforeResume));
+        assert_eq!(event.await.map_err(|error| error.kind()), Err(eventchn::ErrorKind::BeforeResume));
         Ok(())
     });
     let report = report.powered_off();

@@ -127,9 +127,8 @@ where
             match act().await {
                 Ok(true) => {}
                 Ok(false) => return Err("something is not what it was".into()),
-                Err(Error::EventChannel(eventchn::Error::BeforeResume) | Error::Grant(gnttab::Error::BeforeResume)) => {
-                    old += 1
-                }
+                Err(Error::EventChannel(error)) if error == eventchn::ErrorKind::BeforeResume => old += 1,
+                Err(Error::Grant(gnttab::Error::BeforeResume)) => old += 1,
                 Err(Error::Xenstore(error))
                     if matches!(error.kind(), xenstore::ErrorKind::BeforeResume | xenstore::ErrorKind::Interrupted) =>
                 {
