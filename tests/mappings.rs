@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::patient;
-use domu::gnttab::{Error, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
+use domu::gnttab::{ErrorKind, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference, stat};
 use domu::shared::Owner;
 use domu::sim::abi::errno::Errno;
 use domu::sim::abi::grant_table::{MAP_GRANT_REF, Status, UNMAP_GRANT_REF};
@@ -110,7 +110,7 @@ fn pages_of_several_peers_follow_each_other() {
         assert_eq!(first(1), 100, "what a domain leaves stays while it is mapped");
         drop(mapping);
         let gone = Mapping::<ReadOnly>::gather(&grants).await;
-        assert_eq!(gone.err(), Some(Error::NoDomain));
+        assert_eq!(gone.err().map(|error| error.kind()), Some(ErrorKind::NoDomain));
         assert_eq!(stat().mapped, 0);
     });
 }
@@ -122,27 +122,33 @@ fn what_is_refused_is_an_error_and_leaves_nothing() {
         outside(|outside| outside.offer_grant(3, 9, false));
         let write = async |peer, references: &[u32]| {
             let references: Vec<_> = references.iter().copied().map(Reference).collect();
-            Mapping::<ReadWrite>::new(peer, &references).await.err()
+            Mapping::<ReadWrite>::new(peer, &references).await.err().map(|error| error.kind())
         };
-        assert_eq!(write(OWN, &[8]).await, Some(Error::OwnDomain));
-        assert_eq!(write(DomainId::SELF, &[8]).await, Some(Error::OwnDomain));
-        assert_eq!(write(OTHER, &[8]).await, Some(Error::NoDomain));
-        assert_eq!(write(PEER, &[8, 10]).await, Some(Error::NoReference));
-        assert_eq!(write(PEER, &[8, 9]).await, Some(Error::NotGranted));
+        assert_eq!(write(OWN, &[8]).await, Some(ErrorKind::OwnDomain));
+        assert_eq!(write(DomainId::SELF, &[8]).await, Some(ErrorKind::OwnDomain));
+        assert_eq!(write(OTHER, &[8]).await, Some(ErrorKind::NoDomain));
+        assert_eq!(write(PEER, &[8, 10]).await, Some(ErrorKind::NoReference));
+        assert_eq!(write(PEER, &[8, 9]).await, Some(ErrorKind::NotGranted));
+        let error = Mapping::<ReadWrite>::new(PEER, &[8, 10].map(Reference)).await.unwrap_err();
+        assert_eq!((error.domain(), error.reference()), (Some(PEER), Some(Reference(10))));
         assert!(Mapping::<ReadOnly>::new(PEER, &[Reference(9)]).await.is_ok());
         for count in [0, 513] {
-            let none = Some(Error::Memory(memory::Error::NoSpace));
+            let none = Some(ErrorKind::Memory(memory::Error::NoSpace));
             assert_eq!(write(PEER, &vec![8; count]).await, none);
         }
         let grants = [PEER, OWN].map(|domain| Grant { domain, reference: Reference(8) });
-        assert_eq!(Mapping::<ReadWrite>::gather(&grants).await.err(), Some(Error::OwnDomain));
+        assert_eq!(
+            Mapping::<ReadWrite>::gather(&grants).await.err().map(|error| error.kind()),
+            Some(ErrorKind::OwnDomain)
+        );
         assert_eq!((outside(|outside| outside.mapped()), stat().mapped, stat().lost), (0, 0, 0));
     });
     // Nothing can be said without a domain.
     let mut outside_of_all = Box::pin(Mapping::<ReadOnly>::new(PEER, &[Reference(8)]));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let polled = Future::poll(outside_of_all.as_mut(), &mut context);
-    assert!(matches!(polled, std::task::Poll::Ready(Err(Error::Refused(_)))));
+    let std::task::Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
+    assert!(matches!(error.kind(), ErrorKind::Refused(_)), "{error}");
 }
 
 #[test]
@@ -160,7 +166,7 @@ fn a_failure_at_any_page_undoes_the_others() {
                 let references: Vec<_> = (8..8 + COUNT).map(Reference).collect();
                 offer(PEER, &references);
                 let error = Mapping::<ReadWrite>::new(PEER, &references).await.err();
-                assert!(error.is_some_and(|error| !matches!(error, Error::Unavailable)), "{status:?}: {error:?}");
+                assert!(error.is_some_and(|error| error != ErrorKind::Unavailable), "{status:?}: {error:?}");
                 assert_eq!((outside(|outside| outside.mapped()), stat().mapped, stat().lost), (0, 0, 0));
                 // The space is free again: all of it but one page fits into the window of 512 with that of Xen's.
                 let rest: Vec<_> = references.into_iter().filter(|reference| reference.0 != 8 + failing).collect();
@@ -195,7 +201,7 @@ fn patience_ends() {
         offer(PEER, &[8, 9, 10].map(Reference));
         let began = time::now();
         let mapping = Mapping::<ReadWrite>::new(PEER, &[8, 9, 10].map(Reference)).await;
-        assert_eq!(mapping.err(), Some(Error::Unavailable));
+        assert_eq!(mapping.err().map(|error| error.kind()), Some(ErrorKind::Unavailable));
         assert!((Duration::from_secs(1)..Duration::from_millis(1100)).contains(&began.elapsed()));
         assert_eq!((outside(|outside| outside.mapped()), stat().mapped, stat().lost), (0, 0, 0));
     });
@@ -225,13 +231,13 @@ fn a_hypercall_that_is_refused_is_an_error() {
     run(Guest::new().fault(fail(MAP_GRANT_REF)), async || {
         offer(PEER, &[Reference(8)]);
         let mapping = Mapping::<ReadWrite>::new(PEER, &[Reference(8)]).await;
-        assert_eq!(mapping.err(), Some(Error::Refused(Errno::ENOSYS)));
+        assert_eq!(mapping.err().map(|error| error.kind()), Some(ErrorKind::Refused(Errno::ENOSYS)));
         assert_eq!((stat().mapped, stat().lost), (0, 0));
     });
     let report = run(Guest::new().fault(fail(UNMAP_GRANT_REF)), async || {
         offer(PEER, &[Reference(8)]);
         let mapping = Mapping::<ReadWrite>::new(PEER, &[Reference(8)]).await.unwrap();
-        assert_eq!(mapping.unmap(), Err(Error::Refused(Errno::ENOSYS)));
+        assert_eq!(mapping.unmap().map_err(|error| error.kind()), Err(ErrorKind::Refused(Errno::ENOSYS)));
         assert_eq!((stat().mapped, stat().lost), (1, 1));
     });
     assert_eq!(report.mapped, 1);
@@ -250,7 +256,7 @@ fn space_that_xen_does_not_clear_is_never_used_again() {
         offer(PEER, &pages);
         // The first frame of the window is Xen's.
         let before = Mapping::<ReadWrite>::new(PEER, &pages).await.unwrap();
-        assert_eq!(before.unmap(), Err(Error::NotGranted));
+        assert_eq!(before.unmap().map_err(|error| error.kind()), Err(ErrorKind::NotGranted));
         assert_eq!((stat().mapped, stat().lost, outside(|outside| outside.mapped())), (1, 4, 1));
         // Placed over what is still there it would fail the test.
         let all: Vec<_> = (0..507).map(|index| pages[index % 4]).collect();
@@ -268,7 +274,7 @@ fn space_that_is_used_up_is_an_error_and_comes_back() {
         offer(PEER, &[Reference(8)]);
         let many = async |count| Mapping::<ReadOnly>::new(PEER, &vec![Reference(8); count]).await;
         let most = many(500).await.unwrap();
-        assert_eq!(many(12).await.err(), Some(Error::Memory(memory::Error::NoSpace)));
+        assert_eq!(many(12).await.err().map(|error| error.kind()), Some(ErrorKind::Memory(memory::Error::NoSpace)));
         let rest = many(11).await.unwrap();
         drop(most);
         assert_eq!(many(500).await.unwrap().count(), 500);
@@ -360,7 +366,7 @@ fn a_peer_that_is_gone_leaves_what_is_mapped_and_nothing_else() {
             assert_eq!(mapping.memory().read_value::<[u8; 10]>(4096), *b"still here");
             mapping.memory().write(0, b"nobody reads this");
             let again = Mapping::<ReadOnly>::new(DomainId(1), &references).await;
-            assert_eq!(again.err(), Some(Error::NoDomain));
+            assert_eq!(again.err().map(|error| error.kind()), Some(ErrorKind::NoDomain));
             assert_eq!(mapping.unmap(), Ok(()));
         })
         .run();

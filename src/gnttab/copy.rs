@@ -11,7 +11,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use super::retry::Retry;
-use super::{Error, Grant, Reference};
+use super::{Error, ErrorKind, Grant, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, Status};
 use crate::abi::xen::DomainId;
@@ -70,14 +70,14 @@ struct Filled {
 
 impl Filled {
     /// The domain that runs here, as it is now.
-    fn here() -> Result<Self, Error> {
-        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
+    fn here() -> Result<Self, ErrorKind> {
+        let state = local::current().ok_or(ErrorKind::Refused(Errno::ESRCH))?;
         Ok(Self { instance: state, generation: state.generation() })
     }
 
-    /// Fails unless copies added in that generation may be submitted now.
-    fn check(self) -> Result<(), Error> {
-        let state = self.instance.if_running().ok_or(Error::Refused(Errno::ESRCH))?;
+    /// Whether copies that were added there may be done here and now.
+    fn check(self) -> Result<(), ErrorKind> {
+        let state = self.instance.if_running().ok_or(ErrorKind::Refused(Errno::ESRCH))?;
         super::check(state, self.generation)
     }
 }
@@ -105,11 +105,11 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::BeyondPage`] if it is longer than the rest of the page; [`Error::BatchFull`] if there is no room for it;
-    /// [`Error::BadPage`] if the slice lies outside of RAM; [`Error::BeforeResume`] if the batch has copies from before a
-    /// resume; [`Error::Refused`] outside of a domain, or if it has copies of another one. The batch is as it was.
+    /// [`ErrorKind::BeyondPage`] if it is longer than the rest of the page; [`ErrorKind::BatchFull`] if there is no room for it;
+    /// [`ErrorKind::BadPage`] if the slice is none of the domain's RAM; [`ErrorKind::BeforeResume`] if the batch has copies from before
+    /// a resume; [`ErrorKind::Refused`] outside of a domain, or if it has copies of another one. The batch is as it was.
     pub fn read(&mut self, from: Grant, offset: usize, into: &'a mut [u8]) -> Result<(), Error> {
-        self.add(Way::Out, from, offset, into.as_mut_ptr(), into.len())
+        self.add(Way::Out, from, offset, into.as_mut_ptr(), into.len()).map_err(|kind| kind.of_grant(from))
     }
 
     /// Adds a copy into a grant, to an offset in its page.
@@ -118,14 +118,14 @@ impl<'a> Batch<'a> {
     ///
     /// As [`read`](Self::read).
     pub fn write(&mut self, to: Grant, offset: usize, from: &'a [u8]) -> Result<(), Error> {
-        self.add(Way::In, to, offset, from.as_ptr(), from.len())
+        self.add(Way::In, to, offset, from.as_ptr(), from.len()).map_err(|kind| kind.of_grant(to))
     }
 
     /// Adds a copy of so many bytes at a pointer, which are borrowed for as long as the batch lives, exclusively if Xen writes
     /// to them: then the pointer is one that may be written through.
-    fn add(&mut self, way: Way, grant: Grant, offset: usize, own: *const u8, len: usize) -> Result<(), Error> {
+    fn add(&mut self, way: Way, grant: Grant, offset: usize, own: *const u8, len: usize) -> Result<(), ErrorKind> {
         if offset > PAGE || len > PAGE - offset {
-            return Err(Error::BeyondPage);
+            return Err(ErrorKind::BeyondPage);
         }
         let filled = match self.filled.filter(|_| !self.is_empty()) {
             Some(filled) => filled.check().map(|()| filled),
@@ -135,7 +135,7 @@ impl<'a> Batch<'a> {
         let (mut done, mut parts) = (0, heapless::Vec::<GrantCopy, 2>::new());
         for part in [first, len - first].into_iter().filter(|part| *part > 0) {
             let own = own.wrapping_add(done);
-            let place = arch::copied_frame(own).ok_or(Error::BadPage)?;
+            let place = arch::copied_frame(own).ok_or(ErrorKind::BadPage)?;
             let own = CopySide { place, domid: DomainId::SELF.0, offset: (own.addr() % PAGE) as u16 };
             let peer =
                 CopySide { place: grant.reference.0.into(), domid: grant.domain.0, offset: (offset + done) as u16 };
@@ -151,10 +151,10 @@ impl<'a> Batch<'a> {
         }
         // Copies of nothing have no segments.
         if self.parts.is_full() || self.segments.extend_from_slice(&parts).is_err() {
-            return Err(Error::BatchFull);
+            return Err(ErrorKind::BatchFull);
         }
         self.filled = Some(filled);
-        self.parts.push(parts.len() as u8).map_err(|_| Error::BatchFull)
+        self.parts.push(parts.len() as u8).map_err(|_| ErrorKind::BatchFull)
     }
 
     /// Has Xen do all copies, and tells what came of each. The batch is empty then, and may be filled again.
@@ -171,7 +171,7 @@ impl<'a> Batch<'a> {
             // By a reference from before a resume another page might be found, and other memory by an own frame of another
             // domain's.
             let current = self.filled.map_or(Ok(()), Filled::check);
-            let refused = current.and_then(|()| self.attempt().map_err(Error::Refused));
+            let refused = current.and_then(|()| self.attempt().map_err(ErrorKind::Refused));
             let complete = self.segments.iter().all(|segment| segment.status != Status::AGAIN);
             if complete || refused.is_err() || !retry.wait().await {
                 let results = self.results(refused.err());
@@ -198,17 +198,26 @@ impl<'a> Batch<'a> {
     }
 
     /// What came of each copy; `refused` is why there was no status.
-    fn results(&self, refused: Option<Error>) -> Results {
+    fn results(&self, refused: Option<ErrorKind>) -> Results {
         let mut segments = self.segments.iter();
         let result = |parts: &u8| {
-            let of_parts = segments.by_ref().take(usize::from(*parts)).map(|segment| match (segment.status, refused) {
-                (Status::AGAIN, Some(error)) => Err(error),
-                (status, _) => Error::check(status),
+            let of_parts = segments.by_ref().take(usize::from(*parts)).map(|segment| {
+                let result = match (segment.status, refused) {
+                    (Status::AGAIN, Some(kind)) => Err(kind),
+                    (status, _) => ErrorKind::check(status),
+                };
+                result.map_err(|kind| kind.of_grant(granted(segment)))
             });
             of_parts.fold(Ok(()), Result::and)
         };
         Results(self.parts.iter().map(result).collect())
     }
+}
+
+/// The grant of a segment.
+fn granted(segment: &GrantCopy) -> Grant {
+    let side = if segment.flags & COPY_SOURCE_GRANT != 0 { &segment.source } else { &segment.dest };
+    Grant { domain: DomainId(side.domid), reference: Reference(side.place as u32) }
 }
 
 impl fmt::Debug for Batch<'_> {
@@ -219,9 +228,9 @@ impl fmt::Debug for Batch<'_> {
 
 /// What came of each copy of a [`Batch`], in their order: a slice of results.
 ///
-/// The errors are [`Error::NoDomain`], [`Error::NoReference`], [`Error::NotGranted`] and the like, as Xen refuses one;
-/// [`Error::Unavailable`] if the page was not there all the time; [`Error::BeforeResume`] if the domain was resumed elsewhere
-/// after the copy was added; and [`Error::Refused`] if Xen refuses the hypercall, or outside of the domain in which it was
+/// The errors are [`ErrorKind::NoDomain`], [`ErrorKind::NoReference`], [`ErrorKind::NotGranted`] and the like, as Xen refuses one;
+/// [`ErrorKind::Unavailable`] if the page was not there all the time; [`ErrorKind::BeforeResume`] if the domain was resumed elsewhere
+/// after the copy was added; and [`ErrorKind::Refused`] if Xen refuses the hypercall, or outside of the domain in which it was
 /// added.
 #[derive(Debug)]
 #[must_use = "some of the copies may have failed"]
@@ -239,7 +248,7 @@ impl core::ops::Deref for Results {
 ///
 /// # Errors
 ///
-/// [`Error::BeyondPage`] if the pages have not so many bytes; else what the first copy that failed has, as told by
+/// [`ErrorKind::BeyondPage`] if the pages have not so many bytes; else what the first copy that failed has, as told by
 /// [`Results`]. What the slice holds is not known then.
 ///
 /// # Cancel safety
@@ -306,7 +315,7 @@ impl<'a> Pieces<'a> {
     const fn new(domain: DomainId, references: &'a [Reference], at: usize, len: usize) -> Result<Self, Error> {
         let size = references.len().saturating_mul(PAGE);
         if at > size || len > size - at {
-            return Err(Error::BeyondPage);
+            return Err(ErrorKind::BeyondPage.of_peer(domain));
         }
         Ok(Self { domain, references, at })
     }

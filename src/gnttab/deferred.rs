@@ -12,7 +12,7 @@
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering;
 
-use super::Error;
+use super::ErrorKind;
 use super::list::Chain;
 use super::peers::Peers;
 use crate::abi::xen::DomainId;
@@ -109,7 +109,7 @@ impl Deferred {
     }
 
     /// Makes a place for a grant to a peer.
-    pub(super) fn add_place(&mut self, peer: DomainId) -> Result<(), Error> {
+    pub(super) fn add_place(&mut self, peer: DomainId) -> Result<(), ErrorKind> {
         let missing = (self.places + 1).saturating_sub(self.entries.len());
         self.entries.try_reserve(missing).map_err(|_| memory::Error::OutOfMemory)?;
         self.peers.add(peer)?;

@@ -11,7 +11,7 @@ use super::deferred::{Deferred, Entry};
 use super::list::{Chain, Lists};
 use super::table::{Permit, Table};
 use super::waiters::Waiters;
-use super::{Error, Stat};
+use super::{ErrorKind, Stat};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, RESERVED_ENTRIES};
 use crate::abi::xen::DomainId;
@@ -92,8 +92,8 @@ impl Inner {
         self.limit.unwrap_or_else(|| sixteenth_of_ram.min(quarter_of_table).max(LEAST_LIMIT))
     }
 
-    /// Admission check for new grants to a peer.
-    fn allow(&mut self, peer: DomainId) -> Result<(), Error> {
+    /// Whether a peer may be granted pages.
+    fn allow(&mut self, peer: DomainId) -> Result<(), ErrorKind> {
         if self.deferred.is_empty() {
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl Inner {
             return Ok(());
         }
         self.refused += 1;
-        Err(Error::TooManyDeferred)
+        Err(ErrorKind::TooManyDeferred)
     }
 
     /// References that are free, or can be.
@@ -112,12 +112,12 @@ impl Inner {
 
     /// Takes so many references, or none if there are not so many besides those that are to be left: then the table has not
     /// grown for it.
-    fn take(&mut self, count: u32, left: u32) -> Result<Option<Chain>, Error> {
+    fn take(&mut self, count: u32, left: u32) -> Result<Option<Chain>, ErrorKind> {
         self.table.most()?;
         loop {
             // What a boot loader has left in use shows only when a page of the table is placed: both are asked each time.
             if count > self.lists.known().saturating_add(self.growth()) {
-                return Err(Error::TooMany);
+                return Err(ErrorKind::TooMany);
             }
             if count > self.available().saturating_sub(left) {
                 return Ok(None);
@@ -191,7 +191,7 @@ impl Grants {
     }
 
     /// Takes so many references now, whoever waits, but not what the first that waits can have.
-    pub(super) fn try_take(&self, count: u32) -> Result<Chain, Error> {
+    pub(super) fn try_take(&self, count: u32) -> Result<Chain, ErrorKind> {
         let mut inner = self.inner.lock();
         let left = inner.waiters.spoken_for(inner.available());
         let taken = inner.take(count, left);
@@ -199,7 +199,7 @@ impl Grants {
         let waker = inner.next_waiter();
         drop(inner);
         waker.into_iter().for_each(Waker::wake);
-        taken?.ok_or(Error::NoReferences)
+        taken?.ok_or(ErrorKind::NoReferences)
     }
 
     /// Gives references back that were not used.
@@ -224,14 +224,14 @@ impl Grants {
         self.inner.lock().limit = pages;
     }
 
-    /// Refuses a peer that still uses too many pages of ended grants.
-    pub(super) fn allow(&self, peer: DomainId) -> Result<(), Error> {
+    /// Whether a peer may be granted pages: not if it has too many in use of grants that have ended.
+    pub(super) fn allow(&self, peer: DomainId) -> Result<(), ErrorKind> {
         // Without a next look nothing is deferred.
         if self.next_look().is_none() { Ok(()) } else { self.inner.lock().allow(peer) }
     }
 
     /// Makes a place for a grant to a peer, which may not be at its end when its owner is.
-    pub(super) fn add_place(&self, peer: DomainId) -> Result<(), Error> {
+    pub(super) fn add_place(&self, peer: DomainId) -> Result<(), ErrorKind> {
         let mut inner = self.inner.lock();
         inner.allow(peer)?;
         inner.deferred.add_place(peer)
@@ -362,12 +362,12 @@ pub(super) struct Take {
 }
 
 impl Future for Take {
-    type Output = Result<Chain, Error>;
+    type Output = Result<Chain, ErrorKind>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // The table may grow for it, which only its own domain may do.
         if !self.state.is_running() {
-            return Poll::Ready(Err(Error::Refused(Errno::ESRCH)));
+            return Poll::Ready(Err(ErrorKind::Refused(Errno::ESRCH)));
         }
         let waker = context.waker().clone();
         let state = self.state;

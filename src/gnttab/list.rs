@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::Error;
+use super::ErrorKind;
 use crate::abi::grant_table::ENTRIES_PER_FRAME;
 use crate::memory;
 
@@ -61,8 +61,8 @@ impl Lists {
     }
 
     /// Makes room for the references of one more page of the table.
-    pub(super) fn reserve(&mut self) -> Result<Vec<u32>, Error> {
-        let no_memory = |_| Error::Memory(memory::Error::OutOfMemory);
+    pub(super) fn reserve(&mut self) -> Result<Vec<u32>, ErrorKind> {
+        let no_memory = |_| ErrorKind::Memory(memory::Error::OutOfMemory);
         self.blocks.try_reserve(1).map_err(no_memory)?;
         let mut block = Vec::new();
         block.try_reserve_exact(BLOCK).map_err(no_memory)?;

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::retry::Retry;
-use super::{Access, Error, Grant, ReadOnly, ReadWrite, Reference};
+use super::{Access, Error, ErrorKind, Grant, ReadOnly, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{MAP_HOST, MAP_READ_ONLY, MapGrantRef, Status, UnmapGrantRef};
 use crate::abi::xen::DomainId;
@@ -102,9 +102,9 @@ impl<A: Access> Mapping<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::OwnDomain`]; [`Error::Memory`] for no page at all or more than [`MAX_PAGES`](Self::MAX_PAGES), or if there is
-    /// no space or memory for them; [`Error::NoDomain`], [`Error::NoReference`], [`Error::NotGranted`] and the like, as Xen
-    /// refuses one of them; [`Error::Unavailable`] if a page was not there all the time.
+    /// [`ErrorKind::OwnDomain`]; [`ErrorKind::Memory`] for no page at all or more than [`MAX_PAGES`](Self::MAX_PAGES), or if there is
+    /// no space or memory for them; [`ErrorKind::NoDomain`], [`ErrorKind::NoReference`], [`ErrorKind::NotGranted`] and the like, as Xen
+    /// refuses one of them; [`ErrorKind::Unavailable`] if a page was not there all the time.
     ///
     /// # Cancel safety
     ///
@@ -127,18 +127,20 @@ impl<A: Access> Mapping<A> {
     }
 
     async fn map(count: usize, grant: impl Fn(usize) -> Grant) -> Result<Self, Error> {
-        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
-        if (0..count).any(|index| [hypercall::domain(state), DomainId::SELF].contains(&grant(index).domain)) {
-            return Err(Error::OwnDomain);
+        let state = local::current().ok_or(ErrorKind::Refused(Errno::ESRCH))?;
+        if let Some(own) = (0..count).map(&grant).find(|grant| [hypercall::domain(state), DomainId::SELF].contains(&grant.domain))
+        {
+            return Err(ErrorKind::OwnDomain.of_grant(own));
         }
         let mut placed = Placed::new(state, count)?;
         let mut retry = Retry::new();
         while !placed.map(A::READ_ONLY, &grant)? {
             if !retry.wait().await {
-                return Err(Error::Unavailable);
+                let missing = placed.handles.iter().position(Option::is_none).unwrap_or_default();
+                return Err(ErrorKind::Unavailable.of_grant(grant(missing)));
             }
         }
-        let start = NonNull::new(arch::phys(placed.address(0))).ok_or(Error::BadAddress)?;
+        let start = NonNull::new(arch::phys(placed.address(0))).ok_or(ErrorKind::BadAddress)?;
         // SAFETY: all pages are mapped, one after the other, and stay so as long as the value lives, which lends the view to
         // who borrows it. The hole is the value's, so nothing else reaches them. Where they are mapped read-only, `ReadOnly`
         // lets nobody have the view, and itself calls nothing that writes.
@@ -156,21 +158,21 @@ impl<A: Access> Mapping<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`]; [`Error::Refused`] on the host, outside of the mapping's simulated domain.
+    /// [`ErrorKind::BeforeResume`]; [`ErrorKind::Refused`] on the host, outside of the mapping's simulated domain.
     pub fn check(&self) -> Result<(), Error> {
-        self.placed.check()
+        Ok(self.placed.check()?)
     }
 
     /// Unmaps the pages. Dropping does the same, and tells nobody if it fails.
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`], when there is nothing to be unmapped; [`Error::Refused`] on the host, outside of the mapping's
+    /// [`ErrorKind::BeforeResume`], when there is nothing to be unmapped; [`ErrorKind::Refused`] on the host, outside of the mapping's
     /// simulated domain, where nothing is unmapped. As Xen refuses it, which it has no cause to. The space that the pages lie in is then never used again, and counted:
     /// [`Stat::lost`](super::Stat::lost).
     #[doc(alias = "gnttab_unmap_refs")]
     pub fn unmap(mut self) -> Result<(), Error> {
-        self.placed.unmap()
+        Ok(self.placed.unmap()?)
     }
 }
 
@@ -233,7 +235,7 @@ struct Placed {
 
 impl Placed {
     /// Room for so many pages, with nothing there yet.
-    fn new(state: Instance, count: usize) -> Result<Self, Error> {
+    fn new(state: Instance, count: usize) -> Result<Self, ErrorKind> {
         let mut handles = Vec::new();
         let hole = Hole::new(count as u64)?;
         handles.try_reserve_exact(count).map_err(|_| memory::Error::OutOfMemory)?;
@@ -247,8 +249,8 @@ impl Placed {
         (self.first + index as u64) << 12
     }
 
-    /// Returns true in the domain that mapped them, until it is resumed.
-    fn check(&self) -> Result<(), Error> {
+    /// Whether this is the domain that mapped them, not resumed elsewhere since.
+    fn check(&self) -> Result<(), ErrorKind> {
         super::check(self.state, self.generation)
     }
 
@@ -289,12 +291,15 @@ impl Placed {
                 match request.status {
                     Status::OKAY => self.handles[index] = Some(request.handle),
                     Status::AGAIN => complete = false,
-                    status => refused = refused.or(Error::check(status).err()),
+                    status => {
+                        let kind = ErrorKind::check(status).err();
+                        refused = refused.or(kind.map(|kind| kind.of_grant(grant(index))));
+                    }
                 }
             }
             let there = batch.iter().filter(|request| request.status == Status::OKAY).count();
             MAPPED.of(self.state).pages.fetch_add(there as u32, Ordering::Relaxed);
-            result.map_err(Error::Refused)?;
+            result.map_err(ErrorKind::Refused)?;
             if let Some(error) = refused {
                 return Err(error);
             }
@@ -302,7 +307,7 @@ impl Placed {
     }
 
     /// Takes away what is there. If Xen does not do that, the hole is lost: what is placed there next would not be.
-    fn unmap(&mut self) -> Result<(), Error> {
+    fn unmap(&mut self) -> Result<(), ErrorKind> {
         self.check()?;
         let mut result = Ok(());
         let mut next = 0;
@@ -322,10 +327,10 @@ impl Placed {
                 break;
             }
             // SAFETY: this value made these mappings, and forgets them. It is not used by anybody: views borrow from it.
-            let called = unsafe { hypercall::grant_unmap(&mut batch) }.map_err(Error::Refused);
+            let called = unsafe { hypercall::grant_unmap(&mut batch) }.map_err(ErrorKind::Refused);
             let gone = batch.iter().filter(|request| request.status == Status::OKAY).count();
             MAPPED.of(self.state).pages.fetch_sub(gone as u32, Ordering::Relaxed);
-            let refused = batch.iter().find_map(|request| Error::check(request.status).err());
+            let refused = batch.iter().find_map(|request| ErrorKind::check(request.status).err());
             result = result.and(called).and(refused.map_or(Ok(()), Err));
         }
         if result.is_err()

@@ -31,13 +31,14 @@
 //!
 //! A peer may keep a page in use for as long as it wants. Whoever ends or drops the grant does not wait for that: the page,
 //! with its reference, is then kept back, and free within a second of when the peer is done with it, or has died.
-//! [`stat`] tells how many there are. A peer that keeps too many is granted no more ([`Error::TooManyDeferred`],
+//! [`stat`] tells how many there are. A peer that keeps too many is granted no more ([`ErrorKind::TooManyDeferred`],
 //! [`deferred_limit`]). A driver that connects again uses the ring that it has, so that a peer which does not unmap it costs
 //! nothing: see the example of [`xenbus`](crate::xenbus).
 
 mod access;
 pub mod copy;
 mod deferred;
+mod error;
 mod grants;
 mod list;
 mod map;
@@ -53,6 +54,7 @@ use core::str::FromStr;
 use core::sync::atomic::Ordering;
 
 pub use access::{Access, ReadOnly, ReadWrite};
+pub use error::{Error, ErrorKind};
 pub(crate) use grants::{DeferredGrants, GRANTS};
 pub(crate) use map::MAPPED;
 pub use map::Mapping;
@@ -61,8 +63,7 @@ pub use share::{Granted, References};
 use crate::abi::errno::Errno;
 pub use crate::abi::grant_table::Status;
 use crate::abi::xen::DomainId;
-use crate::local::Instance;
-use crate::{local, memory};
+use crate::local::{self, Instance};
 
 /// The number of a grant in the table of the domain that gives it: what a peer is told.
 #[doc(alias("grant_ref_t", "gref", "Gntref"))]
@@ -102,123 +103,12 @@ pub struct Grant {
     pub reference: Reference,
 }
 
-/// Why an operation on grants failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// The domain named is this one. Xen would move the page away from where it is, and it would be lost.
-    OwnDomain,
-    /// There is no such domain.
-    NoDomain,
-    /// The peer's table has no such reference.
-    NoReference,
-    /// Xen refused without a reason of its own. It does so where a reference is no grant, one to another domain, or one
-    /// that may only be read.
-    NotGranted,
-    /// Xen's policy, or the grant, forbids it.
-    Denied,
-    /// The page cannot be used so.
-    BadPage,
-    /// Xen cannot place a page at that address.
-    BadAddress,
-    /// There is no such mapping.
-    NotMapped,
-    /// A copy reaches beyond the end of a page.
-    BeyondPage,
-    /// The batch has no room for another copy: it is to be submitted first.
-    BatchFull,
-    /// The peer's page was not there, however often it was tried: its host has it on disk, say.
-    Unavailable,
-    /// Xen's own records are full: of what this domain maps (`max_maptrack_frames`), or of the IOMMU.
-    NoRecords,
-    /// So many references are not free now, or they are for somebody who waited.
-    NoReferences,
-    /// So many references there will never be.
-    TooMany,
-    /// The number of the page's frame has more than the 32 bits that version 1 of the table has room for: it lies above
-    /// 16 TiB.
-    FrameTooHigh,
-    /// The peer still uses too many pages of grants that have ended: see [`deferred_limit`]. Other peers are not affected.
-    TooManyDeferred,
-    /// The peer still has pages in use. They are kept back until it is done with them: see [`stat`].
-    InUse,
-    /// The grant or mapping is from before the domain was [resumed](crate::lifecycle#suspend-and-resume): it is gone, and is to
-    /// be made anew with the peer.
-    BeforeResume,
-    /// A status that this crate does not know.
-    Status(Status),
-    /// Xen refused the whole operation.
-    Refused(Errno),
-    /// There is no memory, or no unpopulated space to map to.
-    Memory(memory::Error),
-}
-
-impl Error {
-    /// What the status of an operation means.
-    ///
-    /// # Errors
-    ///
-    /// The error, unless it succeeded.
-    pub(crate) const fn check(status: Status) -> Result<(), Self> {
-        Err(match status {
-            Status::OKAY => return Ok(()),
-            Status::GENERAL_ERROR => Self::NotGranted,
-            Status::BAD_DOMAIN => Self::NoDomain,
-            Status::BAD_REFERENCE => Self::NoReference,
-            Status::BAD_HANDLE => Self::NotMapped,
-            Status::BAD_VIRTUAL_ADDRESS | Status::BAD_DEVICE_ADDRESS | Status::ADDRESS_TOO_BIG => Self::BadAddress,
-            Status::NO_DEVICE_SPACE | Status::NO_SPACE => Self::NoRecords,
-            Status::PERMISSION_DENIED => Self::Denied,
-            Status::BAD_PAGE => Self::BadPage,
-            Status::BAD_COPY_ARGUMENT => Self::BeyondPage,
-            Status::AGAIN => Self::Unavailable,
-            unknown => Self::Status(unknown),
-        })
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OwnDomain => f.write_str("a domain cannot map its own grant"),
-            Self::NoDomain => f.write_str("there is no such domain"),
-            Self::NoReference => f.write_str("the peer has no such grant reference"),
-            Self::NotGranted => f.write_str("the peer does not grant this to this domain"),
-            Self::Denied => f.write_str("access to the grant is denied"),
-            Self::BadPage => f.write_str("the granted page cannot be used so"),
-            Self::BadAddress => f.write_str("the granted page cannot be placed at that address"),
-            Self::NotMapped => f.write_str("there is no such mapping of a grant"),
-            Self::BeyondPage => f.write_str("a copy reaches beyond the end of a page"),
-            Self::BatchFull => f.write_str("there is no room for another copy in the batch"),
-            Self::Unavailable => f.write_str("the granted page is not there"),
-            Self::NoRecords => f.write_str("Xen's records of mappings are full"),
-            Self::NoReferences => f.write_str("so many grant references are not free"),
-            Self::TooMany => f.write_str("there are never so many grant references"),
-            Self::FrameTooHigh => f.write_str("a page above 16 TiB cannot be granted"),
-            Self::TooManyDeferred => f.write_str("the peer uses too many pages of ended grants (deferred_limit)"),
-            Self::InUse => f.write_str("the peer still has granted pages in use"),
-            Self::BeforeResume => f.write_str("the grant is from before the domain was resumed"),
-            Self::Status(status) => write!(f, "an operation on a grant failed with status {}", status.0),
-            Self::Refused(errno) => write!(f, "Xen refused an operation on grants: {errno}"),
-            Self::Memory(error) => error.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
-impl From<memory::Error> for Error {
-    fn from(error: memory::Error) -> Self {
-        Self::Memory(error)
-    }
-}
-
-/// Fails unless a grant or mapping of this generation of a domain may be used now.
-fn check(state: Instance, generation: u64) -> Result<(), Error> {
+/// Whether a grant or mapping of this generation of a domain may be used here and now.
+fn check(state: Instance, generation: u64) -> Result<(), ErrorKind> {
     if !state.is_running() {
-        return Err(Error::Refused(Errno::ESRCH));
+        return Err(ErrorKind::Refused(Errno::ESRCH));
     }
-    if generation == state.generation() { Ok(()) } else { Err(Error::BeforeResume) }
+    if generation == state.generation() { Ok(()) } else { Err(ErrorKind::BeforeResume) }
 }
 
 /// What is known of the grants that this domain gives, and of those that it maps.
@@ -272,7 +162,7 @@ pub fn deferred_pages(peer: DomainId) -> u32 {
     local::current().map_or(0, |state| GRANTS.of(state).deferred_pages(peer))
 }
 
-/// The number of deferred pages at which a peer is refused further grants, which fail with [`Error::TooManyDeferred`].
+/// The number of deferred pages at which a peer is refused further grants, which fail with [`ErrorKind::TooManyDeferred`].
 ///
 /// By default that is a sixteenth of the domain's RAM, at most a quarter of the references that the table may have, and at least
 /// 32. So a peer that never unmaps costs a sixteenth of the memory, and what the program has granted to it at one time. A peer
@@ -293,26 +183,5 @@ pub fn deferred_limit() -> u32 {
 pub fn set_deferred_limit(pages: Option<u32>) {
     if let Some(state) = local::current() {
         GRANTS.of(state).set_limit(pages);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::string::ToString;
-    use std::vec::Vec;
-
-    use super::*;
-
-    #[test]
-    fn every_status_is_an_error_of_its_own_and_unknown_ones_are_kept() {
-        assert_eq!(Error::check(Status::OKAY), Ok(()));
-        let errors: Vec<Error> = (1..=14).map(|number| Error::check(Status(-number)).unwrap_err()).collect();
-        let texts: BTreeSet<_> = errors.iter().map(ToString::to_string).collect();
-        // Three say that of an address, and two that of Xen's records.
-        assert_eq!(texts.len(), errors.len() - 3);
-        assert_eq!(errors[13], Error::Status(Status(-14)));
-        assert_eq!(Error::check(Status(1)), Err(Error::Status(Status(1))));
-        assert!(errors[..13].iter().all(|error| !matches!(error, Error::Status(_))));
     }
 }

@@ -8,7 +8,7 @@
 
 use alloc::vec::Vec;
 
-use super::Error;
+use super::ErrorKind;
 use crate::abi::xen::DomainId;
 use crate::memory;
 
@@ -51,7 +51,7 @@ impl Peers {
     }
 
     /// Counts a new grant.
-    pub(super) fn add(&mut self, domain: DomainId) -> Result<(), Error> {
+    pub(super) fn add(&mut self, domain: DomainId) -> Result<(), ErrorKind> {
         match self.find(domain) {
             Ok(index) => self.0[index].grants += 1,
             Err(index) => {

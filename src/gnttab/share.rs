@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use super::grants::Take;
 use super::list::Chain;
 use super::table::{Permit, frame_number};
-use super::{Access, Error, ReadWrite, Reference};
+use super::{Access, Error, ErrorKind, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
 use crate::gnttab::GRANTS;
@@ -72,17 +72,18 @@ impl<A: Access> Granted<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::TooManyDeferred`] if the peer still uses too many pages of grants that have ended, now or when the references
-    /// are there: the caller then waits, and tries again; [`Error::TooMany`] if the table can never have that number of
-    /// references; [`Error::Memory`] for zero pages, or if that number of pages in one piece are not free, or there is none
-    /// for the table; [`Error::FrameTooHigh`]; [`Error::Refused`] by Xen, or outside of a domain.
+    /// [`ErrorKind::TooManyDeferred`] if the peer still uses too many pages of grants that have ended, now or when the references
+    /// are there: the caller then waits, and tries again; [`ErrorKind::TooMany`] if there will never be so many references;
+    /// [`ErrorKind::Memory`] for none at all, or if so many pages in
+    /// one piece are not free, or there is none for the table; [`ErrorKind::FrameTooHigh`]; [`ErrorKind::Refused`] by Xen, or outside
+    /// of a domain.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future gives up the place among those that wait. Nothing is granted.
     pub async fn new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::prepare(peer, pages)?;
-        let references = Take::new(state, count).await?;
+        let references = Take::new(state, count).await.map_err(|kind| kind.of_peer(peer))?;
         Self::share(state, peer, references, Pages::new(pages))
     }
 
@@ -93,11 +94,11 @@ impl<A: Access> Granted<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::NoReferences`] if so many are not free, besides those for which somebody who waited has just been woken; and as
+    /// [`ErrorKind::NoReferences`] if so many are not free, besides those for which somebody who waited has just been woken; and as
     /// [`new`](Self::new).
     pub fn try_new(peer: DomainId, pages: usize) -> Result<Self, Error> {
         let (state, count) = Self::prepare(peer, pages)?;
-        let references = GRANTS.of(state).try_take(count)?;
+        let references = GRANTS.of(state).try_take(count).map_err(|kind| kind.of_peer(peer))?;
         Self::share(state, peer, references, Pages::new(pages))
     }
 
@@ -113,7 +114,7 @@ impl<A: Access> Granted<A> {
     /// As [`new`](Self::new). The pages are free then.
     pub async fn from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
         let (state, count) = Self::prepare(peer, pages.count())?;
-        let references = Take::new(state, count).await?;
+        let references = Take::new(state, count).await.map_err(|kind| kind.of_peer(peer))?;
         Self::share(state, peer, references, Ok(pages))
     }
 
@@ -124,18 +125,19 @@ impl<A: Access> Granted<A> {
     /// As [`try_new`](Self::try_new). The pages are free then.
     pub fn try_from_pages(peer: DomainId, pages: Pages) -> Result<Self, Error> {
         let (state, count) = Self::prepare(peer, pages.count())?;
-        let references = GRANTS.of(state).try_take(count)?;
+        let references = GRANTS.of(state).try_take(count).map_err(|kind| kind.of_peer(peer))?;
         Self::share(state, peer, references, Ok(pages))
     }
 
     fn prepare(peer: DomainId, pages: usize) -> Result<(Instance, u32), Error> {
-        let state = local::current().ok_or(Error::Refused(Errno::ESRCH))?;
-        match u32::try_from(pages) {
+        let state = local::current().ok_or(ErrorKind::Refused(Errno::ESRCH))?;
+        let allowed = match u32::try_from(pages) {
             Ok(0) => Err(memory::Error::NotPages.into()),
             // Before references are waited for, and again when they are there.
             Ok(count) => GRANTS.of(state).allow(peer).map(|()| (state, count)),
-            Err(_) => Err(Error::TooMany),
-        }
+            Err(_) => Err(ErrorKind::TooMany),
+        };
+        allowed.map_err(|kind| kind.of_peer(peer))
     }
 
     /// Grants pages, one for each of these references, of which there is one at least. Without pages the references go back.
@@ -145,10 +147,10 @@ impl<A: Access> Granted<A> {
         references: Chain,
         pages: Result<Pages, memory::Error>,
     ) -> Result<Self, Error> {
-        let made = pages.map_err(Error::from).and_then(|pages| {
+        let made = pages.map_err(ErrorKind::from).and_then(|pages| {
             // By their numbers the peer would be given pages of this domain's.
             if pages.instance() != state {
-                return Err(Error::Refused(Errno::ESRCH));
+                return Err(ErrorKind::Refused(Errno::ESRCH));
             }
             let behind_first = references.len() - 1;
             let last = frame_number(pages.frame() + u64::from(behind_first))?;
@@ -157,9 +159,9 @@ impl<A: Access> Granted<A> {
         });
         let (pages, frame) = match made {
             Ok(made) => made,
-            Err(error) => {
+            Err(kind) => {
                 GRANTS.of(state).give(references);
-                return Err(error);
+                return Err(kind.of_peer(peer));
             }
         };
         GRANTS.of(state).permit(&references, Permit { peer, frame, read_only: A::READ_ONLY });
@@ -187,9 +189,9 @@ impl<A: Access> Granted<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::BeforeResume`]; [`Error::Refused`] on the host, outside of the grant's simulated domain.
+    /// [`ErrorKind::BeforeResume`]; [`ErrorKind::Refused`] on the host, outside of the grant's simulated domain.
     pub fn check(&self) -> Result<(), Error> {
-        super::check(self.state, self.generation)
+        super::check(self.state, self.generation).map_err(|kind| kind.of_peer(self.peer))
     }
 
     /// The reference of each page, in their order: what the peer is told. There are none from before a resume.
@@ -204,12 +206,13 @@ impl<A: Access> Granted<A> {
     ///
     /// # Errors
     ///
-    /// [`Error::InUse`] if the peer has some of them in use. It keeps its access to these, and none to the others. They are
+    /// [`ErrorKind::InUse`] if the peer has some of them in use. It keeps its access to these, and none to the others. They are
     /// kept back, in a list, with their references, and are free when the peer is done with them. On the host also outside of
     /// the grant's simulated domain, where nothing is ended.
     #[doc(alias("gnttab_end_foreign_access", "end_access", "unshare"))]
     pub fn end(mut self) -> Result<Pages, Error> {
-        self.finish().ok_or(Error::InUse)
+        let peer = self.peer;
+        self.finish().ok_or_else(|| ErrorKind::InUse.of_peer(peer))
     }
 
     fn finish(&mut self) -> Option<Pages> {

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::Error;
+use super::ErrorKind;
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_FLAGS, ENTRY_FRAME, ENTRY_SIZE, Flags, RESERVED_ENTRIES};
 use crate::abi::xen::DomainId;
@@ -59,11 +59,11 @@ impl Table {
     }
 
     /// How many pages there may be. Xen is asked once.
-    pub(super) fn most(&mut self) -> Result<u32, Error> {
+    pub(super) fn most(&mut self) -> Result<u32, ErrorKind> {
         if let Some(most) = self.most {
             return Ok(most);
         }
-        let (_, most) = hypercall::grant_table_size().map_err(Error::Refused)?;
+        let (_, most) = hypercall::grant_table_size().map_err(ErrorKind::Refused)?;
         // References are numbers of 32 bits.
         let most = most.min(u32::MAX / ENTRIES_PER_FRAME);
         self.most = Some(most);
@@ -71,16 +71,16 @@ impl Table {
     }
 
     /// Places one more page: the lowest that is not placed, so that nothing is left half done if Xen refuses another one.
-    pub(super) fn grow(&mut self) -> Result<(), Error> {
+    pub(super) fn grow(&mut self) -> Result<(), ErrorKind> {
         self.pages.try_reserve(1).map_err(|_| memory::Error::OutOfMemory)?;
         self.frames.try_reserve(1).map_err(|_| memory::Error::OutOfMemory)?;
         let hole = Hole::new(1)?;
         let frame = hole.frames().start;
         // SAFETY: the frame is a hole, which nothing else uses: nothing lies there.
-        unsafe { hypercall::grant_table_map(self.pages(), frame) }.map_err(Error::Refused)?;
+        unsafe { hypercall::grant_table_map(self.pages(), frame) }.map_err(ErrorKind::Refused)?;
         // It stays there for ever.
         core::mem::forget(hole);
-        let page = NonNull::new(arch::phys(frame << 12)).ok_or(Error::BadAddress)?;
+        let page = NonNull::new(arch::phys(frame << 12)).ok_or(ErrorKind::BadAddress)?;
         // SAFETY: the page was just placed, in a hole that is mapped read-write and given up for it; nothing else accesses it.
         self.pages.push(unsafe { SharedPage::new(page, 1) });
         self.frames.push(frame);
@@ -144,8 +144,8 @@ const fn flags(word: u32) -> Flags {
 }
 
 /// A frame's number as version 1 of the table has it: 32 bits, which is 16 TiB of memory.
-pub(super) fn frame_number(frame: u64) -> Result<u32, Error> {
-    u32::try_from(frame).map_err(|_| Error::FrameTooHigh)
+pub(super) fn frame_number(frame: u64) -> Result<u32, ErrorKind> {
+    u32::try_from(frame).map_err(|_| ErrorKind::FrameTooHigh)
 }
 
 #[cfg(test)]
@@ -276,12 +276,12 @@ mod tests {
                 page.u32(8 * reference).store(left, Ordering::Relaxed);
             }
             // It is placed elsewhere now. That there are fewer than it seemed is known then.
-            assert_eq!(Granted::<ReadWrite>::new(DomainId(PEER), 504).await.unwrap_err(), Error::TooMany);
+            assert_eq!(Granted::<ReadWrite>::new(DomainId(PEER), 504).await.unwrap_err(), ErrorKind::TooMany);
             let granted = Granted::<ReadWrite>::try_new(DomainId(PEER), 502).unwrap();
             assert!(granted.references().all(|reference| ![9, 511].contains(&reference.0)));
             assert_eq!((stat().in_use, stat().free), (502, 0));
             let too_many = Granted::<ReadWrite>::try_new(DomainId(PEER), 503);
-            assert_eq!(too_many.unwrap_err(), Error::TooMany);
+            assert_eq!(too_many.unwrap_err(), ErrorKind::TooMany);
             drop(granted);
             let pages = GRANTS.of(crate::local::current().unwrap()).entries();
             for reference in [9, 511] {
@@ -307,7 +307,7 @@ mod tests {
             let first = next_place();
             for (more, frames) in [(1, 1), (0, 1), (0, 1), (1, 2), (0, 2), (1, 3)] {
                 allowed.store(more, Ordering::Relaxed);
-                assert_eq!(grants.try_take(2000).unwrap_err(), Error::Refused(Errno::ENOMEM));
+                assert_eq!(grants.try_take(2000).unwrap_err(), ErrorKind::Refused(Errno::ENOMEM));
                 assert_eq!((stat().frames, stat().free, stat().in_use), (frames, frames * 512 - 8, 0));
                 assert_eq!(next_place(), first + u64::from(frames));
             }
@@ -321,7 +321,7 @@ mod tests {
     fn frames_beyond_32_bits_are_refused() {
         assert_eq!(frame_number(u64::from(u32::MAX)), Ok(u32::MAX));
         for frame in [1 << 32, u64::MAX] {
-            assert_eq!(frame_number(frame), Err(Error::FrameTooHigh));
+            assert_eq!(frame_number(frame), Err(ErrorKind::FrameTooHigh));
         }
     }
 }

@@ -9,7 +9,7 @@
 use alloc::collections::VecDeque;
 use core::task::Waker;
 
-use super::Error;
+use super::ErrorKind;
 use crate::memory;
 
 /// A future that waits.
@@ -48,8 +48,8 @@ impl Waiters {
     }
 
     /// Makes room for one more.
-    pub(super) fn reserve(&mut self) -> Result<(), Error> {
-        self.queue.try_reserve(1).map_err(|_| Error::Memory(memory::Error::OutOfMemory))
+    pub(super) fn reserve(&mut self) -> Result<(), ErrorKind> {
+        self.queue.try_reserve(1).map_err(|_| ErrorKind::Memory(memory::Error::OutOfMemory))
     }
 
     /// Comes last, into the room that was made, and takes a ticket.

@@ -47,7 +47,7 @@
 //! |---|---|
 //! | ports | closed: their use, and waits for their events, fail with [`BeforeResume`](crate::eventchn::ErrorKind::BeforeResume) |
 //! | grants | ended: their pages are the domain's own, [`Granted::end`](crate::gnttab::Granted::end) returns them, [`Granted::check`](crate::gnttab::Granted::check) tells; those that were kept back are free |
-//! | mappings, copies that wait for a page | gone: [`Mapping::check`](crate::gnttab::Mapping::check) and copies fail with [`gnttab::Error::BeforeResume`](crate::gnttab::Error::BeforeResume) |
+//! | mappings, copies that wait for a page | gone: [`Mapping::check`](crate::gnttab::Mapping::check) and copies fail with [`BeforeResume`](crate::gnttab::ErrorKind::BeforeResume) |
 //! | transactions of xenstore | gone: [`BeforeResume`](crate::xenstore::ErrorKind::BeforeResume) |
 //! | nodes that the program wrote in its home | missing: the program writes them again, see below |
 //! | a request that xenstore has not answered in time | [`Interrupted`](crate::xenstore::ErrorKind::Interrupted); those that it did not have yet are sent to the new one |

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use domu::eventchn::{self, ErrorKind as PortKind, Port};
 use domu::executor::{Task, spawn};
-use domu::gnttab::{self, Error as GrantError, Granted, Mapping, ReadWrite, Reference};
+use domu::gnttab::{self, ErrorKind as GrantKind, Granted, Mapping, ReadWrite, Reference};
 use domu::memory;
 use domu::sim::{Guest, Saved, Store, outside};
 use domu::xenstore::{Error as StoreError, ErrorKind as StoreKind};
@@ -24,7 +24,7 @@ const ROUNDS: u64 = if cfg!(miri) { 2 } else { 10 };
 fn is_old(error: &Error) -> bool {
     match error {
         Error::EventChannel(error) => *error == PortKind::BeforeResume,
-        Error::Grant(GrantError::BeforeResume) => true,
+        Error::Grant(error) => *error == GrantKind::BeforeResume,
         Error::Xenstore(error) => matches!(error.kind(), StoreKind::BeforeResume | StoreKind::Interrupted),
         _ => false,
     }

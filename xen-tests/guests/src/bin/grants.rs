@@ -21,7 +21,7 @@ use core::fmt::Display;
 use core::time::Duration;
 
 use domu::executor::spawn;
-use domu::gnttab::{Error, Grant, Granted, ReadOnly, ReadWrite, Reference, copy, stat};
+use domu::gnttab::{ErrorKind, Grant, Granted, ReadOnly, ReadWrite, Reference, copy, stat};
 use domu::{Domain, DomainId, time};
 use domu_guests::{option, verdict};
 
@@ -75,14 +75,14 @@ async fn copies(domain: &Domain) -> Result<(), String> {
     let pages = granted.end().map_err(refused)?;
     expect(&pages.bytes()[4092..4100], b"by copy!")?;
     let after = copy::read(domain.id(), &told, 0, &mut bytes).await;
-    expect(after, Err(Error::NotGranted))?;
+    expect(after.map_err(|error| error.kind()), Err(ErrorKind::NotGranted))?;
 
     let granted = Granted::<ReadOnly>::new(domain.id(), 1).await.map_err(refused)?;
     let told: Vec<_> = granted.references().collect();
     granted.memory().write(0, b"readonly");
     copy::read(domain.id(), &told, 0, &mut bytes).await.map_err(refused)?;
     expect(&bytes, b"readonly")?;
-    expect(copy::write(domain.id(), &told, 0, b"x").await, Err(Error::NotGranted))?;
+    expect(copy::write(domain.id(), &told, 0, b"x").await.map_err(|error| error.kind()), Err(ErrorKind::NotGranted))?;
 
     // Of a batch each copy has its own result.
     let (mut one, mut other) = ([0; 8], [0; 8]);
@@ -132,13 +132,13 @@ fn fill(peer: DomainId, all: &mut Vec<Granted<ReadWrite>>, frames: Option<u64>) 
             Err(error) => break error,
         }
     };
-    expect(error, Error::NoReferences)?;
+    expect(error.kind(), ErrorKind::NoReferences)?;
     let stat = stat();
     expect((stat.free, stat.frames), (0, stat.max_frames))?;
     expect(frames.is_none_or(|frames| u64::from(stat.max_frames) == frames), true)?;
     let most = stat.max_frames as usize * ENTRIES;
     expect(stat.in_use as usize, most - RESERVED)?;
-    expect(Granted::<ReadOnly>::try_new(peer, most).map(drop), Err(Error::TooMany))
+    expect(Granted::<ReadOnly>::try_new(peer, most).map(drop).map_err(|error| error.kind()), Err(ErrorKind::TooMany))
 }
 
 async fn wait(peer: DomainId, all: &mut Vec<Granted<ReadWrite>>) -> Result<(), String> {

@@ -242,7 +242,7 @@ async fn kept(domain: Domain, second: &mut Remote) -> Result<()> {
             drop(granted);
         } else {
             let Err(error) = granted.end() else { return Err("it ends although the peer has it mapped".into()) };
-            ensure(error == gnttab::Error::InUse, || said(error))?;
+            ensure(error == gnttab::ErrorKind::InUse, || said(error))?;
         }
         ensure(domain.cost().hypercalls == hypercalls, || "the end took a hypercall".into())?;
         let stat = gnttab::stat();

@@ -128,7 +128,7 @@ where
                 Ok(true) => {}
                 Ok(false) => return Err("something is not what it was".into()),
                 Err(Error::EventChannel(error)) if error == eventchn::ErrorKind::BeforeResume => old += 1,
-                Err(Error::Grant(gnttab::Error::BeforeResume)) => old += 1,
+                Err(Error::Grant(error)) if error == gnttab::ErrorKind::BeforeResume => old += 1,
                 Err(Error::Xenstore(error))
                     if matches!(error.kind(), xenstore::ErrorKind::BeforeResume | xenstore::ErrorKind::Interrupted) =>
                 {
