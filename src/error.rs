@@ -5,30 +5,34 @@ use core::fmt;
 use crate::{console, eventchn, gnttab, lifecycle, memory, random, shared, xenbus, xenstore};
 
 /// Any error of this crate.
+///
+/// Displayed it is the error of its module: one line that names the object. `{:#}` prints its causes too, as in
+/// `event channel: port 5: refused by Xen: EINVAL`. The result of main is printed that way. [`source`](core::error::Error::source)
+/// is the cause of the module's error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// Output did not reach the console.
+    /// An operation on the console failed.
     Console(console::Error),
     /// An operation on memory failed.
     Memory(memory::Error),
-    /// Memory is not protected as it should be.
+    /// A page or a control register lacks its memory protection.
     SelfCheck(memory::Violation),
     /// An operation on an event channel failed.
     EventChannel(eventchn::Error),
     /// An operation on grants failed.
     Grant(gnttab::Error),
-    /// A ring that is shared with a peer failed.
+    /// An operation on a ring failed.
     Shared(shared::Error),
     /// An operation on xenstore failed.
     Xenstore(xenstore::Error),
-    /// A device's handshake with its other end failed.
+    /// An operation on a device failed.
     Device(xenbus::Error),
     /// The domain was not suspended.
     Suspend(lifecycle::SuspendError),
     /// An operation on a watchdog failed.
     Watchdog(lifecycle::WatchdogError),
-    /// There are no random numbers.
+    /// Random numbers are not available.
     Random(random::Error),
 }
 
@@ -53,19 +57,22 @@ impl fmt::Display for Error {
     }
 }
 
-impl core::error::Error for Error {}
-
-/// Writes the causes of an error behind its own text, if the alternate form is asked for, as by `{error:#}`: `a: b: c`.
-pub(crate) fn write_causes(f: &mut fmt::Formatter<'_>, error: &dyn core::error::Error) -> fmt::Result {
-    if !f.alternate() {
-        return Ok(());
+impl core::error::Error for Error {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Console(error) => error.source(),
+            Self::Memory(error) => error.source(),
+            Self::SelfCheck(violation) => violation.source(),
+            Self::EventChannel(error) => error.source(),
+            Self::Grant(error) => error.source(),
+            Self::Shared(error) => error.source(),
+            Self::Xenstore(error) => error.source(),
+            Self::Device(error) => error.source(),
+            Self::Suspend(error) => error.source(),
+            Self::Watchdog(error) => error.source(),
+            Self::Random(error) => error.source(),
+        }
     }
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(f, ": {error}")?;
-        cause = error.source();
-    }
-    Ok(())
 }
 
 impl From<console::Error> for Error {
@@ -131,5 +138,42 @@ impl From<eventchn::Error> for Error {
 impl From<gnttab::Error> for Error {
     fn from(error: gnttab::Error) -> Self {
         Self::Grant(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::error::Error as _;
+    use std::format;
+
+    use super::*;
+    use crate::abi::errno::Errno;
+    use crate::xenstore::{ErrorKind, Operation};
+
+    #[test]
+    fn alternate_text_is_the_chain_of_causes() {
+        let port = eventchn::Error::from(eventchn::ErrorKind::Refused(Errno::EPERM));
+        let error = Error::from(ErrorKind::Port(port).at(Operation::Read, "name"));
+        let text = "xenstore: cannot read name: cannot use the event channel port of xenstore";
+        assert_eq!(format!("{error}"), text);
+        assert_eq!(format!("{error:#}"), format!("{text}: event channel: refused by Xen: EPERM"));
+        let cause = error.source().unwrap();
+        assert_eq!(cause.downcast_ref(), Some(&port));
+        assert_eq!(cause.source().unwrap().downcast_ref(), Some(&Errno::EPERM));
+    }
+
+    #[test]
+    fn error_without_a_cause_has_no_source() {
+        for error in [
+            Error::from(console::Error::Stalled),
+            Error::from(memory::Error::OutOfMemory),
+            Error::from(shared::Error::Full),
+            Error::from(lifecycle::SuspendError::Busy),
+            Error::from(lifecycle::WatchdogError::TooMany),
+            Error::from(random::Error::Unsupported),
+        ] {
+            assert!(error.source().is_none(), "{error}");
+            assert_eq!(format!("{error:#}"), format!("{error}"));
+        }
     }
 }

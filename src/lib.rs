@@ -19,6 +19,7 @@ extern crate std;
 // The simulated Xen alone uses what a unikernel does not, and shows all of it to tests.
 #[cfg_attr(target_os = "none", allow(dead_code, unused_imports))]
 mod abi;
+mod causes;
 mod hypercall;
 mod local;
 

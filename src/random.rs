@@ -19,21 +19,21 @@ domain_local! {
     pub(crate) static RANDOM: Memory = Memory::new();
 }
 
-/// Why there are no random numbers.
+/// Error of the random number generators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The CPU has neither RDRAND nor RDSEED, or the domain is not shown them.
+    /// The CPU has neither RDRAND nor RDSEED, or they are hidden from the domain (`cpuid` in the configuration).
     Unsupported,
-    /// The generators gave nothing in many tries, or always the same.
+    /// RDRAND and RDSEED return nothing in all attempts, or a constant.
     Broken,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unsupported => "the CPU has no generator of random numbers",
-            Self::Broken => "the CPU's generator of random numbers is broken",
+            Self::Unsupported => "random: the CPU has neither RDRAND nor RDSEED (cpuid)",
+            Self::Broken => "random: RDRAND and RDSEED fail, or return a constant",
         })
     }
 }

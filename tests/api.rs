@@ -27,3 +27,25 @@ const _: () = {
     is_shareable::<(Instant, Interval, Sleep, Backend, Device, Frontend)>();
     is_shareable::<(Nodes, Path, Transaction, Value, Watch, Xenstore, Domain, Error, Module)>();
 };
+
+/// All errors can be sent to other threads, boxed and cloned, and what is compared is comparable.
+const _: () = {
+    const fn is_error<T: core::error::Error + Clone + PartialEq + Send + Sync + 'static>() {}
+    is_error::<domu::Error>();
+    is_error::<domu::console::Error>();
+    is_error::<domu::eventchn::Error>();
+    is_error::<domu::gnttab::Error>();
+    is_error::<domu::lifecycle::SuspendError>();
+    is_error::<domu::lifecycle::WatchdogError>();
+    is_error::<domu::memory::Error>();
+    is_error::<domu::memory::Violation>();
+    is_error::<domu::random::Error>();
+    is_error::<domu::shared::Error>();
+    is_error::<domu::time::Elapsed>();
+    is_error::<domu::xenbus::Error>();
+    is_error::<domu::xenstore::Error>();
+    const fn is_kind<T: core::fmt::Display + Copy + PartialEq + Debug + Send + Sync + 'static>() {}
+    is_kind::<domu::eventchn::ErrorKind>();
+    is_kind::<domu::gnttab::ErrorKind>();
+    is_kind::<domu::xenstore::ErrorKind>();
+};

@@ -330,6 +330,19 @@ fn a_panic_inside_of_a_log_line_is_told_on_both_outputs() {
 }
 
 #[test]
+fn error_of_main_is_printed_with_its_causes() {
+    let report = Guest::new().run(async |_| -> domu::Result {
+        let port = domu::eventchn::bind_virq(1)?;
+        // Of a virtual interrupt, which has no other end.
+        port.notify()?;
+        Ok(())
+    });
+    assert_eq!(report.end, CRASH);
+    let expected = "domu: main failed: event channel: port 4: refused by Xen: EINVAL\n";
+    assert_eq!(report.debug_text(), expected);
+}
+
+#[test]
 fn an_error_that_logs_while_it_is_formatted_does_not_hang_the_domain() {
     struct Talkative(domu::Domain);
     impl core::fmt::Display for Talkative {

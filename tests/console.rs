@@ -484,10 +484,10 @@ fn without_a_console() {
         });
         // Main failed by its own choice: the message is on the emergency output.
         assert_eq!(report.end, End::Shutdown(Reason::Crash));
-        assert_eq!(report.debug_text(), "domu: main failed: the domain has no console\n");
+        assert_eq!(report.debug_text(), "domu: main failed: console: the domain has no console\n");
         assert!(report.console.is_empty());
     }
-    assert_eq!(Error::from(ConsoleError::Absent).to_string(), "the domain has no console");
+    assert_eq!(Error::from(ConsoleError::Absent).to_string(), "console: the domain has no console");
 }
 
 #[test]

@@ -40,42 +40,51 @@ pub(crate) use attachment::{Attachment, CONSOLE, Settle};
 pub use embedded_io_async;
 pub use input::{Lines, MAX_LINE};
 
+use crate::causes::write_causes;
 use crate::local::Instance;
 use crate::{eventchn, time};
 
-/// Why output did not reach the console, or there is no input.
+/// Error of an operation on the console.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The domain has no console, or none that does this: one whose ring was impossible from the start is not used, and the
-    /// hypervisor's has no input. On the host also outside of the console's simulated domain.
+    /// No console, or none for this operation: a ring with impossible indices at boot is not used, and the hypervisor's console has
+    /// no input. On the host also outside of the console's simulated domain.
     Absent,
-    /// The backend has not read everything in time; what was accepted arrives if it goes on.
+    /// Timed out: the backend has not read all output. It still arrives if the backend continues.
     Stalled,
-    /// The backend showed an impossible index; the console is closed for good.
+    /// Impossible index of the backend; the console stays closed.
     Corrupt,
-    /// A line of input was longer than [`MAX_LINE`]; it was dropped up to its end.
+    /// A line of input exceeded [`MAX_LINE`] and was dropped up to its end.
     LineTooLong,
-    /// The console's port cannot be waited for.
+    /// The event channel port of the console cannot be used; the error is the source.
     Port(eventchn::Error),
-    /// There is no memory for a line of input.
+    /// Out of memory for a line of input.
     OutOfMemory,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent => f.write_str("the domain has no console"),
-            Self::Stalled => f.write_str("the console's backend does not read"),
-            Self::Corrupt => f.write_str("the console is closed: its backend showed an impossible index"),
-            Self::LineTooLong => write!(f, "a line of input is longer than {MAX_LINE} bytes"),
-            Self::Port(error) => write!(f, "the console's port: {error}"),
-            Self::OutOfMemory => f.write_str("no memory for a line of input"),
-        }
+            Self::Absent => f.write_str("console: the domain has no console"),
+            Self::Stalled => f.write_str("console: timed out; the backend does not read"),
+            Self::Corrupt => f.write_str("console: impossible index of the backend; console closed"),
+            Self::LineTooLong => write!(f, "console: line of input exceeds {MAX_LINE} bytes"),
+            Self::Port(_) => f.write_str("console: cannot use the event channel port"),
+            Self::OutOfMemory => f.write_str("console: out of memory for a line of input"),
+        }?;
+        write_causes(f, self)
     }
 }
 
-impl core::error::Error for Error {}
+impl core::error::Error for Error {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Port(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The console of this domain, as [`Domain::console`](crate::Domain::console) gives it.
 ///

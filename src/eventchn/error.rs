@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
-use crate::error::write_causes;
+use crate::causes::write_causes;
 
 /// Error of an operation on an event channel: its kind, and the port, peer or virtual interrupt that it is about.
 ///

@@ -181,7 +181,7 @@ pub(crate) async fn run_exits() {
         }
     };
     if time::timeout(EXIT_LIMIT, exits).await == Err(time::Elapsed) {
-        log::warn!("what was to be done at exit is not done after {} s", EXIT_LIMIT.as_secs());
+        log::warn!("exit handlers timed out after {} s", EXIT_LIMIT.as_secs());
         while hooks().exits.pop().is_some() {}
         // The one that was running is dropped in this turn.
         super::yield_now().await;

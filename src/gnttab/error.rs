@@ -6,7 +6,7 @@ use super::{Grant, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::Status;
 use crate::abi::xen::DomainId;
-use crate::error::write_causes;
+use crate::causes::write_causes;
 use crate::memory;
 
 /// Error of an operation on grants: its kind, and the peer and the reference that it is about.

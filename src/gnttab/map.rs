@@ -128,7 +128,8 @@ impl<A: Access> Mapping<A> {
 
     async fn map(count: usize, grant: impl Fn(usize) -> Grant) -> Result<Self, Error> {
         let state = local::current().ok_or(ErrorKind::Refused(Errno::ESRCH))?;
-        if let Some(own) = (0..count).map(&grant).find(|grant| [hypercall::domain(state), DomainId::SELF].contains(&grant.domain))
+        if let Some(own) =
+            (0..count).map(&grant).find(|grant| [hypercall::domain(state), DomainId::SELF].contains(&grant.domain))
         {
             return Err(ErrorKind::OwnDomain.of_grant(own));
         }

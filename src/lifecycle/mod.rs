@@ -246,7 +246,7 @@ impl<E: fmt::Display> sealed::Outcome for Result<(), E> {
     fn end(self) -> ! {
         match self {
             Ok(()) => end(Reason::Poweroff),
-            Err(error) => fail(format_args!("domu: main failed: {error}")),
+            Err(error) => fail(format_args!("domu: main failed: {error:#}")),
         }
     }
 }
@@ -255,7 +255,7 @@ impl<E: fmt::Display> sealed::Outcome for Result<Reason, E> {
     fn end(self) -> ! {
         match self {
             Ok(reason) => end(reason),
-            Err(error) => fail(format_args!("domu: main failed: {error}")),
+            Err(error) => fail(format_args!("domu: main failed: {error:#}")),
         }
     }
 }

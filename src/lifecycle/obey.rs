@@ -110,7 +110,7 @@ impl Node {
                 if request == ShutdownRequest::Suspend
                     && let Err(error) = suspend().await
                 {
-                    log_limited!(requests of state, Warn, "{error}");
+                    log_limited!(requests of state, Warn, "{error:#}");
                 }
                 match request.reason() {
                     Some(Reason::Crash) => fail(format_args!("domu: the toolstack asked for a crash")),

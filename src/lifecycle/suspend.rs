@@ -11,6 +11,7 @@ use super::resumes::{Resumption, SUSPENDS};
 use super::watchdog::WATCHDOGS;
 use super::{Reason, requests, resume, shutdown};
 use crate::abi::errno::Errno;
+use crate::causes::write_causes;
 use crate::console::CONSOLE;
 use crate::console::emergency;
 use crate::executor::HOOKS;
@@ -24,13 +25,13 @@ use crate::{executor, hypercall, time};
 /// How long the answers of xenstore that are due are waited for. The toolstack has patience for a minute.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Why the domain was not suspended.
+/// Error of a suspend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SuspendError {
-    /// Another task is about to do it.
+    /// Another task is suspending the domain.
     Busy,
-    /// There is no toolstack that would let the domain go on: it has no xenstore, by which one asks.
+    /// No toolstack to resume the domain: it has no xenstore.
     NoToolstack,
     /// The domain holds more memory than its limit, in bytes, so that a restore would fail. An error only where
     /// [`allow_suspend_over_limit`] says so.
@@ -40,27 +41,37 @@ pub enum SuspendError {
         /// The memory that it may have: [`balloon::limit`](crate::memory::balloon::limit).
         limit: u64,
     },
-    /// Xen refused it.
+    /// Refused by Xen, whose error number is the source.
     Refused(Errno),
 }
 
 impl fmt::Display for SuspendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy => f.write_str("the domain is about to be suspended already"),
-            Self::NoToolstack => f.write_str("nobody would let the domain go on: it has no xenstore"),
+            Self::Busy => f.write_str("suspend refused: another one is in progress"),
+            Self::NoToolstack => {
+                f.write_str("suspend refused: no toolstack to resume the domain, as it has no xenstore")
+            }
             Self::OverLimit { held, limit } => write!(
                 f,
                 "suspend refused: a restore would fail, as the domain holds {} KiB and its limit is {} KiB (xl mem-set)",
                 held >> 10,
                 limit >> 10
             ),
-            Self::Refused(errno) => write!(f, "Xen refused to suspend the domain: {errno}"),
-        }
+            Self::Refused(_) => f.write_str("suspend refused by Xen"),
+        }?;
+        write_causes(f, self)
     }
 }
 
-impl core::error::Error for SuspendError {}
+impl core::error::Error for SuspendError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Refused(errno) => Some(errno),
+            _ => None,
+        }
+    }
+}
 
 /// Lets others suspend the domain when it is dropped.
 struct Busy(&'static AtomicBool);

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use crate::abi::errno::Errno;
+use crate::causes::write_causes;
 use crate::hypercall;
 use crate::local::domain_local;
 use crate::local::{self, Instance};
@@ -83,30 +84,38 @@ impl Watchdogs {
     }
 }
 
-/// Why there is no watchdog, or it was not fed.
+/// Error of a watchdog.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum WatchdogError {
-    /// The domain has two already.
+    /// The domain has two watchdogs already, the most that Xen allows.
     #[doc(alias = "ENOSPC")]
     TooMany,
-    /// No time at all, or more than 2^32 - 1 seconds.
+    /// A time of zero, or of more than 2^32 - 1 seconds.
     InvalidTime,
-    /// Another error of Xen's.
+    /// Another error of Xen, which is the source.
     Refused(Errno),
 }
 
 impl fmt::Display for WatchdogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooMany => f.write_str("the domain has all the watchdogs that it may have"),
-            Self::InvalidTime => f.write_str("not a time for a watchdog"),
-            Self::Refused(errno) => write!(f, "Xen refused the watchdog: {errno}"),
-        }
+            Self::TooMany => f.write_str("watchdog: the domain has two already"),
+            Self::InvalidTime => f.write_str("watchdog: invalid time (1 to 4294967295 s)"),
+            Self::Refused(_) => f.write_str("watchdog: refused by Xen"),
+        }?;
+        write_causes(f, self)
     }
 }
 
-impl core::error::Error for WatchdogError {}
+impl core::error::Error for WatchdogError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Refused(errno) => Some(errno),
+            _ => None,
+        }
+    }
+}
 
 impl Watchdog {
     /// Starts a watchdog that is to be fed each so many seconds; a part of one counts as a whole.

@@ -294,34 +294,33 @@ pub(crate) fn find(address: u64) -> Found {
     }
 }
 
-/// Why an operation on memory failed.
+/// Error of an operation on memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nothing in the range, or it does not begin and end at multiples of 4096.
+    /// The range is empty, or does not start and end at multiples of 4096.
     NotPages,
-    /// Not all of the range is the program's heap or its data.
+    /// Part of the range is neither heap nor data of the program.
     Reserved,
-    /// There is not enough free memory, or not in one piece; for [`protect`], for more page tables.
+    /// Not enough free memory, or not contiguous; for [`protect`], none for page tables.
     OutOfMemory,
-    /// Xen did not do it: the domain may not have more memory, the host has no more, or Xen does not let the domain ask.
+    /// Refused by Xen: the domain has its maximum, the host has no free memory, or the domain may not ask.
     Refused,
-    /// The balloon, or the page tables, are at work: they needed memory, and the application's handler for that called
-    /// them again.
+    /// Called again, by the handler for exhausted memory, while the balloon or the page tables wait for memory.
     Busy,
-    /// The memory map has no hole left for pages of others, or none that is large enough.
+    /// No unpopulated address space left for pages of other domains, or none that is large enough.
     NoSpace,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotPages => "the memory is not whole pages",
-            Self::Reserved => "the memory is not the program's own heap or data",
-            Self::OutOfMemory => "not enough free memory",
-            Self::Refused => "Xen gives no memory, or takes none",
-            Self::Busy => "the balloon or the page tables are at work",
-            Self::NoSpace => "the memory map has no hole left",
+            Self::NotPages => "memory: not a range of whole pages",
+            Self::Reserved => "memory: range outside of the heap and the data of the program",
+            Self::OutOfMemory => "memory: not enough free memory",
+            Self::Refused => "memory: change of the reservation refused by Xen (maxmem)",
+            Self::Busy => "memory: balloon or page tables busy",
+            Self::NoSpace => "memory: no unpopulated address space left",
         })
     }
 }
@@ -396,7 +395,7 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Wrong::Mapped(entry) => {
-                write!(f, "the page at {:#x} is mapped as it should not be: ", self.address)?;
+                write!(f, "page at {:#x} has a wrong mapping: ", self.address)?;
                 match (entry.writable(), entry.executable()) {
                     (true, true) => f.write_str("writable and executable")?,
                     (true, false) => f.write_str("writable")?,
@@ -405,7 +404,7 @@ impl fmt::Display for Violation {
                 }
                 write!(f, ", entry {:#x}", entry.bits())
             }
-            Wrong::Missing => write!(f, "the page at {:#x} is not mapped", self.address),
+            Wrong::Missing => write!(f, "page at {:#x} is not mapped", self.address),
             Wrong::Unprotected(what) => f.write_str(what),
         }
     }

@@ -1,31 +1,31 @@
-//! Why an operation on shared memory failed.
+//! Errors of operations on rings.
 
 use core::fmt;
 
-/// Why an operation on a ring failed.
+/// Error of an operation on a ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The peer showed an impossible index: more than there can be, or less than there was. The ring is of no use any more.
+    /// Impossible index of the peer: beyond the size of the ring, or behind the last one. The ring stays closed.
     Corrupt,
-    /// The peer answered a request that is not in flight, by this id: one that it made up, or has answered before.
+    /// Response with this id, to a request that is not in flight: invented, or answered before.
     NotInFlight(u64),
-    /// As many requests are in flight as the ring has room for.
+    /// The ring is full of requests in flight.
     Full,
-    /// There is no request to be answered.
+    /// No request is left to answer.
     NoRequest,
-    /// There is no memory to keep requests.
+    /// Out of memory to keep requests.
     OutOfMemory,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Corrupt => f.write_str("the peer has put an impossible index into a ring"),
-            Self::NotInFlight(id) => write!(f, "the peer answered request {id}, which is not in flight"),
-            Self::Full => f.write_str("the ring is full"),
-            Self::NoRequest => f.write_str("there is no request to be answered"),
-            Self::OutOfMemory => f.write_str("no memory for requests in flight"),
+            Self::Corrupt => f.write_str("ring: impossible index of the peer; ring closed"),
+            Self::NotInFlight(id) => write!(f, "ring: response to request {id}, which is not in flight"),
+            Self::Full => f.write_str("ring: full"),
+            Self::NoRequest => f.write_str("ring: no request to answer"),
+            Self::OutOfMemory => f.write_str("ring: out of memory for requests in flight"),
         }
     }
 }

@@ -104,13 +104,13 @@ impl Drop for Sleep {
     }
 }
 
-/// The time was over before the future was ready.
+/// Timed out before the future was ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Elapsed;
 
 impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the time is over")
+        f.write_str("timed out")
     }
 }
 

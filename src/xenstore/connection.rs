@@ -212,11 +212,7 @@ impl Connection {
     }
 
     /// Puts something down for the task, and sees to it that it looks.
-    fn ask<T>(
-        &self,
-        state: Instance,
-        ask: impl FnOnce(&mut Inner) -> Result<T, ErrorKind>,
-    ) -> Result<T, ErrorKind> {
+    fn ask<T>(&self, state: Instance, ask: impl FnOnce(&mut Inner) -> Result<T, ErrorKind>) -> Result<T, ErrorKind> {
         // One of a domain that has ended, which a test has kept.
         if !state.is_running() {
             return Err(ErrorKind::Absent);

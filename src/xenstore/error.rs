@@ -7,7 +7,7 @@ use super::code::Code;
 use super::operation::Operation;
 use super::wire::{Malformed, Unsendable};
 use crate::abi::xs_wire::ABS_PATH_MAX;
-use crate::error::write_causes;
+use crate::causes::write_causes;
 use crate::eventchn;
 
 /// Error of an operation on xenstore: its kind, and the operation and the path that it names.

@@ -173,7 +173,7 @@ fn an_exit_that_never_ends_is_given_up() {
     });
     assert!(dropped.iter().all(|dropped| dropped.get()));
     assert!((10_000_000_000..11_000_000_000).contains(&report.elapsed_ns), "{}", report.elapsed_ns);
-    assert!(report.console_text().contains("not done after 10 s"), "{}", report.console_text());
+    assert!(report.console_text().contains("exit handlers timed out after 10 s"), "{}", report.console_text());
 }
 
 #[test]
