@@ -14,6 +14,7 @@ use alloc::string::ToString;
 use core::time::Duration;
 
 use domu::executor::spawn;
+use domu::lifecycle;
 use domu::memory::balloon;
 use domu::{Domain, time, xenstore};
 use domu_guests::verdict;
