@@ -38,8 +38,8 @@ impl fmt::Display for MapError {
         match self {
             Self::Refused(errno) => write!(f, "Xen refused the memory map: {errno}"),
             Self::TooLong => write!(f, "the memory map has more than {MEMORY_MAP_ENTRIES} entries"),
-            Self::NoRam => f.write_str("the memory map has no RAM"),
-            Self::NoHole => f.write_str("the memory map leaves no unpopulated space for shared pages"),
+            Self::NoRam => f.write_str("the memory map names no RAM"),
+            Self::NoHole => f.write_str("the memory map leaves no hole for shared pages"),
         }
     }
 }

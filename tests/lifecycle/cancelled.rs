@@ -209,7 +209,7 @@ fn request_taken_back_after_a_drop_is_not_received() {
 /// The store lets nothing be written, so the request stays in its node.
 #[test]
 fn request_left_in_the_node_is_received_once() {
-    for (refused, error) in [("EACCES", "denies"), ("", "no answer")] {
+    for (refused, error) in [("EACCES", "permission denied"), ("", "no answer")] {
         let store = Store::new();
         let report = guest(&store).run(async |domain| -> domu::Result {
             let (mut stream, mut other) = (domain.shutdown_requests(), domain.shutdown_requests());
