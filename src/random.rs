@@ -5,7 +5,19 @@
 //! before its first use and each time, because some have been known to give the same number for ever, and to call that a
 //! success.
 //!
-//! With the feature `getrandom` the crate of that name works: see the feature's documentation.
+//! # The crate `getrandom`
+//!
+//! The feature `getrandom` provides the custom backend of that crate, versions 0.3 and 0.4. The final binary also selects it, in
+//! its `.cargo/config.toml`; without that, `getrandom` does not compile for the bare target:
+//!
+//! ```toml
+//! [target.x86_64-unknown-none]
+//! rustflags = ["--cfg", 'getrandom_backend="custom"']
+//! ```
+//!
+//! The errors of this backend are `getrandom::Error::new_custom(number)`, which that crate displays as a number; a warning in the
+//! log, whose rate is limited, names the cause. The numbers are 1 (`GETRANDOM_UNSUPPORTED`) for [`Error::Unsupported`]: the CPU
+//! has neither RDRAND nor RDSEED; and 2 (`GETRANDOM_BROKEN`) for [`Error::Broken`].
 
 use core::cell::Cell;
 use core::fmt;
@@ -39,6 +51,14 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+/// The number of the custom error by which the crate `getrandom` reports [`Error::Unsupported`]: neither RDRAND nor RDSEED.
+#[cfg(feature = "getrandom")]
+pub const GETRANDOM_UNSUPPORTED: u16 = 1;
+
+/// The number of the custom error by which the crate `getrandom` reports [`Error::Broken`].
+#[cfg(feature = "getrandom")]
+pub const GETRANDOM_BROKEN: u16 = 2;
 
 /// A number of 64 random bits.
 ///
@@ -137,6 +157,9 @@ impl Generators {
 /// The custom backend of the crate `getrandom`, versions 0.3 and 0.4.
 #[cfg(feature = "getrandom")]
 mod backend {
+    use super::{Error, GETRANDOM_BROKEN, GETRANDOM_UNSUPPORTED};
+    use crate::console::rate_limit::log_limited;
+
     /// Fills `len` bytes at `dest` with random numbers.
     ///
     /// # Safety
@@ -148,10 +171,54 @@ mod backend {
         unsafe { dest.write_bytes(0, len) };
         // SAFETY: as before, and by now they are initialised.
         let buffer = unsafe { core::slice::from_raw_parts_mut(dest, len) };
-        super::fill(buffer).map_err(|error| match error {
-            super::Error::Unsupported => getrandom::Error::UNSUPPORTED,
-            super::Error::Broken => getrandom::Error::UNEXPECTED,
+        super::fill(buffer).map_err(report)
+    }
+
+    /// Logs an error, which `getrandom` displays as a number, and returns that number.
+    #[cold]
+    fn report(error: Error) -> getrandom::Error {
+        if let Some(state) = crate::state::get() {
+            log_limited!(random of state, Warn, "getrandom: {error}");
+        }
+        getrandom::Error::new_custom(match error {
+            Error::Unsupported => GETRANDOM_UNSUPPORTED,
+            Error::Broken => GETRANDOM_BROKEN,
         })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::string::String;
+
+        use super::*;
+        use crate::sim::{Guest, Random};
+
+        /// The result of the backend, and the log.
+        fn fill(random: Random) -> (Result<(), getrandom::Error>, String) {
+            let mut result = Ok(());
+            let report = Guest::new().random(random).run(async |_| {
+                for _ in 0..20 {
+                    let mut bytes = [0; 8];
+                    // SAFETY: the bytes are writable.
+                    result = unsafe { __getrandom_v03_custom(bytes.as_mut_ptr(), bytes.len()) };
+                }
+            });
+            (result, report.console_text())
+        }
+
+        #[test]
+        fn cpu_without_generator_is_a_custom_error() {
+            let (result, log) = fill(Random::Absent);
+            assert_eq!(result, Err(getrandom::Error::new_custom(GETRANDOM_UNSUPPORTED)));
+            assert_eq!(log.matches("getrandom: random: the CPU has neither RDRAND nor RDSEED").count(), 10, "{log}");
+        }
+
+        #[test]
+        fn broken_generator_is_another_custom_error() {
+            let (result, log) = fill(Random::Stuck(0));
+            assert_eq!(result, Err(getrandom::Error::new_custom(GETRANDOM_BROKEN)));
+            assert!(log.contains("getrandom: random: RDRAND and RDSEED fail"), "{log}");
+        }
     }
 }
 

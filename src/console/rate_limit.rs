@@ -60,6 +60,9 @@ pub(crate) struct Limits {
     pub(crate) requests: RateLimit,
     /// Keys in `control/sysrq`.
     pub(crate) sysrq: RateLimit,
+    /// Errors of the backend of `getrandom`.
+    #[cfg(feature = "getrandom")]
+    pub(crate) random: RateLimit,
 }
 
 impl Limits {
@@ -69,6 +72,8 @@ impl Limits {
             control: RateLimit::new(),
             requests: RateLimit::new(),
             sysrq: RateLimit::new(),
+            #[cfg(feature = "getrandom")]
+            random: RateLimit::new(),
         }
     }
 }
