@@ -43,6 +43,8 @@ pub mod xenbus;
 
 #[cfg(any(target_os = "none", test))]
 mod crash;
+#[cfg(feature = "getrandom")]
+mod getrandom_backend;
 pub mod lifecycle;
 pub mod random;
 

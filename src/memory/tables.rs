@@ -555,21 +555,21 @@ mod tests {
             let code = Image::get().code.start;
             assert_eq!(
                 text(broken(code, |entry| entry | 2)),
-                "the page at 0x100000 is mapped as it should not be: writable and executable, entry 0x100123"
+                "page at 0x100000 has a wrong mapping: writable and executable, entry 0x100123"
             );
             assert_eq!(broken(code, |entry| entry | 2).address(), code << 12);
-            assert_eq!(text(broken(code + 1, |_| 0)), "the page at 0x101000 is not mapped");
+            assert_eq!(text(broken(code + 1, |_| 0)), "page at 0x101000 is not mapped");
             // For user code too, elsewhere, executable, not cached: any bit counts.
             for change in
                 [|entry| entry | 4, |entry| entry + 0x1000, |entry| entry & !(1 << 63 | 2), |entry| entry | 0x10]
             {
                 let violation = broken(HEAP, change);
                 assert_eq!(violation.address(), HEAP << 12);
-                assert!(text(violation).starts_with("the page at 0x180000 is mapped as it should not be: "));
+                assert!(text(violation).starts_with("page at 0x180000 has a wrong mapping: "));
             }
             assert_eq!(
                 text(broken(0, |_| 0x8000_0000_0000_0021)),
-                "the page at 0x0 is mapped as it should not be: read-only, entry 0x8000000000000021"
+                "page at 0x0 has a wrong mapping: read-only, entry 0x8000000000000021"
             );
             assert!(TABLES.of(local::current().unwrap()).lock().check(None).is_ok());
         });
