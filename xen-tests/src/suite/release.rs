@@ -42,7 +42,9 @@ fn msrv(suite: &mut Suite) {
     let (toolchain, directory) = (format!("+{toolchain}"), paths::target().join("msrv"));
     let directory = directory.to_string_lossy();
     for (name, target) in runs {
-        let mut arguments = vec![&*toolchain, "hack", "check", "--each-feature", "--package", "domu", "--locked"];
+        // cargo-hack runs cargo without `--package`, which takes the default members: of these only domu has a library.
+        let mut arguments =
+            vec![&*toolchain, "hack", "check", "--each-feature", "--package", "domu", "--lib", "--locked"];
         arguments.extend(["--target-dir", &*directory]);
         arguments.extend(target.iter().flat_map(|target| ["--target", *target]));
         checked(suite, name, &arguments, &[("PATH", &path.to_string_lossy())]);
