@@ -50,6 +50,20 @@ fn hello(cases: &mut Vec<Case>) {
         cases.push(Case::new(format!("hello::memory_{memory}"), "hello", says_hello).memory(memory).on(place));
     }
     cases.push(Case::new("hello::maxmem", "hello", says_hello).memory(64).maxmem(256).on(everywhere));
+    for (memory, maxmem) in [(2, 4), (16, 32), (6144, 8192)] {
+        cases.push(
+            Case::new(format!("hello::all_of_{memory}_kept"), "hello", move |outcome| {
+                let text = outcome.text();
+                let kept = format!(", {} KiB of RAM, ", memory * 1024);
+                ensure!(text.contains(&kept), "it does not keep {memory} MiB");
+                says_hello(outcome)
+            })
+            .memory(memory)
+            .maxmem(maxmem)
+            .cmdline("domu.log=debug")
+            .on(Where::VERSIONS),
+        );
+    }
     cases.push(Case::new("hello::plain", "hello", says_hello).flavour(Flavour::Plain).on(Where::PROCESSORS));
 }
 
@@ -249,13 +263,18 @@ fn memory(cases: &mut Vec<Case>) {
                 .on(place),
         );
     }
-    cases.push(
-        Case::new("memory::maxmem", "memory", |outcome| all_ok(outcome, &CASES))
-            .memory(64)
-            .maxmem(256)
-            .cmdline("64")
-            .on(Where::VERSIONS),
-    );
+    for (name, memory, maxmem) in
+        [("maxmem", 64, 256), ("maxmem_4_8", 4, 8), ("maxmem_16_32", 16, 32), ("maxmem_6144_8192", 6144, 8192)]
+    {
+        cases.push(
+            Case::new(format!("memory::{name}"), "memory", |outcome| all_ok(outcome, &CASES))
+                .memory(memory)
+                .maxmem(maxmem)
+                .cmdline(memory.to_string())
+                .seconds(if memory > 1024 { 240 } else { 60 })
+                .on(if memory > 1024 { Where::MAIN } else { Where::VERSIONS }),
+        );
+    }
     cases.push(
         Case::new("memory::balloon", "balloon", |_| Ok(()))
             .memory(64)
