@@ -67,6 +67,13 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(
         Case::new("events::virq", "events", |_| Ok(())).cmdline("virq").on(Where::VERSIONS).steps(debug_key_is_pressed),
     );
+    cases.push(
+        Case::new("events::own_id", "events", |_| Ok(()))
+            .cmdline("own_id")
+            .line("cpuid = \"host,maxhvleaf=3\"")
+            .on(Where::VERSIONS)
+            .steps(own_id_is_told),
+    );
     let [few, many] = BETWEEN_TWO;
     for (name, words, place) in [
         (format!("{few}"), format!("count={few}"), Where::MAIN),
@@ -76,6 +83,16 @@ pub fn cases(cases: &mut Vec<Case>) {
         let case = Case::new(format!("events::two_domains_{name}"), "peer", |_| Ok(())).seconds(300).on(place);
         cases.push(case.steps(move |stage| two_domains(stage, &words)));
     }
+}
+
+/// Without the CPUID leaf for it, the domain knows its id.
+fn own_id_is_told(stage: &mut Stage) -> Result<()> {
+    let outcome = stage.run_and_keep()?;
+    let id = stage.dom0(&format!("xl domid {}", stage.domain))?;
+    stage.destroy()?;
+    let expected = format!("domain id {}", id.trim());
+    ensure!(outcome.text().lines().any(|line| line.trim_end().ends_with(&expected)), "it does not say {expected:?}");
+    all_ok(&outcome, &["events.own_id"])
 }
 
 /// Xen's key `q` lists all domains, and raises the interrupt for debugging in each.
