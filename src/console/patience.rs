@@ -109,7 +109,7 @@ impl Ring {
         if self.patience.stalled_at == Some(self.output.consumed()) {
             return Err(Error::Stalled);
         }
-        let mut before = time::system_time_ns(info);
+        let mut before = time::system_time_ns(info).unwrap_or(0);
         loop {
             self.port.clear(info);
             if self.look()? <= most {
@@ -121,7 +121,7 @@ impl Ring {
             }
             // A refused wait makes the next look come sooner; each look costs some credit whatever the clock says.
             let _ = self.port.wait(info, WAIT_NS.min(self.patience.credit_ns));
-            let now = time::system_time_ns(info);
+            let now = time::system_time_ns(info).unwrap_or(before);
             let cost = now.saturating_sub(before).clamp(LEAST_COST_NS, MOST_COST_NS);
             self.patience.credit_ns = self.patience.credit_ns.saturating_sub(cost);
             before = now;

@@ -1,6 +1,6 @@
 //! The page of shared information: whether events are pending, and the time of this vCPU.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 use super::SharedPage;
 use crate::abi::errno::Errno;
@@ -18,9 +18,14 @@ domain_local! {
 pub(crate) struct SharedInfo {
     page: SharedPage,
     frame: u64,
+    /// The last bounded wait for the time record's version lock failed.
+    time_stuck: AtomicBool,
+    /// The same of the wall clock's.
+    wall_clock_stuck: AtomicBool,
 }
 
-/// Attempts to read under a version lock before it is taken for one that nothing releases: a tenth of a second and more.
+/// Attempts to read under a version lock before it is taken for one that nothing releases: a tenth of a second and more. Later
+/// reads make one attempt each, until one succeeds: a caller that polls the clock is not held up at each read.
 const ATTEMPTS: u32 = if cfg!(test) { 1_000 } else { 10_000_000 };
 
 /// A consistent copy of the vCPU's time record.
@@ -35,7 +40,7 @@ pub(crate) struct TimeRecord {
 impl SharedInfo {
     /// Takes over the page that Xen has placed at a frame.
     pub(crate) fn new(page: SharedPage, frame: u64) -> Self {
-        let info = Self { page, frame };
+        let info = Self { page, frame, time_stuck: AtomicBool::new(false), wall_clock_stuck: AtomicBool::new(false) };
         info.mask_all();
         info
     }
@@ -58,6 +63,8 @@ impl SharedInfo {
     pub(crate) fn resume(&self) -> Result<(), Errno> {
         // SAFETY: the frame is this page's, and nothing else's; nothing lies there now.
         unsafe { hypercall::memory_map_shared_info(self.frame) }?;
+        self.time_stuck.store(false, Ordering::Relaxed);
+        self.wall_clock_stuck.store(false, Ordering::Relaxed);
         self.mask_all();
         Ok(())
     }
@@ -82,20 +89,29 @@ impl SharedInfo {
         self.page.u8(offset::UPCALL_PENDING).store(1, Ordering::SeqCst);
     }
 
-    /// Returns true if another attempt may find a version lock free: fewer than the bound were made, and the page is in place.
-    /// A crash between a suspend and Xen's placing the page again reads ones, an odd version, for ever.
-    #[cold]
-    fn may_retry(&self, attempts: &mut u32) -> bool {
-        *attempts += 1;
-        *attempts < ATTEMPTS && self.is_there()
+    /// Repeats an attempt to read under a version lock, up to the bound and while the page is in place. A crash between a suspend
+    /// and Xen's placing the page again reads ones, an odd version, for ever.
+    fn retry<T>(&self, stuck: &AtomicBool, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        // One vCPU: relaxed accesses suffice.
+        let most = if stuck.load(Ordering::Relaxed) { 1 } else { ATTEMPTS };
+        for _ in 0..most {
+            if let Some(value) = attempt() {
+                stuck.store(false, Ordering::Relaxed);
+                return Some(value);
+            }
+            if !self.is_there() {
+                return None;
+            }
+        }
+        stuck.store(true, Ordering::Relaxed);
+        None
     }
 
-    /// Reads the wall clock under its version lock: seconds and nanoseconds since 1970 at system time zero. Zero if the lock
+    /// Reads the wall clock under its version lock: seconds and nanoseconds since 1970 at system time zero. `None` if the lock
     /// is never free.
-    pub(crate) fn read_wall_clock(&self) -> (u64, u32) {
+    pub(crate) fn read_wall_clock(&self) -> Option<(u64, u32)> {
         let version = self.page.u32(offset::WALL_CLOCK_VERSION);
-        let mut attempts = 0;
-        loop {
+        self.retry(&self.wall_clock_stuck, || {
             // Xen makes the version odd while dom0 sets the time, which takes it moments.
             let before = version.load(Ordering::Acquire);
             let field = |at| self.page.u32(at).load(Ordering::Relaxed);
@@ -103,28 +119,15 @@ impl SharedInfo {
                 u64::from(field(offset::WALL_CLOCK_SECONDS_HIGH)) << 32 | u64::from(field(offset::WALL_CLOCK_SECONDS));
             let nanoseconds = field(offset::WALL_CLOCK_NANOSECONDS);
             fence(Ordering::Acquire);
-            if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
-                return (seconds, nanoseconds);
-            }
-            if !self.may_retry(&mut attempts) {
-                return (0, 0);
-            }
-        }
+            (before & 1 == 0 && version.load(Ordering::Relaxed) == before).then_some((seconds, nanoseconds))
+        })
     }
 
-    /// Reads the time record under its version lock, with the time stamp counter of the same moment. A record of zeroes, by
-    /// which the clock stands still, if the lock is never free.
-    pub(crate) fn read_time(&self, read_tsc: impl Fn() -> u64) -> (TimeRecord, u64) {
-        let mut attempts = 0;
-        loop {
-            // Xen makes the version odd while it writes, on this CPU's behalf: the loop ends with its update.
-            if let Some(time) = self.try_read_time(&read_tsc) {
-                return time;
-            }
-            if !self.may_retry(&mut attempts) {
-                return (TimeRecord::default(), 0);
-            }
-        }
+    /// Reads the time record under its version lock, with the time stamp counter of the same moment. `None` if the lock is never
+    /// free.
+    pub(crate) fn read_time(&self, read_tsc: impl Fn() -> u64) -> Option<(TimeRecord, u64)> {
+        // Xen makes the version odd while it writes, on this CPU's behalf: the loop ends with its update.
+        self.retry(&self.time_stuck, || self.try_read_time(&read_tsc))
     }
 
     /// Reads the time record and the time stamp counter once; `None` if Xen wrote the record during the read.
@@ -150,13 +153,15 @@ impl SharedInfo {
 #[cfg(test)]
 mod tests {
     use core::cell::Cell;
+    use core::time::Duration;
     use std::boxed::Box;
     use std::vec;
+    use std::vec::Vec;
 
     use super::*;
     use crate::sim::race::script;
-    use crate::sim::{Guest, outside};
-    use crate::{local, time as clocks};
+    use crate::sim::{Backend, Guest, Saved, outside};
+    use crate::{lifecycle, local, time as clocks};
 
     fn run(main: impl AsyncFnOnce(&SharedInfo)) {
         Guest::new()
@@ -171,15 +176,15 @@ mod tests {
     #[test]
     fn a_wall_clock_that_is_set_while_it_is_read_is_old_or_new() {
         run(async |info| {
-            let mut old = info.read_wall_clock();
+            let mut old = info.read_wall_clock().expect("the lock is free");
             // The word of its version, and three fields; what comes then comes behind them.
             for place in 0..5 {
                 // All fields differ.
                 let now_ns = [1_000_000_000_100_000_000, 5_000_000_000_900_000_000][place % 2];
                 script::begin(vec![(place, Box::new(move |outside| outside.set_wall_clock(now_ns)))]);
-                let found = info.read_wall_clock();
+                let found = info.read_wall_clock().expect("the lock comes free");
                 script::end().1.into_iter().for_each(|(_, act)| outside(act));
-                let new = info.read_wall_clock();
+                let new = info.read_wall_clock().expect("the lock is free");
                 assert_eq!(found, if place < 4 { new } else { old }, "{place}");
                 assert_ne!(new, old);
                 old = new;
@@ -220,13 +225,14 @@ mod tests {
         run(async |info| {
             let reads = Cell::new(0);
             // The counter is read behind the fields.
-            let (record, tsc) = info.read_time(|| {
+            let read = info.read_time(|| {
                 reads.set(reads.get() + 1);
                 if reads.get() == 1 {
                     outside(|outside| write_time(outside.info(), 5, false));
                 }
                 reads.get()
             });
+            let (record, tsc) = read.expect("a record");
             assert_eq!((record.tsc_timestamp, record.system_time_ns, tsc), (5, 5, 2));
             assert_eq!((record.tsc_to_system_mul, record.tsc_shift), (5, 5));
         });
@@ -265,20 +271,83 @@ mod tests {
     fn version_lock_never_free_stops_the_clock() {
         run(async |info| {
             let now = clocks::now();
-            let lock = |outside: &mut crate::sim::Outside<'_>| {
-                let page = outside.info();
-                page.u32(offset::VCPU_TIME + time::VERSION).fetch_or(1, Ordering::SeqCst);
-                page.u32(offset::WALL_CLOCK_VERSION).fetch_or(1, Ordering::SeqCst);
-            };
-            outside(lock);
+            outside(hold_locks);
             let reads = Cell::new(0);
-            let (record, tsc) = info.read_time(|| {
+            let read = info.read_time(|| {
                 reads.set(reads.get() + 1);
                 7
             });
-            assert_eq!((record.system_time_ns, record.tsc_to_system_mul, tsc, reads.get()), (0, 0, 0, ATTEMPTS));
-            assert_eq!(info.read_wall_clock(), (0, 0));
-            assert_eq!(clocks::now(), now);
+            assert!(read.is_none(), "{read:?}");
+            assert_eq!((reads.get(), info.read_wall_clock()), (ATTEMPTS, None));
+            assert_eq!((clocks::now(), clocks::wall_clock()), (now, Duration::ZERO));
+        });
+    }
+
+    /// Has Xen hold both version locks from here on.
+    fn hold_locks(outside: &mut crate::sim::Outside<'_>) {
+        let page = outside.info();
+        page.u32(offset::VCPU_TIME + time::VERSION).fetch_or(1, Ordering::SeqCst);
+        page.u32(offset::WALL_CLOCK_VERSION).fetch_or(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn stuck_lock_stops_the_clock_after_a_resume() {
+        const SECOND: Duration = Duration::from_secs(1);
+        // The new host runs for longer than the old one, or for less: the offset to its clock has either sign.
+        for uptime in [10_000 * 3600 * SECOND, Duration::from_nanos(1)] {
+            Guest::new()
+                .saves(move || Saved::Moved(SECOND, uptime))
+                .run(async |_| {
+                    lifecycle::suspend().await.expect("a resume");
+                    let before = clocks::now();
+                    outside(hold_locks);
+                    assert_eq!((clocks::now(), clocks::now()), (before, before), "{uptime:?}");
+                    let info = INFO.of(local::current().expect("it runs"));
+                    let words: Vec<u64> =
+                        (0..512).map(|word| info.page.u64(8 * word).swap(u64::MAX, Ordering::SeqCst)).collect();
+                    assert_eq!((clocks::now(), clocks::now()), (before, before), "{uptime:?}, no page");
+                    for (index, word) in words.into_iter().enumerate() {
+                        info.page.u64(8 * index).store(word, Ordering::SeqCst);
+                    }
+                })
+                .powered_off();
+        }
+    }
+
+    #[test]
+    fn domain_with_stuck_locks_ends_in_bounded_time() {
+        // The backend reads nothing, so the domain waits for it, by the clock, when it ends.
+        let report = Guest::new().backend(Backend::StopsAfter(0)).run(async |domain| {
+            domain.console().write(b"unread").await.expect("room");
+            outside(hold_locks);
+        });
+        // A look at the clock takes 1 µs here.
+        assert!(report.elapsed_ns < 1_000_000_000, "{} ms", report.elapsed_ns / 1_000_000);
+        report.powered_off();
+    }
+
+    #[test]
+    fn freed_lock_is_waited_for_again() {
+        run(async |info| {
+            outside(hold_locks);
+            let reads = Cell::new(0);
+            let read = || {
+                reads.set(reads.get() + 1);
+                reads.get()
+            };
+            for expected in [ATTEMPTS, ATTEMPTS + 1, ATTEMPTS + 2].map(u64::from) {
+                assert!(info.read_time(read).is_none());
+                assert_eq!(reads.get(), expected);
+            }
+            outside(|outside| write_time(outside.info(), 6, false));
+            outside(|outside| {
+                outside.info().u32(offset::VCPU_TIME + time::VERSION).fetch_and(!1, Ordering::SeqCst);
+            });
+            assert!(info.read_time(read).is_some());
+            outside(hold_locks);
+            reads.set(0);
+            assert!(info.read_time(read).is_none());
+            assert_eq!(reads.get(), u64::from(ATTEMPTS));
         });
     }
 
@@ -293,11 +362,12 @@ mod tests {
                 }
             });
             let reads = Cell::new(0);
-            info.read_time(|| {
+            let read = info.read_time(|| {
                 reads.set(reads.get() + 1);
                 7
             });
-            assert_eq!((reads.get(), info.read_wall_clock(), clocks::now()), (1, (0, 0), now));
+            assert!(read.is_none(), "{read:?}");
+            assert_eq!((reads.get(), info.read_wall_clock(), clocks::now()), (1, None, now));
             // The domain ends in the usual way.
             outside(|outside| {
                 let page = outside.info();
@@ -311,7 +381,7 @@ mod tests {
         run(async |info| {
             let reads = Cell::new(0);
             outside(|outside| write_time(outside.info(), 3, true));
-            let (record, tsc) = info.read_time(|| {
+            let read = info.read_time(|| {
                 reads.set(reads.get() + 1);
                 if reads.get() == 3 {
                     outside(|outside| {
@@ -322,6 +392,7 @@ mod tests {
                 }
                 reads.get()
             });
+            let (record, tsc) = read.expect("a record");
             assert_eq!((record.tsc_timestamp, record.system_time_ns, tsc), (6, 6, 4));
         });
     }

@@ -3,16 +3,18 @@
 use crate::arch;
 use crate::shared::{SharedInfo, TimeRecord};
 
-/// Nanoseconds of Xen's system time, which counts from the boot of the host. Deadlines of hypercalls are given in it.
-pub(crate) fn system_time_ns(info: &SharedInfo) -> u64 {
-    let (record, tsc) = info.read_time(arch::read_tsc);
-    at(&record, tsc)
+/// Nanoseconds of Xen's system time, which counts from the boot of the host. Deadlines of hypercalls are given in it. `None` if
+/// the version lock of the time record is never free.
+pub(crate) fn system_time_ns(info: &SharedInfo) -> Option<u64> {
+    let (record, tsc) = info.read_time(arch::read_tsc)?;
+    Some(at(&record, tsc))
 }
 
-/// Nanoseconds since 1970. Read anew each time: dom0 may set the clock, and the host drifts.
-pub(crate) fn wall_clock_ns(info: &SharedInfo) -> u128 {
-    let (seconds, nanoseconds) = info.read_wall_clock();
-    u128::from(seconds) * 1_000_000_000 + u128::from(nanoseconds) + u128::from(system_time_ns(info))
+/// Nanoseconds since 1970. Read anew each time: dom0 may set the clock, and the host drifts. `None` if a version lock is never
+/// free.
+pub(crate) fn wall_clock_ns(info: &SharedInfo) -> Option<u128> {
+    let (seconds, nanoseconds) = info.read_wall_clock()?;
+    Some(u128::from(seconds) * 1_000_000_000 + u128::from(nanoseconds) + u128::from(system_time_ns(info)?))
 }
 
 /// The system time at a value of the time stamp counter.

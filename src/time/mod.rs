@@ -137,7 +137,10 @@ impl Clock {
 
     /// Goes on at a moment: that in which the domain was suspended was its last, and this is the next, wherever it is.
     pub(crate) fn resume(&self, info: &SharedInfo, suspended: Instant) {
-        self.offset.store(suspended.0.wrapping_sub(system_time_ns(info)), Ordering::Relaxed);
+        // Without a time record the offset stays: `now` returns the last moment until there is one.
+        if let Some(system_time) = system_time_ns(info) {
+            self.offset.store(suspended.0.wrapping_sub(system_time), Ordering::Relaxed);
+        }
     }
 }
 
@@ -168,17 +171,22 @@ fn try_now(state: Instance) -> Option<Instant> {
 #[inline(always)]
 const fn rare() {}
 
-/// Now, for every time record: waits until Xen has written it, and computes in 128 bits.
+/// Now, for every time record: waits until Xen has written it, and computes in 128 bits. The last moment if Xen never finishes
+/// writing.
 #[cold]
 #[inline(never)]
 fn now_by_loop(state: Instance) -> Instant {
-    let now = system_time_ns(INFO.of(state)).wrapping_add(CLOCK.of(state).offset.load(Ordering::Relaxed));
-    Instant(CLOCK.of(state).last.fetch_max(now, Ordering::Relaxed).max(now))
+    let clock = CLOCK.of(state);
+    let Some(system_time) = system_time_ns(INFO.of(state)) else {
+        return Instant(clock.last.load(Ordering::Relaxed));
+    };
+    let now = system_time.wrapping_add(clock.offset.load(Ordering::Relaxed));
+    Instant(clock.last.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 /// The wall clock: what has passed since the beginning of 1970 in UTC, as dom0 has set it; zero outside of a domain.
 ///
-/// It is read anew each time and goes wherever dom0 puts it, back too.
+/// It is read anew each time and goes wherever dom0 puts it, back too. It is zero if Xen never finishes an update of it.
 #[doc(alias = "wc_sec")]
 #[must_use]
 pub fn wall_clock() -> Duration {
@@ -186,7 +194,7 @@ pub fn wall_clock() -> Duration {
     // Xen gives the wall clock to domains that have said how they are interrupted.
     // Should it refuse, it is asked again before a halt, and the domain ends if it refuses then.
     let _ = hypercall::enable_callback(state);
-    let nanoseconds = clock::wall_clock_ns(INFO.of(state));
+    let nanoseconds = clock::wall_clock_ns(INFO.of(state)).unwrap_or(0);
     let seconds = u64::try_from(nanoseconds / 1_000_000_000).unwrap_or(u64::MAX);
     Duration::new(seconds, (nanoseconds % 1_000_000_000) as u32)
 }
