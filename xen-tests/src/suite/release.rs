@@ -52,13 +52,14 @@ fn msrv(suite: &mut Suite) {
 }
 
 /// Files that a user of the published crate needs.
-const PACKAGED: [&str; 8] = [
+const PACKAGED: [&str; 9] = [
     "Cargo.toml",
     "README.md",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "linker/domu.ld",
     "boot/entry.S",
+    "boot/symbols.S",
     "boot/trap.S",
     "targets/x86_64-domu-none.json",
 ];
