@@ -7,7 +7,7 @@ use core::ops::Deref;
 use super::{Error, ErrorKind};
 
 /// The value of a node, as bytes. Displayed it is text, with escapes for what is no text and for control characters; a precision
-/// limits the number of characters, as in `{value:.64}`.
+/// limits the number of printed characters, as in `{value:.64}`: the text ends before an escape that does not fit.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Value(Vec<u8>);
 
@@ -93,17 +93,22 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = f.precision().unwrap_or(usize::MAX);
         for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars().take(left) {
-                if c.is_control() {
-                    write!(f, "{}", c.escape_default())?
-                } else {
-                    f.write_char(c)?
+            for c in chunk.valid().chars() {
+                let escape = c.is_control().then(|| c.escape_default());
+                let Some(rest) = left.checked_sub(escape.as_ref().map_or(1, ExactSizeIterator::len)) else {
+                    return Ok(());
+                };
+                left = rest;
+                match escape {
+                    Some(escape) => write!(f, "{escape}")?,
+                    None => f.write_char(c)?,
                 }
-                left -= 1;
             }
-            for byte in chunk.invalid().iter().take(left) {
+            for byte in chunk.invalid() {
+                // Four characters: `\xff`.
+                let Some(rest) = left.checked_sub(4) else { return Ok(()) };
+                left = rest;
                 write!(f, "\\x{byte:02x}")?;
-                left -= 1;
             }
         }
         Ok(())
@@ -150,8 +155,25 @@ mod tests {
     fn text_is_shown_and_the_rest_escaped() {
         assert_eq!(value("grüße").to_string(), "grüße");
         assert_eq!(value(b"a\0\x1b\xff!").to_string(), r"a\u{0}\u{1b}\xff!");
-        assert_eq!(std::format!("{:.3} {:.0}", value(b"a\xffbc"), value("x")), r"a\xffb ");
+        assert_eq!(std::format!("{:.3} {:.0}", value("aübc"), value("x")), "aüb ");
         assert_eq!(value([0xff]).as_str(), Err(ErrorKind::InvalidValue.into()));
         assert_eq!(value("name"), "name");
+    }
+
+    #[test]
+    fn precision_limits_printed_characters() {
+        for (bytes, expected) in [
+            (b"\x1b".repeat(100), r"\u{1b}".repeat(10)),
+            (b"\xff".repeat(100), r"\xff".repeat(16)),
+            (b"\n".repeat(100), r"\n".repeat(32)),
+            (b"a\xff".repeat(100), r"a\xff".repeat(12) + "a"),
+            ("ü".repeat(100).into_bytes(), "ü".repeat(64)),
+        ] {
+            assert_eq!(std::format!("{:.64}", value(bytes)), expected);
+        }
+        // No escape is cut, and nothing follows one that does not fit.
+        assert_eq!(std::format!("{:.3}", value(b"a\xffbc")), "a");
+        assert_eq!(std::format!("{:.5}", value(b"a\xff\xffbc")), r"a\xff");
+        assert_eq!(std::format!("{:.5}", value(b"\x1bbc")), "");
     }
 }
