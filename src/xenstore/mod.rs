@@ -49,7 +49,7 @@ use core::ops::Deref;
 pub use code::{Code, UnknownCode};
 pub(crate) use connection::{CONNECTION, Connection};
 pub use error::{Error, ErrorKind};
-pub use names::{MAX_LISTING, Names, NamesIter};
+pub use names::{MAX_LISTING, Names, NamesIntoIter, NamesIter};
 pub use nodes::Nodes;
 pub use operation::Operation;
 pub use path::Path;

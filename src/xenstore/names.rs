@@ -33,7 +33,7 @@ pub const MAX_LISTING: usize = 256 << 10;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Names {
     /// Valid names, each followed by a NUL.
     text: String,
@@ -143,6 +143,43 @@ impl<'a> Iterator for NamesIter<'a> {
     }
 }
 
+/// Each name as a string of its own.
+impl IntoIterator for Names {
+    type Item = String;
+    type IntoIter = NamesIntoIter;
+
+    fn into_iter(self) -> NamesIntoIter {
+        NamesIntoIter { text: self.text, start: 0, left: self.count }
+    }
+}
+
+/// Owning iterator over [`Names`]. It keeps the listing's buffer until it is dropped, and allocates each name.
+#[derive(Clone, Debug)]
+pub struct NamesIntoIter {
+    /// All names, as in [`Names`].
+    text: String,
+    /// The offset of the next name.
+    start: usize,
+    left: usize,
+}
+
+impl Iterator for NamesIntoIter {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let (name, _) = self.text.get(self.start..)?.split_once('\0')?;
+        self.start += name.len() + 1;
+        self.left -= 1;
+        Some(name.into())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for NamesIntoIter {}
+impl FusedIterator for NamesIntoIter {}
 impl ExactSizeIterator for NamesIter<'_> {}
 impl FusedIterator for NamesIter<'_> {}
 
@@ -163,6 +200,17 @@ mod tests {
         let none = Names::whole(Vec::new()).unwrap();
         assert_eq!((none.len(), none.iter().next(), none.is_empty()), (0, None, true));
         assert_eq!(none, Names::default());
+    }
+
+    #[test]
+    fn owned_names_outlive_the_listing() {
+        let names = Names::whole(b"vif\0vbd\0console\0".to_vec()).unwrap();
+        let mut owned = names.clone().into_iter();
+        assert_eq!((owned.next().as_deref(), owned.len()), (Some("vif"), 2));
+        assert_eq!(owned.collect::<Vec<String>>(), ["vbd", "console"]);
+        let mut none = Names::default().into_iter();
+        assert_eq!((none.len(), none.next(), none.next()), (0, None, None));
+        assert_eq!(names.len(), 3);
     }
 
     #[test]
