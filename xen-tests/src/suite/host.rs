@@ -148,11 +148,11 @@ fn under_libfuzzer(suite: &mut Suite) {
     }
 }
 
-/// Runs the crate's tests under Miri, the interpreter that finds undefined behaviour: the library's own, and with `--all`
-/// those of whole modules, of features, and with several schedules what depends on the order of two threads' accesses. Those
-/// take an hour on one processor.
+/// Runs the crate's tests under Miri, the interpreter that finds undefined behaviour: the library's own and those of
+/// accesses in different sizes, which only Miri can fail; with `--all` those of whole modules, of features, and with several
+/// schedules what depends on the order of two threads' accesses. Those take an hour on one processor.
 pub fn miri(suite: &mut Suite) {
-    let (few, many) = (["--lib", "--no-fail-fast"], ["--lib", "--tests", "--no-fail-fast"]);
+    let (few, many) = (["--lib", "--test", "mixed_sizes", "--no-fail-fast"], ["--lib", "--tests", "--no-fail-fast"]);
     let of_features = ["--all-features", "--test", "embassy", "--test", "console", "--no-fail-fast"];
     let of_schedules = ["--test", "ring_races", "--", "our_ends_on_two_threads"];
     let mut runs = vec![("host::miri", if suite.selection.all { many.as_slice() } else { few.as_slice() }, "")];
