@@ -19,14 +19,15 @@
 //! whatever it drops can be gone on with. A peer that closes as soon as it has connected could keep this end busy: whoever
 //! begins again by himself pauses before.
 //!
-//! A front end makes its ring once and uses it for each connection, as below. A back end that maps it and never unmaps it then
-//! has one ring for any number of connections. A front end that makes a ring for each connection loses one to such a peer
-//! each time, until it is refused more: [`gnttab::deferred_limit`](crate::gnttab::deferred_limit).
+//! A front end makes a ring of each size once and uses it for each connection, as below. A back end that maps rings and never
+//! unmaps them then has one of each size, whatever sizes it asks for and however often. A front end that makes a ring for each
+//! connection loses one to such a peer each time, until it is refused more:
+//! [`gnttab::deferred_limit`](crate::gnttab::deferred_limit). A refusal is no reason to end: the peer may free pages later.
 //!
 //! ```no_run
 //! use core::fmt::Display;
 //! use core::time::Duration;
-//! use domu::gnttab::{Granted, ReadWrite};
+//! use domu::gnttab::{self, Granted, ReadWrite};
 //! use domu::xenbus::{Error, Frontend, State};
 //! use domu::{eventchn, time};
 //!
@@ -34,18 +35,25 @@
 //! # async fn example(domain: domu::Domain) -> domu::Result {
 //! let store = domain.xenstore();
 //! let mut disk = Frontend::open(&store, &domu::xenstore::Path::new("device/vbd/51712")?).await?;
-//! let mut kept: Option<Granted<ReadWrite>> = None;
+//! // A ring of each order, once a connection has used it.
+//! let mut kept: [Option<Granted<ReadWrite>>; 5] = Default::default();
 //! loop {
 //!     match disk.prepare().await {
 //!         Err(Error::Gone) => return Ok(()),
 //!         result => result?,
 //!     }
 //!     let order: u32 = disk.feature("max-ring-page-order", 0, 4).await?;
-//!     // The ring of the last connection, unless it has another size or is from before a resume. `FrontRing::new` resets its
-//!     // indices, and `FrontRing::into_memory` gives it back.
-//!     let ring = match kept.take().filter(|ring| ring.count() == 1 << order && ring.check().is_ok()) {
+//!     // The ring of an earlier connection, unless it is from before a resume. `FrontRing::new` resets its indices, and
+//!     // `FrontRing::into_memory` gives it back.
+//!     let ring = match kept[order as usize].take().filter(|ring| ring.check().is_ok()) {
 //!         Some(ring) => ring,
-//!         None => Granted::new(disk.device().peer(), 1 << order).await?,
+//!         None => match Granted::new(disk.device().peer(), 1 << order).await {
+//!             Err(gnttab::Error::TooManyDeferred) => {
+//!                 time::sleep(Duration::from_secs(1)).await;
+//!                 continue;
+//!             }
+//!             result => result?,
+//!         },
 //!     };
 //!     let port = eventchn::alloc_unbound(disk.device().peer())?;
 //!     let names: Vec<String> = (0..ring.count()).map(|page| format!("ring-ref{page}")).collect();
@@ -60,7 +68,7 @@
 //!         Err(error) => return Err(error.into()),
 //!     }
 //!     let _ = time::timeout(Duration::from_secs(5), disk.close()).await;
-//!     kept = Some(ring);
+//!     kept[order as usize] = Some(ring);
 //! }
 //! # }
 //! ```
