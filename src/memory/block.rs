@@ -7,7 +7,9 @@
 //!
 //! The canary stands right behind the caller's bytes, so that the first one written past them changes it. Both words depend on
 //! keys that are drawn at boot, and on where they are: neither can be guessed, nor copied from another block. One that leaks,
-//! of a block whose address and size are known, does not give the keys away. A freed block has another canary. The size stands at a fixed distance from the end, where a walk from the end of the heap
+//! of a block whose address and size are known, does not give the keys away. On a CPU without RDRAND and RDSEED the four words
+//! of the key are the stack protector's guard mixed with four readings of the time stamp counter, some cycles apart: they are
+//! not independent, and one that leaks tells of the others. A freed block has another canary. The size stands at a fixed distance from the end, where a walk from the end of the heap
 //! downwards finds it: talc's own word at the end of each chunk tells blocks from gaps.
 
 use core::alloc::Layout;

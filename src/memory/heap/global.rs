@@ -40,7 +40,7 @@ pub(super) unsafe fn claim(start: *mut u8, size: usize) {
     unsafe { heap.claim(start, size) };
 }
 
-/// Random numbers, or what the CPU has instead.
+/// Random numbers, or what the CPU has instead: four words that are not independent.
 fn key() -> [u64; 4] {
     let mut bytes = [0; 32];
     if random::fill(&mut bytes).is_err() {
