@@ -11,6 +11,7 @@
     .section .rodata.domu_linked, "a", @progbits
     .balign 8
     .globl domu_linked
+    .type domu_linked, @object
 domu_linked:
     .quad   domu_text_start
     .quad   domu_rodata_start
@@ -29,6 +30,8 @@ domu_linked:
     .quad   domu_build_id_end
     .quad   domu_init_array_start
     .quad   domu_init_array_end
+.Ldomu_linked_end:
+    .size domu_linked, .Ldomu_linked_end - domu_linked
     .quad   domu_needs_the_link_argument_Tdomu_ld
 
     # Empty: `linker/domu.ld` says what for.

@@ -35,10 +35,23 @@ pub(crate) struct Linked {
 // SAFETY: the pointers are to constants of the image.
 unsafe impl Sync for Linked {}
 
-core::arch::global_asm!(include_str!("../../boot/symbols.S"), options(att_syntax));
+core::arch::global_asm!(
+    include_str!("../../boot/symbols.S"),
+    // No bytes. A negative number is an error: the table is as long as `Linked`.
+    ".skip {size} - (.Ldomu_linked_end - domu_linked)",
+    ".skip (.Ldomu_linked_end - domu_linked) - {size}",
+    size = const size_of::<Linked>(),
+    options(att_syntax)
+);
 
 /// The linker script's symbols.
+///
+/// The pointers are values of a static that Rust does not define. Each has the provenance of what the linker has placed at its
+/// symbol: for the start of the note or of the array, all bytes up to the symbol of its end. No Rust object lies there.
 pub(crate) fn linked() -> &'static Linked {
+    // SAFETY: `boot/symbols.S` defines this symbol once, aligned to 8 bytes, as one word for each field; the assembler compares
+    // the sizes. Every bit pattern is a value of each field. The words lie in the constants: the linker writes them, and nothing
+    // does at run time.
     unsafe extern "C" {
         /// In `boot/symbols.S`, filled in by the linker.
         safe static domu_linked: Linked;

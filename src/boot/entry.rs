@@ -24,7 +24,8 @@ fn run_constructors() {
     let count = (linked.init_array_end.addr() - linked.init_array.addr()) / size_of::<arch::Constructor>();
     for index in 0..count {
         // SAFETY: the linker script puts only `.init_array` between the two symbols, aligned: an array of pointers to
-        // functions without arguments, each to be called once before main.
+        // functions without arguments, each to be called once before main. The pointer may read all of it: see
+        // `arch::linked`.
         unsafe { linked.init_array.add(index).read()() };
     }
 }

@@ -120,6 +120,7 @@ fn backtrace(start: Start) -> Backtrace {
 /// The linker's note with the build id; empty without one.
 fn note() -> &'static [u8] {
     let linked = arch::linked();
-    // SAFETY: the linker script puts the two symbols around a note in the constants, which nothing writes to.
+    // SAFETY: the linker script puts the two symbols around a note in the constants, which nothing writes to. The pointer may
+    // read all of it: see `arch::linked`.
     unsafe { core::slice::from_raw_parts(linked.build_id, linked.build_id_end.addr() - linked.build_id.addr()) }
 }
