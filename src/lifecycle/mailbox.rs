@@ -37,7 +37,7 @@ pub(super) struct Node {
 impl Node {
     /// The domain was suspended: forgets a request that asked for that.
     pub(super) fn suspended(&self, state: Instance) {
-        (self.desk)(state).received.discard(self.ends_with_suspend);
+        (self.desk)(state).received.suspended(self.ends_with_suspend);
     }
 }
 
@@ -54,20 +54,23 @@ pub(super) struct Mailbox {
     watch: Option<Watch>,
     /// The node is to be read again once the request that is being acknowledged was handed out or taken back.
     deferred: bool,
+    /// The watch had an event since the node was read.
+    fired: bool,
 }
 
 impl Mailbox {
     pub(super) fn new(state: Instance, node: &'static Node, channel: Option<&'static Channel>) -> Self {
         let desk = (node.desk)(state);
         let receiver = desk.received.receiver();
-        Self { state, store: Xenstore::new(state), node, desk, receiver, channel, watch: None, deferred: false }
+        let store = Xenstore::new(state);
+        Self { state, store, node, desk, receiver, channel, watch: None, deferred: false, fired: false }
     }
 
     /// Waits until there may be a request. An error repeats on each call, after all requests that were acknowledged.
     ///
     /// Cancel safety: nothing is lost by dropping the future.
     pub(super) async fn changed(&mut self) -> Result<(), Error> {
-        let Self { state, store, node, desk, receiver, channel, watch, deferred } = self;
+        let Self { state, store, node, desk, receiver, channel, watch, deferred, fired } = self;
         let state = *state;
         let received = &desk.received;
         let mut written = pin!(written(store, node.path, watch));
@@ -86,7 +89,11 @@ impl Mailbox {
             if failed.is_none() {
                 match written.as_mut().poll(context) {
                     Poll::Ready(Err(error)) => failed = Some(error),
-                    changed => return changed,
+                    Poll::Ready(Ok(())) => {
+                        *fired = true;
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Pending => {}
                 }
             }
             match failed.take_if(|_| !received.is_acknowledging()) {
@@ -119,15 +126,19 @@ impl Mailbox {
                 continue;
             }
             let is_acknowledged = (self.node.takes)(&value);
-            match received.offer(changes, generation, &value, is_acknowledged) {
+            let offered = received.offer(changes, generation, &value, is_acknowledged, self.fired);
+            self.fired &= offered == Offered::Stale;
+            match offered {
                 Offered::Stale => {}
                 Offered::Old => return Ok(None),
-                Offered::New if is_acknowledged => {
+                Offered::New | Offered::Again if is_acknowledged => {
+                    let is_new = offered == Offered::New;
                     // In the background: a receiver waits for its watch too, which counts as something that can wake main.
-                    let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(acknowledge(self.state, self.node, value));
+                    let task: Pin<Box<dyn Future<Output = ()>>> =
+                        Box::pin(acknowledge(self.state, self.node, generation, value, is_new));
                     spawn(in_background(self.state, task)).detach();
                 }
-                Offered::New => {
+                Offered::New | Offered::Again => {
                     received.leave(generation, value.clone());
                     return Ok(Some(value));
                 }
@@ -151,16 +162,19 @@ async fn written(store: &Xenstore, path: &str, watch: &mut Option<Watch>) -> Res
     watch.next().await.map(|_| ())
 }
 
-/// Acknowledges a request, and hands it to the receivers.
-async fn acknowledge(state: Instance, node: &Node, value: Value) {
+/// Acknowledges a request that was read in this generation, and hands it to the receivers if it is new to them.
+async fn acknowledge(state: Instance, node: &Node, generation: u64, value: Value, is_new: bool) {
     let received = &(node.desk)(state).received;
-    // The domain whose node was written last.
-    let mut generation = state.generation();
-    let taken = time::timeout(LIMIT, take_out(state, node.path, &value, &mut generation)).await;
+    // The domain whose node was accessed last.
+    let mut last = generation;
+    let taken = time::timeout(LIMIT, take_out(state, node.path, &value, &mut last)).await;
+    if !matches!(taken, Ok(Ok(_))) {
+        received.leave(last, value.clone());
+    }
     match &taken {
-        Ok(Ok(true)) => {}
-        // The toolstack took it back.
-        Ok(Ok(false)) => return received.settle(None),
+        Ok(Ok(_)) => {}
+        // It was told when the request was new.
+        _ if !is_new => {}
         Ok(Err(error)) => {
             log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: {error}", node.path)
         }
@@ -168,11 +182,16 @@ async fn acknowledge(state: Instance, node: &Node, value: Value) {
             log_limited!(control of state, Warn, "{}: {value:.64} is not acknowledged: no answer", node.path)
         }
     }
-    if taken != Ok(Ok(true)) {
-        received.leave(generation, value.clone());
-    }
-    let is_answered = generation != state.generation() && (node.ends_with_suspend)(&value);
-    received.settle((!is_answered).then_some(value));
+    let is_elsewhere = last != generation;
+    let is_due = match taken {
+        // The toolstack took it back.
+        Ok(Ok(false)) if !is_elsewhere => false,
+        // The node of the new domain had the same request, which is another one.
+        Ok(Ok(true)) if is_elsewhere => last == state.generation() || !(node.ends_with_suspend)(&value),
+        // The node that it was read from went with the old domain, where nobody took it back.
+        _ => is_new && !(received.was_suspended() && (node.ends_with_suspend)(&value)),
+    };
+    received.settle(is_due.then_some(value));
 }
 
 /// Writes an empty value in the place of a request; says whether that was still there.

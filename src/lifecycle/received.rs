@@ -42,7 +42,10 @@ enum Stage {
     #[default]
     Idle,
     /// A task acknowledges one.
-    Acknowledging,
+    Acknowledging {
+        /// The domain was suspended since the request was read.
+        suspended: bool,
+    },
     /// A request that has not been handed out yet.
     Ready(Value),
 }
@@ -66,6 +69,8 @@ pub(super) enum Offered {
     Old,
     /// A new request. If it needs an acknowledgement, it is kept from here on.
     New,
+    /// It was handed out before, and its acknowledgement is to be tried again.
+    Again,
 }
 
 impl Received {
@@ -84,8 +89,8 @@ impl Received {
         let mut inner = self.inner.lock();
         match mem::take(&mut inner.stage) {
             Stage::Ready(value) => Taken::Request(value),
-            Stage::Acknowledging => {
-                inner.stage = Stage::Acknowledging;
+            stage @ Stage::Acknowledging { .. } => {
+                inner.stage = stage;
                 Taken::Pending
             }
             Stage::Idle => Taken::Nothing(inner.changes),
@@ -93,25 +98,39 @@ impl Received {
     }
 
     /// Judges a value that was read from the node of this generation after [`take`](Self::take) had found `Nothing(changes)`.
-    pub(super) fn offer(&self, changes: u64, generation: u64, value: &Value, acknowledge: bool) -> Offered {
+    ///
+    /// A value that was left in the node is acknowledged again if the watch `fired`: the store may accept that by now.
+    pub(super) fn offer(
+        &self,
+        changes: u64,
+        generation: u64,
+        value: &Value,
+        acknowledge: bool,
+        fired: bool,
+    ) -> Offered {
         let mut inner = self.inner.lock();
         if inner.changes != changes || !matches!(inner.stage, Stage::Idle) {
             return Offered::Stale;
         }
-        if inner.left.as_ref().is_some_and(|(of, left)| *of == generation && left == value) {
+        let is_left = inner.left.as_ref().is_some_and(|(of, left)| *of == generation && left == value);
+        if is_left && !(acknowledge && fired) {
             return Offered::Old;
         }
         let dropped = inner.left.take();
-        let is_new = !word(value).is_empty();
-        if is_new && acknowledge {
-            inner.stage = Stage::Acknowledging;
+        let is_request = !word(value).is_empty();
+        if is_request && acknowledge {
+            inner.stage = Stage::Acknowledging { suspended: false };
         }
         drop(inner);
         drop(dropped);
-        if is_new { Offered::New } else { Offered::Old }
+        match (is_request, is_left) {
+            (false, _) => Offered::Old,
+            (true, false) => Offered::New,
+            (true, true) => Offered::Again,
+        }
     }
 
-    /// Ends the acknowledgement: with the request, or without one if the toolstack took it back.
+    /// Ends the acknowledgement: with the request, or without one if there is none to hand out.
     pub(super) fn settle(&self, request: Option<Value>) {
         let mut inner = self.inner.lock();
         inner.stage = request.map_or(Stage::Idle, Stage::Ready);
@@ -121,11 +140,16 @@ impl Received {
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Drops the request that is kept, if it is one of those.
-    pub(super) fn discard(&self, is_obsolete: impl FnOnce(&Value) -> bool) {
+    /// The domain was suspended: drops the request that is kept if that answers it. The task that acknowledges one
+    /// [learns](Self::was_suspended) of it.
+    pub(super) fn suspended(&self, is_answered: impl FnOnce(&Value) -> bool) {
         let mut inner = self.inner.lock();
-        let dropped = match &inner.stage {
-            Stage::Ready(value) if is_obsolete(value) => mem::take(&mut inner.stage),
+        let dropped = match &mut inner.stage {
+            Stage::Ready(value) if is_answered(value) => mem::take(&mut inner.stage),
+            Stage::Acknowledging { suspended } => {
+                *suspended = true;
+                Stage::Idle
+            }
             _ => Stage::Idle,
         };
         drop(inner);
@@ -164,7 +188,12 @@ impl Received {
 
     /// True while a request is being acknowledged.
     pub(super) fn is_acknowledging(&self) -> bool {
-        matches!(self.inner.lock().stage, Stage::Acknowledging)
+        matches!(self.inner.lock().stage, Stage::Acknowledging { .. })
+    }
+
+    /// True if the domain was suspended since the request that is being acknowledged was read.
+    pub(super) fn was_suspended(&self) -> bool {
+        matches!(self.inner.lock().stage, Stage::Acknowledging { suspended: true })
     }
 
     /// The receiver does not wait any more.

@@ -238,6 +238,36 @@ fn request_left_in_the_node_is_received_once() {
     }
 }
 
+/// Each event of the watch has the acknowledgement tried once more.
+#[test]
+fn request_left_in_the_node_is_acknowledged_later() {
+    use domu::sim::abi::xs_wire::MessageType;
+    let store = Store::new();
+    let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
+        let mut stream = domain.shutdown_requests();
+        let _ = time::timeout(SECOND, stream.next()).await;
+        store.refuse(|ty, _| (ty == MessageType::TRANSACTION_END).then_some("EIO"));
+        store.write(SHUTDOWN, "poweroff");
+        assert_eq!(stream.next().await?, ShutdownRequest::Poweroff);
+        let begun = || store.log().iter().filter(|(_, ty, _)| *ty == MessageType::TRANSACTION_START).count();
+        for attempts in 2..12 {
+            store.write(SHUTDOWN, "poweroff");
+            assert_eq!(time::timeout(LONG, stream.next()).await, Err(time::Elapsed));
+            assert_eq!(begun(), attempts);
+        }
+        store.behave();
+        store.write(SHUTDOWN, "poweroff");
+        assert_eq!(time::timeout(SECOND, stream.next()).await, Err(time::Elapsed), "it was received before");
+        assert_eq!(store.read(SHUTDOWN).as_deref(), Some(&b""[..]));
+        store.write(SHUTDOWN, "poweroff");
+        assert_eq!(time::timeout(SECOND, stream.next()).await, Ok(Ok(ShutdownRequest::Poweroff)));
+        assert_eq!((lifecycle::stat().requests, store.transactions(7)), (2, 0));
+        Ok(())
+    });
+    let report = report.powered_off();
+    assert_eq!(lines(&report, "is not acknowledged"), 1, "{}", report.console_text());
+}
+
 /// A stream that is made while the default handler acknowledges a request gets it.
 #[test]
 fn stream_made_during_acknowledgement_gets_request() {

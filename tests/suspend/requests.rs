@@ -1,11 +1,14 @@
 //! The toolstack's request, by whom it is obeyed, and what the domain does in its new home.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use domu::executor::spawn;
 use domu::lifecycle::{self, Resumption, ShutdownRequest, SuspendError};
+use domu::sim::abi::xs_wire::MessageType;
 use domu::sim::{Guest, Saved, Store, outside};
 use domu::{DomainId, executor, time};
 
@@ -200,6 +203,70 @@ fn kept_request_survives_a_suspend_it_did_not_ask_for() {
             report.powered_off();
         }
     }
+}
+
+/// Suspends the domain this number of turns after a request was written, while a task receives. Returns true once the request is
+/// received earlier than that.
+fn suspend_after(turns: usize, word: &'static str, saved: Saved, was_read: &mut u32) -> bool {
+    let (store, mut early) = (Store::new(), false);
+    let report = Guest::new().xenstore(&store).saves(move || saved).run(async |domain| -> domu::Result {
+        let received = Rc::new(RefCell::new(Vec::new()));
+        let (mut requests, sink) = (domain.shutdown_requests(), Rc::clone(&received));
+        let _receiving = spawn(async move {
+            while let Ok(request) = requests.next().await {
+                sink.borrow_mut().push(request);
+            }
+        });
+        time::sleep(SECOND).await;
+        let reads = || {
+            let is_read = |(number, ty, path): &&(u16, MessageType, Vec<u8>)| {
+                (*number, *ty) == (7, MessageType::READ) && path.starts_with(b"control/shutdown")
+            };
+            store.log().iter().filter(is_read).count()
+        };
+        let before = reads();
+        store.write(SHUTDOWN, word);
+        for _ in 0..turns {
+            // Each look at the clock takes some time, in which the server works.
+            let _ = time::now();
+            executor::yield_now().await;
+        }
+        early = !received.borrow().is_empty();
+        lifecycle::suspend().await?;
+        // Nothing else has run since.
+        let is_read = reads() > before;
+        *was_read += u32::from(is_read && received.borrow().is_empty());
+        let is_received = !received.borrow().is_empty();
+        time::sleep(10 * SECOND).await;
+        let is_due = match (is_received, is_read) {
+            (true, _) => true,
+            (false, true) => word != "suspend",
+            (false, false) => matches!(saved, Saved::Cancelled(_)),
+        };
+        let text = format!("{word} {saved:?} after {turns} turns, read: {is_read}");
+        assert_eq!(received.borrow().len(), usize::from(is_due), "{text}");
+        Ok(())
+    });
+    report.powered_off();
+    early
+}
+
+fn suspend_at_each_step(word: &'static str, saved: Saved) {
+    let mut was_read = 0;
+    let steps = (0..200).take_while(|&turns| !suspend_after(turns, word, saved, &mut was_read)).count();
+    assert!((5..200).contains(&steps) && was_read > 3, "{steps} steps, {was_read} with the request read");
+}
+
+#[test]
+fn request_read_before_resume_is_received() {
+    suspend_at_each_step("reboot", Saved::Restored(SECOND));
+    suspend_at_each_step("reboot", Saved::Cancelled(SECOND));
+}
+
+#[test]
+fn suspend_request_read_before_suspend_is_dropped() {
+    suspend_at_each_step("suspend", Saved::Restored(SECOND));
+    suspend_at_each_step("suspend", Saved::Cancelled(SECOND));
 }
 
 /// What a store refuses once is tried again, and what it refuses for good leaves the word.
