@@ -66,14 +66,29 @@ enum Node {
 
 /// Does what the words in a node are for, when the application does not.
 async fn listen(state: Instance, node: Node) {
+    let mut resumes = Resumes::new(state);
+    let throttle = TokenBucket::new(READS, READ_INTERVAL);
+    loop {
+        let (generation, error) = serve(state, node, &throttle).await;
+        match node {
+            Node::Requests => log_limited!(control of state, Warn, "cannot receive shutdown requests: {error}"),
+            Node::Keys => log::debug!("cannot receive sysrq keys: {error}"),
+        }
+        // The next domain has another connection to xenstored.
+        resumes.another(generation).await;
+    }
+}
+
+/// Serves a node until its watch fails; returns the error, and the generation in which the last wait began.
+async fn serve(state: Instance, node: Node, throttle: &TokenBucket) -> (u64, Error) {
     let mut mailbox = match node {
         Node::Requests => requests::mailbox(state),
         Node::Keys => sysrq::mailbox(state),
     };
-    let throttle = TokenBucket::new(READS, READ_INTERVAL);
-    let error = loop {
+    loop {
+        let generation = state.generation();
         if let Err(error) = mailbox.changed().await {
-            break error;
+            return (generation, error);
         }
         let mut attempt = 1;
         // One event may stand for several requests. A stream that the application makes in between gets the rest.
@@ -85,7 +100,7 @@ async fn listen(state: Instance, node: Node) {
                 Ok(false) => break,
                 // There may be a word with the next event.
                 Err(error) if attempt == ATTEMPTS => {
-                    log_limited!(control of state, Warn, "what the toolstack asks for cannot be read: {error}");
+                    log_limited!(control of state, Warn, "cannot read {}: {error}", node.path());
                     break;
                 }
                 Err(_) => {
@@ -94,14 +109,17 @@ async fn listen(state: Instance, node: Node) {
                 }
             }
         }
-    };
-    match node {
-        Node::Requests => log::warn!("the toolstack's requests to shut down are not heard: {error}"),
-        Node::Keys => log::debug!("the toolstack's keys are not heard: {error}"),
     }
 }
 
 impl Node {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Requests => "control/shutdown",
+            Self::Keys => "control/sysrq",
+        }
+    }
+
     /// Receives the word that is there, and does what it is for; says whether there was one.
     async fn act(self, state: Instance, mailbox: &mut Mailbox) -> Result<bool, Error> {
         match self {

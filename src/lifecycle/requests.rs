@@ -120,7 +120,7 @@ pub(super) async fn receive(state: Instance, mailbox: &mut Mailbox) -> Result<Op
         ShutdownRequest::Suspend => count(&counts.suspends),
         ShutdownRequest::Unknown(value) => {
             count(&counts.unknown);
-            log_limited!(requests of state, Warn, "the toolstack asks for what nobody knows: {value:.64}");
+            log_limited!(requests of state, Warn, "unknown shutdown request: {value:.64}");
         }
         _ => {}
     }

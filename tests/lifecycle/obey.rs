@@ -113,7 +113,7 @@ fn words_that_nobody_knows_are_told_and_left() {
         time::sleep(LONG).await;
     });
     ended(&report, Reason::Poweroff, false);
-    assert_eq!(lines(&report, "asks for what nobody knows"), 5, "{}", report.console_text());
+    assert_eq!(lines(&report, "unknown shutdown request"), 5, "{}", report.console_text());
     assert!(!report.console_text().contains('\x1b'), "escapes do not reach the terminal");
 }
 
@@ -212,7 +212,7 @@ fn requests_that_can_never_be_read_are_given_up_until_the_next_event() {
         time::sleep(LONG).await;
     });
     ended(&report, Reason::Poweroff, true);
-    assert_eq!(lines(&report, "cannot be read"), 1, "{}", report.console_text());
+    assert_eq!(lines(&report, "cannot read control/shutdown"), 1, "{}", report.console_text());
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_connection_that_is_broken_for_good_is_told_once_and_the_domain_runs_on() {
         assert_eq!(executor::activity().halts, halts + 1);
     });
     ended(&report, Reason::Poweroff, false);
-    assert_eq!(lines(&report, "requests to shut down are not heard"), 1, "{}", report.console_text());
+    assert_eq!(lines(&report, "cannot receive shutdown requests"), 1, "{}", report.console_text());
 }
 
 #[test]

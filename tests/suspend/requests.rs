@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use domu::executor::spawn;
 use domu::lifecycle::{self, Resumption, ShutdownRequest, SuspendError};
-use domu::sim::abi::xs_wire::MessageType;
-use domu::sim::{Guest, Saved, Store, outside};
+use domu::sim::abi::xs_wire::{MessageType, RSP_PROD};
+use domu::sim::{End, Guest, Saved, Store, outside};
 use domu::{DomainId, executor, time};
 
 use crate::{MS, SECOND, SHUTDOWN, obedient};
@@ -267,6 +267,33 @@ fn request_read_before_resume_is_received() {
 fn suspend_request_read_before_suspend_is_dropped() {
     suspend_at_each_step("suspend", Saved::Restored(SECOND));
     suspend_at_each_step("suspend", Saved::Cancelled(SECOND));
+}
+
+#[test]
+fn default_handler_listens_again_after_resume() {
+    for is_refused in [true, false] {
+        let store = Store::new();
+        let report = obedient(&store).run(async |_| -> domu::Result {
+            if is_refused {
+                store.refuse(|ty, _| (ty == MessageType::WATCH).then_some("ENOSPC"));
+            }
+            time::sleep(SECOND).await;
+            if !is_refused {
+                store.set_word(7, RSP_PROD, 12345);
+            }
+            time::sleep(SECOND).await;
+            store.behave();
+            assert_eq!(lifecycle::suspend().await?, Resumption::Restored);
+            time::sleep(SECOND).await;
+            ring(&store, 8);
+            time::sleep(SECOND).await;
+            store.write("/local/domain/9/control/shutdown", "reboot");
+            time::sleep(100 * SECOND).await;
+            Ok(())
+        });
+        assert_eq!(report.end, End::Shutdown(lifecycle::Reason::Reboot), "{}", report.console_text());
+        assert_eq!(report.resumes, 2);
+    }
 }
 
 /// What a store refuses once is tried again, and what it refuses for good leaves the word.
