@@ -254,3 +254,66 @@ fn a_task_handle_elsewhere_stops_nothing_here() {
         },
     );
 }
+
+const SHUTDOWN: &str = "/local/domain/7/control/shutdown";
+
+/// A thread beside that of the domain.
+fn elsewhere<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(act).join().unwrap())
+}
+
+#[test]
+fn stream_made_elsewhere_leaves_the_default_handler() {
+    let store = Store::new();
+    let report = guest().xenstore(&store).obedient().run(async |domain| {
+        let mut foreign = elsewhere(move || {
+            let mut requests = domain.shutdown_requests();
+            assert_eq!(executor_poll(Box::pin(requests.next()).as_mut()), Some(Err(xenstore::Error::Absent)));
+            requests
+        });
+        sleep(Duration::from_secs(1)).await;
+        store.write(SHUTDOWN, "reboot");
+        sleep(Duration::from_secs(100)).await;
+        let _ = foreign.next().await;
+    });
+    assert_eq!(report.end, domu::sim::End::Shutdown(domu::lifecycle::Reason::Reboot), "{}", report.console_text());
+}
+
+#[test]
+fn stream_dropped_elsewhere_stays_held() {
+    let store = Store::new();
+    let report = guest().xenstore(&store).obedient().run(async |domain| {
+        let (requests, keys) = (domain.shutdown_requests(), domain.sysrq());
+        sleep(Duration::from_secs(1)).await;
+        elsewhere(move || drop((requests, keys)));
+        store.write(SHUTDOWN, "reboot");
+        sleep(Duration::from_secs(100)).await;
+    });
+    report.powered_off();
+}
+
+#[test]
+fn resumes_polled_elsewhere_wait_for_nothing() {
+    #[derive(Default)]
+    struct Wakes(std::sync::atomic::AtomicUsize);
+    impl std::task::Wake for Wakes {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let wakes = std::sync::Arc::new(Wakes::default());
+    let report = guest().run(async |domain| -> domu::Result {
+        let waker = std::task::Waker::from(wakes.clone());
+        let next = elsewhere(move || {
+            let mut resumes = domain.resumes();
+            let mut next = Box::pin(async move { resumes.next().await });
+            assert!(next.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+            next
+        });
+        domu::lifecycle::suspend().await?;
+        drop(next);
+        Ok(())
+    });
+    report.powered_off();
+    assert_eq!(wakes.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+}

@@ -149,7 +149,9 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        self.desk.received.forget(self.receiver);
+        if self.state.is_running() {
+            self.desk.received.forget(self.receiver);
+        }
     }
 }
 

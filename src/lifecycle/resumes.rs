@@ -143,7 +143,7 @@ impl Resumes {
     }
 
     /// Waits for the next suspend to be over. Of several since the last was fetched only the last is told of:
-    /// [`Domain::generation`] says whether one of them led elsewhere.
+    /// [`Domain::generation`] says whether one of them led elsewhere. Outside of its simulated domain it waits for ever.
     ///
     /// # Cancel safety
     ///
@@ -153,6 +153,9 @@ impl Resumes {
         poll_fn(|context| {
             let Waits(Self { state, number, seen }) = waits;
             let state = *state;
+            if !state.is_running() {
+                return Poll::Pending;
+            }
             let waker = context.waker().clone();
             let mut history = SUSPENDS.of(state).history.lock();
             if let Some(last) = history.last.filter(|_| history.count > *seen) {
@@ -175,6 +178,9 @@ struct Waits<'a>(&'a mut Resumes);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
+        if !self.0.state.is_running() {
+            return;
+        }
         let waiting = SUSPENDS.of(self.0.state).history.lock().remove(self.0.number);
         drop(waiting);
     }

@@ -12,13 +12,18 @@ pub(super) struct Stream {
     mailbox: Mailbox,
     /// There may be a word.
     look: bool,
+    /// The node's default handler is silenced. Not by a stream that is made outside of its domain.
+    is_taken: bool,
 }
 
 impl Stream {
     /// The application takes over, until this is dropped.
     pub(super) fn new(state: Instance, mailbox: Mailbox) -> Self {
-        mailbox.desk.take();
-        Self { state, mailbox, look: false }
+        let is_taken = state.is_running();
+        if is_taken {
+            mailbox.desk.take();
+        }
+        Self { state, mailbox, look: false, is_taken }
     }
 
     /// Waits for the next word, which `receive` looks for.
@@ -28,6 +33,9 @@ impl Stream {
         &mut self,
         receive: impl AsyncFn(Instance, &mut Mailbox) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
+        if !self.state.is_running() {
+            return Err(Error::Absent);
+        }
         loop {
             if !self.look {
                 self.mailbox.changed().await?;
@@ -44,7 +52,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.mailbox.desk.give_back();
+        // Dropped outside of its domain, it stays until that domain ends.
+        if self.is_taken && self.state.is_running() {
+            self.mailbox.desk.give_back();
+        }
     }
 }
 
