@@ -63,6 +63,10 @@ pub(crate) struct Limits {
     /// Errors of the backend of `getrandom`.
     #[cfg(feature = "getrandom")]
     pub(crate) random: RateLimit,
+    /// Suspends: a limit that a restore would exceed, and resumes.
+    pub(crate) suspend: RateLimit,
+    /// The memory target.
+    pub(crate) memory_target: RateLimit,
 }
 
 impl Limits {
@@ -74,6 +78,8 @@ impl Limits {
             sysrq: RateLimit::new(),
             #[cfg(feature = "getrandom")]
             random: RateLimit::new(),
+            suspend: RateLimit::new(),
+            memory_target: RateLimit::new(),
         }
     }
 }

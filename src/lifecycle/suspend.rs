@@ -14,6 +14,7 @@ use crate::abi::errno::Errno;
 use crate::causes::write_causes;
 use crate::console::CONSOLE;
 use crate::console::emergency;
+use crate::console::rate_limit::log_limited;
 use crate::executor::HOOKS;
 use crate::local::{self, Instance};
 use crate::shared::INFO;
@@ -110,11 +111,11 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
         return Err(SuspendError::NoToolstack);
     }
     let suspends = SUSPENDS.of(state);
-    check_limit(suspends.refuses_over_limit.load(Ordering::Relaxed))?;
     if suspends.busy.swap(true, Ordering::Relaxed) {
         return Err(SuspendError::Busy);
     }
     let busy = Busy(&suspends.busy);
+    check_limit(state, suspends.refuses_over_limit.load(Ordering::Relaxed))?;
     let held = CONNECTION.of(state).hold();
     // Those that stay open are counted if they come to nothing.
     let _ = time::timeout(LIMIT, held.answered()).await;
@@ -152,7 +153,7 @@ pub fn allow_suspend_over_limit(allowed: bool) {
 }
 
 /// Compares what the domain holds with its limit, within which the toolstack would restore it.
-fn check_limit(refuses: bool) -> Result<(), SuspendError> {
+fn check_limit(state: Instance, refuses: bool) -> Result<(), SuspendError> {
     let (Ok(held), Ok(limit)) = (hypercall::memory_current_reservation(), hypercall::memory_maximum_reservation())
     else {
         return Ok(());
@@ -163,7 +164,9 @@ fn check_limit(refuses: bool) -> Result<(), SuspendError> {
     if refuses {
         return Err(SuspendError::OverLimit { held: held << 12, limit: limit << 12 });
     }
-    log::warn!(
+    log_limited!(
+        suspend of state,
+        Warn,
         "a restore will fail: the domain holds {} KiB and its limit is {} KiB (xl mem-set)",
         held << 2,
         limit << 2
@@ -185,7 +188,7 @@ fn suspend_now(state: Instance) -> Result<Resumption, SuspendError> {
             emergency::say(format_args!("domu: {failure}\n"));
             shutdown(Reason::Crash);
         }
-        log::info!("resumed as domain {}", hypercall::domain(state));
+        log_limited!(suspend of state, Info, "resumed as domain {}", hypercall::domain(state));
         return Ok(Resumption::Restored);
     }
     CLOCK.of(state).resume(INFO.of(state), suspended);

@@ -16,7 +16,7 @@ use core::time::Duration;
 use domu::executor::spawn;
 use domu::lifecycle;
 use domu::memory::balloon;
-use domu::{Domain, time, xenstore};
+use domu::{Domain, lifecycle, time, xenstore};
 use domu_guests::verdict;
 
 domu::main!(main);
@@ -24,7 +24,7 @@ domu::main!(main);
 async fn main(domain: Domain) -> domu::Result {
     if domain.words().any(|word| word.raw() == b"follow") {
         spawn(async move {
-            let error = lifecycle::follow_memory_target(domain, 8 << 10).await;
+            let Err(error) = lifecycle::follow_memory_target(domain, 8 << 20).await;
             log::error!("memory target not followed: {error}");
         })
         .detach();
