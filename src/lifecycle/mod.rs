@@ -101,7 +101,11 @@
 //!
 //! A toolstack restores a domain within its memory limit, which `xl mem-set` lowers. A domain that holds more by then, as nothing in it
 //! [follows the target](crate::lifecycle::follow_memory_target), is saved and cannot be restored: that is warned of, or
-//! [refused](allow_suspend_over_limit).
+//! [refused](allow_suspend_over_limit). The warning comes with the suspend, not when the target falls: only
+//! `follow_memory_target` watches `memory/target`. A watch by default would cost each domain a task, requests at boot and after
+//! each resume, and a turn for each change, also where the domain is never saved. A program that wants an earlier warning
+//! watches that node, and compares [`balloon::held`](crate::memory::balloon::held) with
+//! [`balloon::limit`](crate::memory::balloon::limit).
 //!
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
 //! of random numbers, has a function called [after each suspend](crate::executor::after_suspend).
