@@ -268,7 +268,10 @@ fn stream_made_elsewhere_leaves_the_default_handler() {
     let report = guest().xenstore(&store).obedient().run(async |domain| {
         let mut foreign = elsewhere(move || {
             let mut requests = domain.shutdown_requests();
-            assert_eq!(executor_poll(Box::pin(requests.next()).as_mut()), Some(Err(xenstore::Error::Absent)));
+            assert_eq!(
+                executor_poll(Box::pin(requests.next()).as_mut()),
+                Some(Err(xenstore::ErrorKind::Absent.into()))
+            );
             requests
         });
         sleep(Duration::from_secs(1)).await;

@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::mailbox::Mailbox;
 use crate::local::Instance;
-use crate::xenstore::Error;
+use crate::xenstore::{Error, ErrorKind};
 
 /// Words of one kind, for the application.
 pub(super) struct Stream {
@@ -34,7 +34,7 @@ impl Stream {
         receive: impl AsyncFn(Instance, &mut Mailbox) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         if !self.state.is_running() {
-            return Err(Error::Absent);
+            return Err(ErrorKind::Absent.into());
         }
         loop {
             if !self.look {

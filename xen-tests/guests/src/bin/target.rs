@@ -14,7 +14,6 @@ use alloc::string::ToString;
 use core::time::Duration;
 
 use domu::executor::spawn;
-use domu::lifecycle;
 use domu::memory::balloon;
 use domu::{Domain, lifecycle, time, xenstore};
 use domu_guests::verdict;
