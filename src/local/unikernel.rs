@@ -1,5 +1,6 @@
 //! Domain-locals of a unikernel: statics.
 
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Once;
@@ -76,7 +77,9 @@ impl<T> BootLocal<T> {
 
     /// Sets the value, once.
     pub(crate) fn set(&'static self, _: &Booting, value: T) -> &'static T {
-        self.0.call_once(|| value)
+        // Not to be dropped if there is one already: code for a domain's end, which nothing else has a use for.
+        let value = ManuallyDrop::new(value);
+        self.0.call_once(|| ManuallyDrop::into_inner(value))
     }
 
     /// The domain's value.

@@ -48,7 +48,7 @@
 //!     let ring = match kept[order as usize].take().filter(|ring| ring.check().is_ok()) {
 //!         Some(ring) => ring,
 //!         None => match Granted::new(disk.device().peer(), 1 << order).await {
-//!             Err(gnttab::Error::TooManyDeferred) => {
+//!             Err(error) if error == gnttab::ErrorKind::TooManyDeferred => {
 //!                 time::sleep(Duration::from_secs(1)).await;
 //!                 continue;
 //!             }
