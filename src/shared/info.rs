@@ -315,6 +315,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of looks at a stalled console take Miri half an hour")]
     fn domain_with_stuck_locks_ends_in_bounded_time() {
         // The backend reads nothing, so the domain waits for it, by the clock, when it ends.
         let report = Guest::new().backend(Backend::StopsAfter(0)).run(async |domain| {
