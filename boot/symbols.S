@@ -8,7 +8,8 @@
     .weak domu_small_stack_bytes, domu_boot_tables, domu_image_end
     .weak domu_build_id_start, domu_build_id_end, domu_init_array_start, domu_init_array_end
 
-    .section .rodata.domu_linked, "a", @progbits
+    # Writable for the linker, so that a link of a relocatable image gets as far as the assertion on that. Read-only at run time.
+    .section .data.rel.ro.domu_linked, "aw", @progbits
     .balign 8
     .globl domu_linked
     .type domu_linked, @object
