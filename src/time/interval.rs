@@ -264,6 +264,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "spins on the clock, which takes Miri many minutes")]
     fn starved_interval_ticks_once_by_default() {
         let report = Guest::new().clock_look(Duration::from_millis(1)).run(async |_| {
             let ticks = Rc::new(RefCell::new(Vec::new()));
