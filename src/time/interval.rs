@@ -201,6 +201,7 @@ mod tests {
         #![proptest_config(crate::sim::proptest_config())]
 
         #[test]
+        #[cfg_attr(miri, ignore = "boots a domain for each case, which takes Miri many minutes")]
         fn ticks_are_those_of_the_model(
             period in prop_oneof![1..100_u64, 1..20 * MS, Just(5 * MS), Just(100 * MS)],
             // Work in hundredths of a period: less than one, some, and many.
