@@ -24,9 +24,9 @@ use crate::gnttab::{DeferredGrants, GRANTS, MAPPED};
 use crate::hypercall::{self, RingParams, XEN, Xen, XenVersion};
 use crate::lifecycle::{self, Outcome, SuspendWaiters};
 use crate::memory::balloon::{BALLOON, Balloon};
-use crate::memory::exhaustion::EXHAUSTION;
-use crate::memory::holes::{HOLES, Holes};
+use crate::memory::heap::oom::EXHAUSTION;
 use crate::memory::pages::{STORE, Store};
+use crate::memory::unpopulated::{HOLES, Holes};
 use crate::memory::{
     self, FrameRange, HIGHEST_FRAME, Image, Layout, MAIN_STACK, MapError, MemoryMap, NoRoom, TABLES, Tables, Violation,
 };

@@ -20,7 +20,7 @@ use crate::abi::grant_table::{MAP_HOST, MAP_READ_ONLY, MapGrantRef, Status, Unma
 use crate::abi::xen::DomainId;
 use crate::local::domain_local;
 use crate::local::{self, Instance};
-use crate::memory::holes::Hole;
+use crate::memory::unpopulated::Hole;
 use crate::shared::{Owner, SharedMemory, owner};
 use crate::{arch, hypercall, memory};
 

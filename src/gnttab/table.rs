@@ -21,7 +21,7 @@ use super::ErrorKind;
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_FLAGS, ENTRY_FRAME, ENTRY_SIZE, Flags, RESERVED_ENTRIES};
 use crate::abi::xen::DomainId;
-use crate::memory::holes::Hole;
+use crate::memory::unpopulated::Hole;
 use crate::shared::SharedPage;
 use crate::{arch, hypercall, memory};
 

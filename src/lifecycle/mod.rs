@@ -110,36 +110,27 @@
 //! Who talks to a peer connects anew when he sees such an error. Who keeps secrets in memory, such as the state of a generator
 //! of random numbers, has a function called [after each suspend](crate::executor::after_suspend).
 
-mod channel;
-mod desk;
-mod mailbox;
+mod control;
 mod memory_target;
-mod obey;
-mod received;
-mod requests;
-mod resume;
-mod resumes;
-mod stream;
 mod suspend;
-mod sysrq;
 mod watchdog;
 
 use core::fmt;
 use core::future::pending;
 
-pub use desk::{Stat, stat};
+pub use control::claim::{Stat, stat};
+pub(crate) use control::default_handler::obey;
+pub use control::requests::{ShutdownRequest, ShutdownRequests};
+pub use control::sysrq::SysRq;
 pub use memory_target::follow_memory_target;
-pub(crate) use obey::obey;
-pub use requests::{ShutdownRequest, ShutdownRequests};
-pub(crate) use resumes::SuspendWaiters;
-pub use resumes::{Resumes, Resumption};
+pub(crate) use suspend::resumes::SuspendWaiters;
+pub use suspend::resumes::{Resumes, Resumption};
 pub use suspend::{SuspendError, allow_suspend_over_limit, suspend};
-pub use sysrq::SysRq;
 pub use watchdog::{Watchdog, WatchdogError};
 
-use channel::CHANNEL;
-use desk::{COUNTS, KEYS, REQUESTS};
-use resumes::SUSPENDS;
+use control::claim::{COUNTS, KEYS, REQUESTS};
+use suspend::resumes::SUSPENDS;
+use suspend::suspend_evtchn::CHANNEL;
 use watchdog::WATCHDOGS;
 
 pub use crate::abi::sched::Reason;

@@ -15,53 +15,36 @@
 //! take the RAM page away. What boot protects stays so, page tables and descriptor tables included; [`protect`] changes
 //! pages of the program's own, and [`self_check`] holds all of it against what it should be.
 
-pub mod balloon;
-#[cfg(all(feature = "allocator", any(target_os = "none", test)))]
-mod block;
-mod chunk;
-mod damage;
-#[cfg_attr(
-    not(all(feature = "allocator", target_os = "none")),
-    expect(dead_code, reason = "only this crate's own heap asks the handler")
-)]
-pub(crate) mod exhaustion;
-mod extents;
-mod frames;
-#[cfg(all(feature = "allocator", any(target_os = "none", test)))]
-mod hardened;
-mod heap;
-pub(crate) mod holes;
-mod image;
-mod layout;
+pub(crate) mod heap;
 mod map;
+mod page_table;
 pub(crate) mod pages;
-mod paging;
-mod runs;
+mod reservation;
 mod stack;
 mod statistics;
-mod surplus;
-mod tables;
+pub(crate) mod unpopulated;
 
-pub use damage::{Damage, DamageKind};
-pub use exhaustion::{Handler, on_exhaustion};
-pub(crate) use frames::{FrameRange, Frames};
+pub use heap::check::{Damage, DamageKind};
+pub use heap::oom::{Handler, on_exhaustion};
 pub(crate) use heap::{claim, put_back, take};
-pub(crate) use image::{Image, Stack};
-pub(crate) use layout::Layout;
-#[cfg(test)]
-pub(crate) use layout::Place;
+pub(crate) use map::frame_set::{FrameRange, Frames};
+pub(crate) use map::image::{Image, Stack};
 pub(crate) use map::{HIGHEST_FRAME, MapError, MemoryMap, WINDOW};
+#[cfg(any(target_os = "none", test))]
+pub(crate) use page_table::active::Found;
+#[cfg(target_os = "none")]
+pub(crate) use page_table::active::find;
+pub use page_table::active::{Checked, Error, Violation, protect, self_check};
+pub(crate) use page_table::active::{NoRoom, TABLES, Tables};
+pub(crate) use page_table::address_space::Layout;
+#[cfg(test)]
+pub(crate) use page_table::address_space::Place;
+pub use page_table::mapper::Protection;
 pub use pages::{Pages, trim};
-pub use paging::Protection;
+pub use reservation::balloon;
+pub(crate) use reservation::populate_on_demand::give_back;
 pub(crate) use stack::{MAIN_STACK, fit};
 pub use stack::{StackUsage, stack};
 #[cfg(target_os = "none")]
 pub(crate) use statistics::exhausted;
 pub use statistics::{QuickStat, Stat, metrics, quick_stat, stat};
-pub(crate) use surplus::give_back;
-#[cfg(any(target_os = "none", test))]
-pub(crate) use tables::Found;
-#[cfg(target_os = "none")]
-pub(crate) use tables::find;
-pub use tables::{Checked, Error, Violation, protect, self_check};
-pub(crate) use tables::{NoRoom, TABLES, Tables};

@@ -1,8 +1,8 @@
 //! The main stack: its size, and how deep it has been.
 
-use super::Stack;
-use super::image::Image;
 use crate::local::domain_local;
+use crate::memory::Stack;
+use crate::memory::map::image::Image;
 use crate::{arch, local};
 
 domain_local! {

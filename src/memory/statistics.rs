@@ -4,13 +4,13 @@
 //! counts words of 8 bytes: its `heap_words` are [`total`](QuickStat::total), `live_words` [`live`](QuickStat::live), and
 //! `free_words` [`free`](QuickStat::free), which goes down and up again with use, so that thresholds on it mean something.
 
-use super::damage::{Accounts, Damage, Walked};
-use super::heap;
-use super::pages::{self, Usage};
 use crate::arch;
 use crate::local::{self, Instance};
 use crate::memory::MAIN_STACK;
 use crate::memory::balloon::BALLOON;
+use crate::memory::heap;
+use crate::memory::heap::check::{Accounts, Damage, Walked};
+use crate::memory::pages::{self, Usage};
 
 /// What memory is used for, in bytes: what [`quick_stat`] copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -109,7 +109,11 @@ pub(crate) fn exhausted() -> Option<QuickStat> {
 pub(super) fn agree(accounts: &Accounts, walked: &Walked) -> Result<(), Damage> {
     let same = (accounts.live, accounts.free, accounts.blocks, accounts.gaps)
         == (walked.live, walked.free, walked.blocks, walked.gaps);
-    if same { Ok(()) } else { Err(Damage { address: 0, size: 0, kind: super::damage::DamageKind::Structure }) }
+    if same {
+        Ok(())
+    } else {
+        Err(Damage { address: 0, size: 0, kind: crate::memory::heap::check::DamageKind::Structure })
+    }
 }
 
 /// The statistics by name, for a task that reports them.

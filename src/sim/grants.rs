@@ -287,7 +287,7 @@ mod tests {
     };
     use crate::lifecycle::Reason;
     use crate::memory::Pages;
-    use crate::memory::holes::Hole;
+    use crate::memory::unpopulated::Hole;
     use crate::sim::{End, Guest, outside};
     use crate::{arch, hypercall};
 

@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
-use crate::memory::damage::Damage;
-use crate::memory::exhaustion;
-use crate::memory::hardened::Hardened;
+use super::check::Damage;
+use super::hardened::Hardened;
+use super::oom;
 use crate::{arch, random};
 
 unsafe extern "Rust" {
@@ -92,7 +92,7 @@ unsafe impl GlobalAlloc for Allocator {
                 None => return ptr::null_mut(),
             };
             // Again only if there is more room: a handler that promises what it does not do must not hang the domain.
-            if !exhaustion::handle(layout) || with(|heap| heap.accounts().free) <= before {
+            if !oom::handle(layout) || with(|heap| heap.accounts().free) <= before {
                 return ptr::null_mut();
             }
         }

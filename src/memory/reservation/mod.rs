@@ -3,11 +3,14 @@
 //! Extents of 2 MiB where they fit, so that Xen need not split its own large pages, and single frames elsewhere. Xen may do
 //! fewer than it is asked for; what it did is then exactly known, since it does them in order.
 
+pub mod balloon;
+pub(super) mod populate_on_demand;
+
 use heapless::Vec;
 
-use super::frames::FrameRange;
 use crate::abi::errno::Errno;
 use crate::hypercall;
+use crate::memory::map::frame_set::FrameRange;
 
 /// Extents in one hypercall.
 const BATCH: usize = 128;
@@ -21,7 +24,7 @@ const LARGE_ORDER: u32 = 9;
 /// # Safety
 ///
 /// Nothing uses the memory, until it is populated again.
-pub(super) unsafe fn decrease(range: FrameRange) -> u64 {
+pub(in crate::memory) unsafe fn decrease(range: FrameRange) -> u64 {
     // SAFETY: passed on from the caller.
     each(range, false, |extents, order| unsafe { hypercall::memory_decrease_reservation(extents, order) })
 }
@@ -31,7 +34,7 @@ pub(super) unsafe fn decrease(range: FrameRange) -> u64 {
 /// # Safety
 ///
 /// There is nothing in the range, and never was, or all of it went to Xen.
-pub(super) unsafe fn populate(range: FrameRange) -> u64 {
+pub(in crate::memory) unsafe fn populate(range: FrameRange) -> u64 {
     // SAFETY: passed on from the caller.
     each(range, false, |extents, order| unsafe { hypercall::memory_populate_physmap(extents, order) })
 }
@@ -41,7 +44,7 @@ pub(super) unsafe fn populate(range: FrameRange) -> u64 {
 /// # Safety
 ///
 /// As for [`populate`].
-pub(super) unsafe fn populate_down(range: FrameRange) -> u64 {
+pub(in crate::memory) unsafe fn populate_down(range: FrameRange) -> u64 {
     // SAFETY: passed on from the caller.
     each(range, true, |extents, order| unsafe { hypercall::memory_populate_physmap(extents, order) })
 }

@@ -5,12 +5,12 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 
-use super::layout::{self, Layout, Place, Region, TooManyRegions};
-use super::paging::{Entry, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
-use super::{FrameRange, Frames};
+use super::address_space::{self, Layout, Place, Region, TooManyRegions};
+use super::mapper::{Entry, MOST_SPLIT, Mapper, OutOfTables, Protection, TableMemory, tables_needed};
 use crate::arch::{self, Cpu};
 use crate::local;
 use crate::local::domain_local;
+use crate::memory::{FrameRange, Frames};
 use crate::sync::Mutex;
 
 domain_local! {
@@ -95,14 +95,14 @@ impl Tables {
     /// `free` is RAM that nothing uses, and the boot tables are in force.
     pub(crate) unsafe fn build(layout: &mut Layout, free: &mut Frames, cpu: Cpu) -> Result<Self, NoRoom> {
         // To cut the arena out of its surroundings may split two large pages at each level.
-        let needed = tables_needed(layout::mappings(layout.regions()), &cpu) + MOST_SPLIT + REFILL_SPLIT;
+        let needed = tables_needed(address_space::mappings(layout.regions()), &cpu) + MOST_SPLIT + REFILL_SPLIT;
         // The boot tables map 4 GiB, and `take` hands out the lowest frames.
         let start = free.take(needed).filter(|start| start + needed <= 1 << 20).ok_or(NoRoom)?;
         let frames = FrameRange { start, end: start + needed };
         layout.place_tables(frames)?;
         let mut arena = Arena { rest: FrameRange { start, end: start }, fresh: frames };
         let mut mapper = Mapper::new(&mut arena, cpu)?;
-        for (frames, protection) in layout::mappings(layout.regions()) {
+        for (frames, protection) in address_space::mappings(layout.regions()) {
             mapper.map(frames, protection)?;
         }
         let root = mapper.root();
@@ -131,9 +131,10 @@ impl Tables {
     pub(crate) fn check(&mut self, regions: Option<&Layout>) -> Result<Checked, Violation> {
         let Self { arena, cpu, root, bytes, regions: kept } = self;
         let regions = regions.map_or(&**kept, Layout::regions);
-        let is_table =
-            |address: u64| layout::find(regions, address >> 12).is_some_and(|region| region.place == Place::PageTables);
-        let mut expected = layout::mappings(regions);
+        let is_table = |address: u64| {
+            address_space::find(regions, address >> 12).is_some_and(|region| region.place == Place::PageTables)
+        };
+        let mut expected = address_space::mappings(regions);
         // What is still to come of the mapping that the walk is in.
         let mut rest: Option<(FrameRange, Protection)> = None;
         let mut pages = 0;
@@ -187,7 +188,7 @@ impl Tables {
     }
 
     /// Maps frames, where nothing is, as a place of its own; they begin and end at large pages.
-    pub(super) fn add(&mut self, frames: FrameRange, place: Place) -> Result<(), Error> {
+    pub(in crate::memory) fn add(&mut self, frames: FrameRange, place: Place) -> Result<(), Error> {
         if self.regions.iter().any(|region| region.frames.overlaps(frames)) {
             return Err(Error::Reserved);
         }
@@ -206,7 +207,7 @@ impl Tables {
     /// Takes a chunk for more tables from the heap, for good.
     fn refill(&mut self) -> Result<(), Error> {
         let list = self.list()?;
-        let start = super::heap::take(REFILL).ok_or(Error::OutOfMemory)?;
+        let start = crate::memory::heap::take(REFILL).ok_or(Error::OutOfMemory)?;
         let frames = FrameRange { start, end: start + REFILL };
         self.change(list, frames, Protection::Read, Some(Place::PageTables))?;
         self.arena.rest = self.arena.fresh;
@@ -230,7 +231,7 @@ impl Tables {
         place: Option<Place>,
     ) -> Result<(), Error> {
         let changed = |region: Region| Region { protection, place: place.unwrap_or(region.place), ..region };
-        layout::replace(&self.regions, frames, changed, |region| list.push(region));
+        address_space::replace(&self.regions, frames, changed, |region| list.push(region));
         self.edit(list, frames, protection)
     }
 
@@ -281,13 +282,13 @@ impl fmt::Display for Found {
 #[cfg(any(target_os = "none", test))]
 pub(crate) fn find(address: u64) -> Found {
     match local::current().and_then(|state| TABLES.of(state).try_lock()) {
-        Some(tables) => match layout::find(&tables.regions, address >> 12) {
+        Some(tables) => match address_space::find(&tables.regions, address >> 12) {
             Some(&Region { place, protection, .. }) => {
                 Found::Place(place, (protection != place.protection()).then_some(protection))
             }
             None => Found::Nothing,
         },
-        None => match layout::place_in_image(&super::Image::get(), address >> 12) {
+        None => match address_space::place_in_image(&crate::memory::Image::get(), address >> 12) {
             Some(place) => Found::Place(place, None),
             None => Found::Unknown,
         },

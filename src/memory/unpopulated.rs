@@ -8,13 +8,13 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::layout::Place;
-use super::map::WINDOW;
-use super::{Error, FrameRange, MemoryMap, NoRoom};
 use crate::local;
 use crate::local::Instance;
 use crate::local::domain_local;
 use crate::memory::TABLES;
+use crate::memory::map::WINDOW;
+use crate::memory::page_table::address_space::Place;
+use crate::memory::{Error, FrameRange, MemoryMap, NoRoom};
 use crate::sync::Mutex;
 
 domain_local! {
@@ -95,7 +95,7 @@ struct Window {
 pub(crate) struct Holes {
     windows: Vec<Window>,
     /// What is left of the holes, in whole windows, lowest first.
-    rest: heapless::Vec<FrameRange, { super::map::HOLES }>,
+    rest: heapless::Vec<FrameRange, { crate::memory::map::HOLES }>,
 }
 
 impl fmt::Debug for Holes {

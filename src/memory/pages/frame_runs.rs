@@ -7,16 +7,16 @@ use core::ptr::NonNull;
 
 /// What a run takes of the heap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Shape {
+pub(in crate::memory) struct Shape {
     /// In bytes; not zero.
-    pub(super) bytes: usize,
+    pub(in crate::memory) bytes: usize,
     /// In bytes: a power of two, a page at least.
-    pub(super) align: usize,
+    pub(in crate::memory) align: usize,
 }
 
 impl Shape {
     /// So many whole frames, at any frame.
-    pub(super) const fn frames(frames: usize) -> Self {
+    pub(in crate::memory) const fn frames(frames: usize) -> Self {
         Self { bytes: frames << 12, align: 4096 }
     }
 }
@@ -28,7 +28,7 @@ mod heap {
     use super::{NonNull, Shape};
 
     /// Takes a run, if there is room for one.
-    pub(in super::super) fn take(shape: Shape) -> Option<NonNull<u8>> {
+    pub(in crate::memory) fn take(shape: Shape) -> Option<NonNull<u8>> {
         // A run is not empty.
         crate::memory::heap::find(Layout::from_size_align(shape.bytes, shape.align).ok()?)
     }
@@ -38,7 +38,7 @@ mod heap {
     /// # Safety
     ///
     /// It was taken in this shape, or shrunk to it, all of it is there, and nobody uses it any more.
-    pub(in super::super) unsafe fn release(start: NonNull<u8>, shape: Shape) {
+    pub(in crate::memory) unsafe fn release(start: NonNull<u8>, shape: Shape) {
         // SAFETY: `take` made the same layout, which was valid, and the caller vouches for the rest.
         unsafe { alloc::alloc::dealloc(start.as_ptr(), Layout::from_size_align_unchecked(shape.bytes, shape.align)) };
     }
@@ -49,7 +49,7 @@ mod heap {
     ///
     /// The run has this shape, and the caller no longer uses what is behind `bytes`, which is there, and less than it
     /// was, and not zero.
-    pub(in super::super) unsafe fn shrink(start: NonNull<u8>, shape: Shape, bytes: usize) -> bool {
+    pub(in crate::memory) unsafe fn shrink(start: NonNull<u8>, shape: Shape, bytes: usize) -> bool {
         // Another allocator may copy the block, part of which may not be there.
         if !cfg!(feature = "allocator") {
             return false;
@@ -74,7 +74,7 @@ mod heap {
     }
 
     /// Takes a run of the simulated machine's RAM.
-    pub(in super::super) fn take(shape: Shape) -> Option<NonNull<u8>> {
+    pub(in crate::memory) fn take(shape: Shape) -> Option<NonNull<u8>> {
         let start = machine::take_run(frames(shape.bytes), frames(shape.align))?;
         NonNull::new(machine::phys(start << 12))
     }
@@ -84,7 +84,7 @@ mod heap {
     /// # Safety
     ///
     /// As in a unikernel; here the simulated machine looks whether all of it is there.
-    pub(in super::super) unsafe fn release(start: NonNull<u8>, shape: Shape) {
+    pub(in crate::memory) unsafe fn release(start: NonNull<u8>, shape: Shape) {
         if let Some(first) = machine::frame_of(start.as_ptr()) {
             machine::release(FrameRange { start: first, end: first + frames(shape.bytes) });
         }
@@ -95,7 +95,7 @@ mod heap {
     /// # Safety
     ///
     /// As in a unikernel.
-    pub(in super::super) unsafe fn shrink(start: NonNull<u8>, shape: Shape, bytes: usize) -> bool {
+    pub(in crate::memory) unsafe fn shrink(start: NonNull<u8>, shape: Shape, bytes: usize) -> bool {
         if let Some(first) = machine::frame_of(start.as_ptr()) {
             machine::release(FrameRange { start: first + frames(bytes), end: first + frames(shape.bytes) });
         }
@@ -103,4 +103,4 @@ mod heap {
     }
 }
 
-pub(super) use heap::{release, shrink, take};
+pub(in crate::memory) use heap::{release, shrink, take};

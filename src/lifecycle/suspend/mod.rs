@@ -1,21 +1,26 @@
 //! Suspending the domain.
 
+pub(super) mod resume;
+pub(super) mod resumes;
+pub(super) mod suspend_evtchn;
+
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use super::channel::CHANNEL;
-use super::desk::COUNTS;
-use super::desk::count_many;
-use super::resumes::{Resumption, SUSPENDS};
-use super::watchdog::WATCHDOGS;
-use super::{Reason, requests, resume, shutdown};
+use self::resumes::{Resumption, SUSPENDS};
+use self::suspend_evtchn::CHANNEL;
 use crate::abi::errno::Errno;
 use crate::causes::write_causes;
 use crate::console::CONSOLE;
 use crate::console::emergency;
 use crate::console::rate_limit::log_limited;
 use crate::executor::HOOKS;
+use crate::lifecycle::control::claim::COUNTS;
+use crate::lifecycle::control::claim::count_many;
+use crate::lifecycle::control::requests;
+use crate::lifecycle::watchdog::WATCHDOGS;
+use crate::lifecycle::{Reason, shutdown};
 use crate::local::{self, Instance};
 use crate::shared::INFO;
 use crate::time::CLOCK;

@@ -14,7 +14,7 @@ use crate::xenstore::CONNECTION;
 
 domain_local! {
     /// Suspends so far.
-    pub(super) static SUSPENDS: Suspends = Suspends::new();
+    pub(in crate::lifecycle) static SUSPENDS: Suspends = Suspends::new();
 }
 
 /// How the domain goes on after a suspend.
@@ -31,7 +31,7 @@ pub enum Resumption {
 
 /// What is known of suspends.
 #[derive(Debug)]
-pub(super) struct Suspends {
+pub(in crate::lifecycle) struct Suspends {
     pub(super) busy: AtomicBool,
     /// A suspend that could not be restored is an error.
     pub(super) refuses_over_limit: AtomicBool,
@@ -81,17 +81,17 @@ impl Source for SuspendWaiters {
 
 impl Suspends {
     /// No suspend yet.
-    pub(super) const fn new() -> Self {
+    pub(in crate::lifecycle) const fn new() -> Self {
         let history = History { count: 0, last: None, waiting: Vec::new(), streams: 0 };
         Self { busy: AtomicBool::new(false), refuses_over_limit: AtomicBool::new(false), history: Mutex::new(history) }
     }
 
-    pub(super) fn allow_over_limit(&self, allowed: bool) {
+    pub(in crate::lifecycle) fn allow_over_limit(&self, allowed: bool) {
         self.refuses_over_limit.store(!allowed, Ordering::Relaxed);
     }
 
     /// Tells all who listen.
-    pub(super) fn tell(&self, resumption: Resumption) {
+    pub(in crate::lifecycle) fn tell(&self, resumption: Resumption) {
         let mut history = self.history.lock();
         history.count += 1;
         history.last = Some(resumption);
@@ -128,14 +128,14 @@ impl Domain {
 }
 
 impl Resumes {
-    pub(super) fn new(state: Instance) -> Self {
+    pub(in crate::lifecycle) fn new(state: Instance) -> Self {
         let mut history = SUSPENDS.of(state).history.lock();
         history.streams += 1;
         Self { state, number: history.streams, seen: history.count }
     }
 
     /// Waits until the domain is another than that of `generation`.
-    pub(super) async fn another(&mut self, generation: u64) {
+    pub(in crate::lifecycle) async fn another(&mut self, generation: u64) {
         // Of several suspends only the last is told of.
         while self.state.generation() == generation {
             self.next().await;

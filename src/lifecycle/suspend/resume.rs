@@ -7,7 +7,6 @@
 use core::fmt;
 use core::task::Waker;
 
-use super::watchdog::WATCHDOGS;
 use crate::abi::errno::Errno;
 use crate::console::CONSOLE;
 use crate::eventchn::DELIVERY;
@@ -17,6 +16,7 @@ use crate::gnttab::GRANTS;
 use crate::gnttab::MAPPED;
 use crate::hypercall::XEN;
 use crate::hypercall::{self, RingParams, Xen};
+use crate::lifecycle::watchdog::WATCHDOGS;
 use crate::local::Instance;
 use crate::random::RANDOM;
 use crate::shared::INFO;
@@ -26,7 +26,7 @@ use crate::time::TIMERS;
 use crate::xenstore::CONNECTION;
 
 /// What Xen refused, without which the domain cannot go on.
-pub(super) struct Failure(&'static str, Errno);
+pub(in crate::lifecycle) struct Failure(&'static str, Errno);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +39,7 @@ impl fmt::Display for Failure {
 ///
 /// Nothing is locked, as a task calls it. Wakers are the application's code: they are called when all that was Xen's is there
 /// again.
-pub(super) fn resume(state: Instance, suspended: Instant) -> Result<(), Failure> {
+pub(in crate::lifecycle) fn resume(state: Instance, suspended: Instant) -> Result<(), Failure> {
     let failed = |what| move |errno| Failure(what, errno);
 
     // 1. What was made before is so from here on.

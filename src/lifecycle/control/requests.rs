@@ -1,20 +1,20 @@
 //! Requests of the toolstack's to shut down.
 
-use super::Reason;
-use super::channel::CHANNEL;
-use super::desk::COUNTS;
-use super::desk::REQUESTS;
-use super::desk::count;
-use super::mailbox::{Mailbox, Node};
+use super::claim::COUNTS;
+use super::claim::REQUESTS;
+use super::claim::count;
+use super::node::{Mailbox, Node};
 use super::received::word;
 use super::stream::Stream;
 use crate::console::rate_limit::log_limited;
 use crate::domain::Domain;
+use crate::lifecycle::Reason;
+use crate::lifecycle::suspend::suspend_evtchn::CHANNEL;
 use crate::local::Instance;
 use crate::xenstore::{Error, Value};
 
 /// The node of the requests. An unknown one cannot be done, and is not acknowledged.
-pub(super) static NODE: Node = Node {
+pub(in crate::lifecycle) static NODE: Node = Node {
     path: "control/shutdown",
     desk: |state| REQUESTS.of(state),
     takes: |value| !matches!(ShutdownRequest::new(value), ShutdownRequest::Unknown(_)),
@@ -105,7 +105,10 @@ pub(super) fn mailbox(state: Instance) -> Mailbox {
 }
 
 /// The next request, if there is one. The caller returns it without a further await.
-pub(super) async fn receive(state: Instance, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
+pub(super) async fn receive(
+    state: Instance,
+    mailbox: &mut Mailbox,
+) -> Result<Option<ShutdownRequest>, Error> {
     let request = if CHANNEL.of(state).take() {
         ShutdownRequest::Suspend
     } else {

@@ -9,15 +9,18 @@
 //! What is larger than half a chunk comes from the heap directly, as does a run for which the heap has room, but not for a
 //! chunk.
 
+mod chunk;
+pub(super) mod frame_runs;
+
 use core::fmt;
 use core::ptr::NonNull;
 
-use super::Error;
-use super::chunk::{Chunk, ChunkSize};
-use super::runs::{self, Shape};
+use self::chunk::{Chunk, ChunkSize};
+use self::frame_runs::Shape;
 use crate::arch;
 use crate::local::domain_local;
 use crate::local::{self, Instance};
+use crate::memory::Error;
 use crate::sync::Mutex;
 
 domain_local! {
@@ -64,7 +67,7 @@ impl Pages {
         if count <= size.most() {
             run = store.lock().take(count);
             if run.is_none()
-                && let Some(start) = runs::take(size.shape())
+                && let Some(start) = frame_runs::take(size.shape())
             {
                 let mut store = store.lock();
                 // SAFETY: the run was taken in this shape, and is used by nothing else.
@@ -75,7 +78,7 @@ impl Pages {
         let in_chunk = run.is_some();
         let run = run.or_else(|| {
             let bytes = count.checked_mul(4096)?;
-            let run = runs::take(Shape { bytes, align: 4096 })?;
+            let run = frame_runs::take(Shape { bytes, align: 4096 })?;
             store.lock().usage.apart += count;
             Some(run)
         });
@@ -157,13 +160,13 @@ impl Drop for Pages {
             drop(store);
             if let Some((start, shape)) = whole {
                 // SAFETY: the chunk was taken in this shape, and no page of it is in use.
-                unsafe { runs::release(start, shape) };
+                unsafe { frame_runs::release(start, shape) };
             }
         } else {
             store.usage.apart -= self.count;
             drop(store);
             // SAFETY: the run was taken in this shape, and its owner is gone.
-            unsafe { runs::release(self.start, Shape::frames(self.count)) };
+            unsafe { frame_runs::release(self.start, Shape::frames(self.count)) };
         }
     }
 }
@@ -176,7 +179,7 @@ pub fn trim() -> usize {
     let Some(state) = local::current() else { return 0 };
     let Some((start, shape)) = STORE.of(state).lock().take_whole() else { return 0 };
     // SAFETY: the chunk was taken in this shape, and no page of it is in use.
-    unsafe { runs::release(start, shape) };
+    unsafe { frame_runs::release(start, shape) };
     shape.bytes
 }
 

@@ -7,9 +7,9 @@ use core::fmt;
 
 use heapless::Vec;
 
-use super::image::{Image, Stack};
-use super::paging::Protection;
-use super::{FrameRange, MemoryMap};
+use super::mapper::Protection;
+use crate::memory::map::image::{Image, Stack};
+use crate::memory::{FrameRange, MemoryMap};
 
 /// What a part of the address space is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,9 +21,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
 
-use super::runs::{self, Shape};
-use super::{Error, FrameRange, MemoryMap, NoRoom, extents, heap};
 use crate::local::domain_local;
+use crate::memory::pages::frame_runs::{self, Shape};
+use crate::memory::{Error, FrameRange, MemoryMap, NoRoom, heap, reservation};
 use crate::sync::Mutex;
 use crate::{arch, hypercall, local};
 
@@ -78,7 +78,7 @@ impl Balloon {
     }
 
     /// Bytes of RAM that the domain has, and bytes of the heap that are Xen's.
-    pub(super) fn has_and_given(&self) -> (usize, usize) {
+    pub(in crate::memory) fn has_and_given(&self) -> (usize, usize) {
         (((self.ram - self.absent()) << 12) as usize, (self.given << 12) as usize)
     }
 
@@ -91,14 +91,14 @@ impl Balloon {
         let (mut given, mut most) = (0, frames);
         while given < frames {
             let size = most.min(frames - given);
-            let (size, align) = if size < extents::LARGE {
+            let (size, align) = if size < reservation::LARGE {
                 (size, 4096)
             } else {
-                (size / extents::LARGE * extents::LARGE, (extents::LARGE as usize) << 12)
+                (size / reservation::LARGE * reservation::LARGE, (reservation::LARGE as usize) << 12)
             };
             let shape = Shape { bytes: (size as usize) << 12, align };
             // First the place to remember it.
-            let block = self.blocks.try_reserve(1).ok().and_then(|()| runs::take(shape));
+            let block = self.blocks.try_reserve(1).ok().and_then(|()| frame_runs::take(shape));
             let Some((start, first)) = block.and_then(|start| Some((start, arch::frame_of(start.as_ptr())?))) else {
                 if size <= 1 {
                     return (given, Err(Error::OutOfMemory));
@@ -107,7 +107,7 @@ impl Balloon {
                 continue;
             };
             // SAFETY: the run is the balloon's, and nothing looks at it until it is populated again.
-            let out = unsafe { extents::decrease(FrameRange { start: first, end: first + size }) };
+            let out = unsafe { reservation::decrease(FrameRange { start: first, end: first + size }) };
             (given, self.given) = (given + out, self.given + out);
             let mut block = Block { start, first, shape, out };
             if out > 0 && out == size {
@@ -133,7 +133,7 @@ impl Balloon {
             }
             let end = block.first + block.out;
             // SAFETY: all of this is Xen's.
-            let done = unsafe { extents::populate_down(FrameRange { start: end - wanted, end }) };
+            let done = unsafe { reservation::populate_down(FrameRange { start: end - wanted, end }) };
             block.out -= done;
             (back, self.given) = (back + done, self.given - done);
             // SAFETY: what lies behind the frames that are still out is there again, and nobody uses it.
@@ -157,7 +157,7 @@ impl Balloon {
             }
             let start = range.start;
             // SAFETY: boot gave this to Xen, and it was not populated since.
-            let done = unsafe { extents::populate(FrameRange { start, end: start + wanted }) };
+            let done = unsafe { reservation::populate(FrameRange { start, end: start + wanted }) };
             (back, self.lacking) = (back + done, self.lacking - done);
             range.start += done;
             if range.is_empty() {
@@ -186,10 +186,10 @@ impl Block {
         // SAFETY: the block was taken in this shape, or shrunk to it; the rest is the caller's promise.
         unsafe {
             if bytes == 0 {
-                runs::release(self.start, self.shape);
+                frame_runs::release(self.start, self.shape);
                 return true;
             }
-            if bytes < self.shape.bytes && runs::shrink(self.start, self.shape, bytes) {
+            if bytes < self.shape.bytes && frame_runs::shrink(self.start, self.shape, bytes) {
                 self.shape.bytes = bytes;
             }
         }

@@ -1,6 +1,6 @@
 //! The sections of the image, in frames, as `linker/domu.ld` lays them out.
 
-use super::FrameRange;
+use crate::memory::FrameRange;
 
 /// A stack, which grows down to its guard page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

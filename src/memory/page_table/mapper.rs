@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::structures::paging::PageTableFlags as Flags;
 
-use super::frames::FrameRange;
 use crate::arch::Cpu;
+use crate::memory::map::frame_set::FrameRange;
 
 /// What may be done with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

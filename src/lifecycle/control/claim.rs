@@ -12,22 +12,22 @@ use crate::local::{self, Instance};
 
 domain_local! {
     /// The streams of `control/shutdown`.
-    pub(super) static REQUESTS: Desk = Desk::new();
+    pub(in crate::lifecycle) static REQUESTS: Desk = Desk::new();
     /// The streams of `control/sysrq`.
-    pub(super) static KEYS: Desk = Desk::new();
+    pub(in crate::lifecycle) static KEYS: Desk = Desk::new();
     /// Counters of requests.
-    pub(super) static COUNTS: Counts = Counts::new();
+    pub(in crate::lifecycle) static COUNTS: Counts = Counts::new();
 }
 
 /// How much the toolstack has said.
 #[derive(Debug)]
-pub(super) struct Counts {
-    pub(super) requests: AtomicU64,
-    pub(super) suspends: AtomicU64,
-    pub(super) unknown: AtomicU64,
-    pub(super) sysrq: AtomicU64,
-    pub(super) interrupted: AtomicU64,
-    pub(super) console_bytes_lost: AtomicU64,
+pub(in crate::lifecycle) struct Counts {
+    pub(in crate::lifecycle) requests: AtomicU64,
+    pub(in crate::lifecycle) suspends: AtomicU64,
+    pub(in crate::lifecycle) unknown: AtomicU64,
+    pub(in crate::lifecycle) sysrq: AtomicU64,
+    pub(in crate::lifecycle) interrupted: AtomicU64,
+    pub(in crate::lifecycle) console_bytes_lost: AtomicU64,
 }
 
 impl Counts {
@@ -44,18 +44,18 @@ impl Counts {
 }
 
 /// Counts one more.
-pub(super) fn count(counter: &AtomicU64) {
+pub(in crate::lifecycle) fn count(counter: &AtomicU64) {
     count_many(counter, 1);
 }
 
 /// Counts so many more.
-pub(super) fn count_many(counter: &AtomicU64, count: u64) {
+pub(in crate::lifecycle) fn count_many(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }
 
 /// Where words of one kind are received: by the application, as long as it holds a stream of them, and else by this crate.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(in crate::lifecycle) struct Desk {
     /// Streams that the application holds.
     taken: AtomicUsize,
     /// This crate's task, while it waits for there to be none.
@@ -70,12 +70,12 @@ impl Desk {
     }
 
     /// The application takes over.
-    pub(super) fn take(&self) {
+    pub(in crate::lifecycle) fn take(&self) {
         self.taken.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A stream of the application's is gone.
-    pub(super) fn give_back(&self) {
+    pub(in crate::lifecycle) fn give_back(&self) {
         if self.taken.fetch_sub(1, Ordering::Relaxed) == 1 {
             let waker = self.waits.lock().take();
             waker.into_iter().for_each(Waker::wake);
@@ -83,7 +83,7 @@ impl Desk {
     }
 
     /// Waits until the application holds no stream.
-    pub(super) async fn free(&self) {
+    pub(in crate::lifecycle) async fn free(&self) {
         poll_fn(|context| {
             if self.taken.load(Ordering::Relaxed) == 0 {
                 return Poll::Ready(());

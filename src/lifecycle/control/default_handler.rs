@@ -8,11 +8,13 @@ use alloc::boxed::Box;
 use core::pin::Pin;
 use core::time::Duration;
 
-use super::mailbox::Mailbox;
+use super::node::Mailbox;
 use super::requests::ShutdownRequest;
-use super::{Reason, Resumes, channel, fail, finish, requests, suspend, sysrq};
+use super::{requests, sysrq};
 use crate::console::rate_limit::log_limited;
 use crate::executor::{in_background, spawn};
+use crate::lifecycle::suspend::suspend_evtchn;
+use crate::lifecycle::{Reason, Resumes, fail, finish, suspend};
 use crate::local::{self, Instance};
 use crate::time::{self, TokenBucket};
 use crate::xenstore::CONNECTION;
@@ -35,7 +37,7 @@ pub(crate) fn obey() {
         Box::pin(advertise(state, "control/feature-poweroff")),
         Box::pin(advertise(state, "control/feature-reboot")),
         Box::pin(advertise(state, "control/feature-suspend")),
-        Box::pin(channel::offer(state)),
+        Box::pin(suspend_evtchn::offer(state)),
         Box::pin(listen(state, Node::Requests)),
         Box::pin(listen(state, Node::Keys)),
     ];

@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 
 use buddy_system_allocator::Heap;
 
-use super::runs::Shape;
+use super::frame_runs::Shape;
 
 /// Bytes of a chunk, and in a domain with less than 16 MiB, where that would be much of it.
 const LARGE: usize = 2 << 20;

@@ -11,9 +11,9 @@ use core::time::Duration;
 
 use crate::sync::Mutex;
 
-use super::Resumes;
 use crate::abi::xen::DomainId;
 use crate::eventchn::{self, Binding, Port};
+use crate::lifecycle::Resumes;
 use crate::local::Instance;
 use crate::local::domain_local;
 use crate::time;
@@ -21,7 +21,7 @@ use crate::xenstore::Xenstore;
 
 domain_local! {
     /// The suspend event channel.
-    pub(super) static CHANNEL: Channel = Channel::new();
+    pub(in crate::lifecycle) static CHANNEL: Channel = Channel::new();
 }
 
 /// The domain of the toolstack.
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The channel of the domain, kept for as long as that lasts: a toolstack that finds a number which is another port's by now, or
 /// none's, cannot save the domain.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(in crate::lifecycle) struct Channel {
     port: Mutex<Option<Arc<Port>>>,
     /// Events that were seen to.
     answered: AtomicU64,
@@ -44,7 +44,7 @@ pub(super) struct Channel {
 
 impl Channel {
     /// No channel yet.
-    pub(super) const fn new() -> Self {
+    pub(in crate::lifecycle) const fn new() -> Self {
         Self { port: Mutex::new(None), answered: AtomicU64::new(0) }
     }
 
@@ -68,7 +68,7 @@ impl Channel {
     /// Waits until somebody may ask for a suspend.
     ///
     /// Cancel safety: nothing is lost by dropping the future.
-    pub(super) async fn rung(&self, state: Instance) {
+    pub(in crate::lifecycle) async fn rung(&self, state: Instance) {
         loop {
             let generation = state.generation();
             if let Ok(port) = self.port()
@@ -82,7 +82,7 @@ impl Channel {
     }
 
     /// Whether somebody asks, which is said once.
-    pub(super) fn take(&self) -> bool {
+    pub(in crate::lifecycle) fn take(&self) -> bool {
         let Some(port) = self.current() else { return false };
         let count = port.count();
         // Who has unbound its end has given up.
@@ -90,7 +90,7 @@ impl Channel {
     }
 
     /// Whoever has asked so far has what was asked for.
-    pub(super) fn answer(&self) {
+    pub(in crate::lifecycle) fn answer(&self) {
         if let Some(port) = self.current() {
             self.answered.store(port.count(), Ordering::Relaxed);
         }
@@ -98,7 +98,7 @@ impl Channel {
 }
 
 /// Names a channel in each domain that this one comes to be.
-pub(super) async fn offer(state: Instance) {
+pub(in crate::lifecycle) async fn offer(state: Instance) {
     let mut resumes = Resumes::new(state);
     loop {
         let generation = state.generation();

@@ -10,11 +10,11 @@ use core::pin::{Pin, pin};
 use core::task::Poll;
 use core::time::Duration;
 
-use super::channel::Channel;
-use super::desk::Desk;
+use super::claim::Desk;
 use super::received::{Offered, Receiver, Taken};
 use crate::console::rate_limit::log_limited;
 use crate::executor::{in_background, spawn};
+use crate::lifecycle::suspend::suspend_evtchn::Channel;
 use crate::local::Instance;
 use crate::time;
 use crate::xenstore::{Error, ErrorKind, Nodes, Value, Watch, Xenstore};
@@ -24,7 +24,7 @@ use crate::xenstore::{Error, ErrorKind, Nodes, Value, Watch, Xenstore};
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// A `control/` node, and how its values are treated.
-pub(super) struct Node {
+pub(in crate::lifecycle) struct Node {
     pub(super) path: &'static str,
     /// The state that its receivers share.
     pub(super) desk: fn(Instance) -> &'static Desk,
@@ -36,13 +36,13 @@ pub(super) struct Node {
 
 impl Node {
     /// The domain was suspended: forgets a request that asked for that.
-    pub(super) fn suspended(&self, state: Instance) {
+    pub(in crate::lifecycle) fn suspended(&self, state: Instance) {
         (self.desk)(state).received.suspended(self.ends_with_suspend);
     }
 }
 
 /// A receiver of a node's requests.
-pub(super) struct Mailbox {
+pub(in crate::lifecycle) struct Mailbox {
     state: Instance,
     store: Xenstore,
     node: &'static Node,

@@ -14,7 +14,7 @@
 
 use core::alloc::Layout;
 
-use super::damage::{Damage, DamageKind};
+use super::check::{Damage, DamageKind};
 
 /// The unit of talc's chunks, in bytes.
 pub(super) const UNIT: usize = talc::base::CHUNK_UNIT;

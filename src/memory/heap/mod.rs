@@ -3,13 +3,23 @@
 //! It is a static, because the attribute asks for one; everything else of a domain is a domain-local. With the feature
 //! `allocator` off, the application's allocator takes this one's place, and is given the RAM: see [`crate::claim_memory!`].
 
+#[cfg(all(feature = "allocator", any(target_os = "none", test)))]
+mod canary;
+pub(super) mod check;
 #[cfg(all(target_os = "none", feature = "allocator"))]
 mod global;
+#[cfg(all(feature = "allocator", any(target_os = "none", test)))]
+mod hardened;
+#[cfg_attr(
+    not(all(feature = "allocator", target_os = "none")),
+    expect(dead_code, reason = "only this crate's own heap asks the handler")
+)]
+pub(crate) mod oom;
 
-use super::damage::{Accounts, Damage, Walked};
-use super::frames::FrameRange;
+use self::check::{Accounts, Damage, Walked};
 #[cfg(all(target_os = "none", feature = "allocator"))]
-use super::hardened::Hardened;
+use self::hardened::Hardened;
+use crate::memory::map::frame_set::FrameRange;
 
 #[cfg(all(target_os = "none", not(feature = "allocator")))]
 unsafe extern "Rust" {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::mailbox::Mailbox;
+use super::node::Mailbox;
 use crate::local::Instance;
 use crate::xenstore::{Error, ErrorKind};
 

@@ -61,7 +61,7 @@ const CAPACITY: usize = 256;
 
 /// Pieces of memory that the heap may be given: those of a set, the boot tables, the spare part of the stack.
 #[cfg(all(feature = "allocator", any(target_os = "none", test)))]
-pub(super) const MAX_RANGES: usize = CAPACITY + 2;
+pub(in crate::memory) const MAX_RANGES: usize = CAPACITY + 2;
 
 /// A set of frames: disjoint ranges, sorted, none touching the next.
 #[derive(Clone, Debug, Default)]

@@ -1,9 +1,9 @@
 //! Keys of `xl sysrq`.
 
-use super::desk::COUNTS;
-use super::desk::KEYS;
-use super::desk::count;
-use super::mailbox::{Mailbox, Node};
+use super::claim::COUNTS;
+use super::claim::KEYS;
+use super::claim::count;
+use super::node::{Mailbox, Node};
 use super::received::word;
 use super::stream::Stream;
 use crate::domain::Domain;

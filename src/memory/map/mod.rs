@@ -1,12 +1,15 @@
 //! The memory map of the domain: RAM, what is placed elsewhere, and what of the RAM is free.
 
+pub(super) mod frame_set;
+pub(super) mod image;
+
 use core::fmt;
 
-use super::frames::{FrameRange, Frames, TooManyRanges};
 use crate::abi::errno::Errno;
 use crate::abi::memory::{E820_RAM, E820Entry, MEMORY_MAP_ENTRIES};
 use crate::abi::start_info::MemmapTableEntry;
 use crate::hypercall;
+use crate::memory::map::frame_set::{FrameRange, Frames, TooManyRanges};
 
 /// The local APIC's page, which no map mentions.
 const LOCAL_APIC: FrameRange = FrameRange { start: 0xfee00, end: 0xfee01 };

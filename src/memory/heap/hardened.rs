@@ -13,9 +13,9 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-use super::block::{Key, UNIT, outer};
-use super::damage::{Accounts, Damage, DamageKind, Walked};
-use super::frames::MAX_RANGES;
+use super::canary::{Key, UNIT, outer};
+use super::check::{Accounts, Damage, DamageKind, Walked};
+use crate::memory::map::frame_set::MAX_RANGES;
 
 /// In builds with debug assertions memory is filled with these, to show what is read before it was written, or after it was
 /// freed.

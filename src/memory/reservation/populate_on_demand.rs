@@ -4,9 +4,9 @@
 //! granted is used up; the next touch kills the domain without a word. So the difference is found before anything
 //! touches it, taken out of the map's RAM and given back. The [balloon](super::balloon) may ask for it later.
 
-use super::extents;
-use super::frames::{FrameRange, Frames};
-use super::map::MemoryMap;
+use crate::memory::map::MemoryMap;
+use crate::memory::map::frame_set::{FrameRange, Frames};
+use crate::memory::reservation;
 
 /// Frames outside of RAM that the reservation may count, at most. The toolstack fills the special pages and the ACPI tables,
 /// all of which the map mentions: 17 frames in a guest of `xl`'s. Longer entries are not filled.
@@ -42,7 +42,7 @@ pub(crate) fn give_back(map: &mut MemoryMap, free: &mut Frames, reservation: u64
         surplus.frames += count;
         // SAFETY: the range was taken out of the free RAM of a domain that has not touched it: nothing lies there, and
         // nothing will be placed there, since both sets have lost it.
-        let returned = unsafe { extents::decrease(range) };
+        let returned = unsafe { reservation::decrease(range) };
         surplus.returned += returned;
         // What the list cannot hold is not asked for again.
         if returned > 0 {
