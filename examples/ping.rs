@@ -17,7 +17,7 @@ use domu::executor::spawn;
 use domu::gnttab::{Granted, Mapping, ReadWrite, Reference};
 use domu::shared::{BackRing, FrontRing};
 use domu::time;
-use domu::xenbus::{self, Backend, Error, Frontend, State};
+use domu::xenbus::{self, Backend, ErrorKind, Frontend, State};
 
 domu::main!(main);
 
@@ -84,7 +84,7 @@ async fn answer(mut back: Backend) -> domu::Result {
         log::warn!("domain {peer} could not be answered: {error}");
     }
     match back.close().await {
-        Err(Error::Gone) => Ok(()),
+        Err(error) if error == ErrorKind::Gone => Ok(()),
         result => Ok(result?),
     }
 }

@@ -3,7 +3,7 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use super::{Error, State};
+use super::{Error, ErrorKind, State};
 use crate::abi::xen::DomainId;
 use crate::xenstore::{self, Nodes, Path, Value, Xenstore};
 
@@ -65,7 +65,7 @@ impl Device {
     }
 
     /// Reads where the ends of a device are; waits for what is missing, as long as there is the device.
-    pub(super) async fn find(store: &Xenstore, path: Path, role: Role) -> Result<Self, Error> {
+    pub(super) async fn find(store: &Xenstore, path: Path, role: Role) -> Result<Self, ErrorKind> {
         let me = store.read("domid").await?.number::<u16>()?;
         let (link, number) = role.link();
         let (link, number, state) = (path.join(link)?, path.join(number)?, path.join("state")?);
@@ -74,7 +74,7 @@ impl Device {
             watch.next().await?;
             // Of one moment, as a device may be removed and made anew between two reads.
             let found = store
-                .transaction::<_, Error>(async |nodes| {
+                .transaction::<_, ErrorKind>(async |nodes| {
                     nodes.read(&path).await.map_err(gone)?;
                     let Some(link) = read(nodes, &link).await? else { return Ok(None) };
                     let Some(number) = read(nodes, &number).await? else { return Ok(None) };
@@ -82,15 +82,15 @@ impl Device {
                 })
                 .await?;
             let Some((text, number)) = found else { continue };
-            let peer = number.number::<u16>().map_err(|_| Error::Misplaced)?;
-            let peer_path = text.as_str().ok().and_then(|text| Path::new(text).ok()).ok_or(Error::Misplaced)?;
+            let peer = number.number::<u16>().map_err(|_| ErrorKind::Misplaced)?;
+            let peer_path = text.as_str().ok().and_then(|text| Path::new(text).ok()).ok_or(ErrorKind::Misplaced)?;
             let right = peer < DomainId::SELF.0 && is_in_place(role, &path, me, &peer_path, peer);
-            return right.then_some(Self { path, link, peer_path, peer: DomainId(peer) }).ok_or(Error::Misplaced);
+            return right.then_some(Self { path, link, peer_path, peer: DomainId(peer) }).ok_or(ErrorKind::Misplaced);
         }
     }
 
     /// Whether the device says still that its other end is there.
-    pub(super) async fn is_linked(&self, nodes: &Nodes) -> Result<bool, Error> {
+    pub(super) async fn is_linked(&self, nodes: &Nodes) -> Result<bool, ErrorKind> {
         Ok(read(nodes, &self.link).await?.is_some_and(|link| link == *self.peer_path.as_str()))
     }
 }
@@ -111,13 +111,13 @@ fn is_in_place(role: Role, path: &Path, me: u16, peer_path: &Path, peer: u16) ->
 }
 
 /// The error of a node of this domain's own.
-fn gone(error: xenstore::Error) -> Error {
-    if error == xenstore::ErrorKind::NotFound { Error::Gone } else { error.into() }
+fn gone(error: xenstore::Error) -> ErrorKind {
+    if error == xenstore::ErrorKind::NotFound { ErrorKind::Gone } else { error.into() }
 }
 
 /// A value, or that there is none. Of what was removed together with what is above the server says that it is denied: it
 /// looks for rights higher up, where a guest has none.
-pub(super) async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, Error> {
+pub(super) async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, ErrorKind> {
     match nodes.read(path).await {
         Ok(value) => Ok(Some(value)),
         Err(error) if matches!(error.kind(), xenstore::ErrorKind::NotFound | xenstore::ErrorKind::Denied) => Ok(None),
@@ -126,9 +126,9 @@ pub(super) async fn read(nodes: &Nodes, path: &Path) -> Result<Option<Value>, Er
 }
 
 /// A state, or that there is none.
-pub(super) async fn read_state(nodes: &Nodes, path: &Path) -> Result<Option<State>, Error> {
+pub(super) async fn read_state(nodes: &Nodes, path: &Path) -> Result<Option<State>, ErrorKind> {
     let Some(value) = read(nodes, path).await? else { return Ok(None) };
-    value.number().map(|number| Some(State(number))).map_err(|_| Error::InvalidState)
+    value.number().map(|number| Some(State(number))).map_err(|_| ErrorKind::InvalidState)
 }
 
 /// The devices of a class whose front ends are this domain's: their directories, for [`Frontend::open`](super::Frontend::open).
@@ -137,15 +137,13 @@ pub(super) async fn read_state(nodes: &Nodes, path: &Path) -> Result<Option<Stat
 ///
 /// # Errors
 ///
-/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), except for a missing node.
+/// [`ErrorKind::TooManyDevices`]; those of [`directory`](Nodes::directory), except for a missing node.
 ///
 /// # Cancel safety
 ///
 /// Nothing is lost by dropping the future.
 pub async fn frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error> {
-    let mut devices = Vec::new();
-    add_below(store, &Path::new("device")?.join(class)?, &mut devices).await?;
-    Ok(devices)
+    list_frontends(store, class).await.map_err(|kind| kind.at(class))
 }
 
 /// The devices of a class whose back ends are this domain's: their directories, for [`Backend::open`](super::Backend::open).
@@ -154,12 +152,22 @@ pub async fn frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error
 ///
 /// # Errors
 ///
-/// [`Error::TooManyDevices`]; those of [`directory`](Nodes::directory), except for a missing node.
+/// [`ErrorKind::TooManyDevices`]; those of [`directory`](Nodes::directory), except for a missing node.
 ///
 /// # Cancel safety
 ///
 /// Nothing is lost by dropping the future.
 pub async fn backends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error> {
+    list_backends(store, class).await.map_err(|kind| kind.at(class))
+}
+
+async fn list_frontends(store: &Xenstore, class: &str) -> Result<Vec<Path>, ErrorKind> {
+    let mut devices = Vec::new();
+    add_below(store, &Path::new("device")?.join(class)?, &mut devices).await?;
+    Ok(devices)
+}
+
+async fn list_backends(store: &Xenstore, class: &str) -> Result<Vec<Path>, ErrorKind> {
     let (mut domains, mut devices) = (Vec::new(), Vec::new());
     add_below(store, &Path::new("backend")?.join(class)?, &mut domains).await?;
     for domain in &domains {
@@ -170,7 +178,7 @@ pub async fn backends(store: &Xenstore, class: &str) -> Result<Vec<Path>, Error>
 
 /// Adds the directories below one, which need not be there, up to [`MAX_DEVICES`] of [`MAX_LISTING`](xenstore::MAX_LISTING)
 /// bytes in all.
-async fn add_below(store: &Xenstore, path: &Path, found: &mut Vec<Path>) -> Result<(), Error> {
+async fn add_below(store: &Xenstore, path: &Path, found: &mut Vec<Path>) -> Result<(), ErrorKind> {
     let names = match store.directory(path).await {
         Err(error) if error == xenstore::ErrorKind::NotFound => return Ok(()),
         names => names?,
@@ -179,7 +187,7 @@ async fn add_below(store: &Xenstore, path: &Path, found: &mut Vec<Path>) -> Resu
     for name in &names {
         bytes += path.as_str().len() + 1 + name.len();
         if found.len() == MAX_DEVICES || bytes > xenstore::MAX_LISTING {
-            return Err(Error::TooManyDevices);
+            return Err(ErrorKind::TooManyDevices);
         }
         found
             .try_reserve(1)

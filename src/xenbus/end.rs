@@ -16,7 +16,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use super::device::{self, Device, Role};
-use super::{Error, State};
+use super::{Error, ErrorKind, State};
 use crate::time;
 use crate::xenstore::{self, Path, Value, Watch, Xenstore};
 
@@ -68,16 +68,21 @@ fn has_begun(state: Option<State>) -> bool {
 const ANSWER: Duration = Duration::from_secs(5);
 
 impl End {
-    pub(super) async fn open(store: &Xenstore, path: Path, role: Role) -> Result<Self, Error> {
+    pub(super) async fn open(store: &Xenstore, path: Path, role: Role) -> Result<Self, ErrorKind> {
         let device = Device::find(store, path, role).await?;
         let mut own = store.watch(device.path().join("state")?).await?;
         let mut peer = store.watch(device.peer_path().join("state")?).await?;
         // The first events, which tell nothing.
         own.next().await?;
         peer.next().await?;
-        let state = device::read_state(store, own.path()).await?.ok_or(Error::Gone)?;
+        let state = device::read_state(store, own.path()).await?.ok_or(ErrorKind::Gone)?;
         // Whatever happened before there were watches is found by the first look.
         Ok(Self { store: store.clone(), role, device, own, peer, state, next: None, asked: false, own_changed: true })
+    }
+
+    /// The error of an operation on this end's device.
+    pub(super) fn error(&self, kind: ErrorKind) -> Error {
+        kind.at(self.device.path().as_str())
     }
 
     pub(super) const fn device(&self) -> &Device {
@@ -88,11 +93,14 @@ impl End {
         self.state
     }
 
-    pub(super) async fn peer_state(&self) -> Result<Option<State>, Error> {
+    pub(super) async fn peer_state(&self) -> Result<Option<State>, ErrorKind> {
         device::read_state(&self.store, self.peer.path()).await
     }
 
-    pub(super) async fn wait_for<T>(&mut self, mut accept: impl FnMut(Option<State>) -> Option<T>) -> Result<T, Error> {
+    pub(super) async fn wait_for<T>(
+        &mut self,
+        mut accept: impl FnMut(Option<State>) -> Option<T>,
+    ) -> Result<T, ErrorKind> {
         self.wait(|peer, _| accept(peer)).await
     }
 
@@ -100,7 +108,7 @@ impl End {
     pub(super) async fn wait<T>(
         &mut self,
         mut accept: impl FnMut(Option<State>, bool) -> Option<T>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, ErrorKind> {
         loop {
             self.look_at_own().await?;
             let peer = self.peer_state().await?;
@@ -111,23 +119,23 @@ impl End {
         }
     }
 
-    pub(super) async fn read(&self, name: &str) -> Result<Value, Error> {
+    pub(super) async fn read(&self, name: &str) -> Result<Value, ErrorKind> {
         match self.store.read(self.device.peer_path().join(name)?).await {
             // So it is when all that is above is gone too.
             Err(error) if error == xenstore::ErrorKind::Denied && self.peer_state().await?.is_none() => {
-                Err(Error::Closed)
+                Err(ErrorKind::Closed)
             }
             value => Ok(value?),
         }
     }
 
-    pub(super) async fn feature<T>(&self, name: &str, default: T, most: T) -> Result<T, Error>
+    pub(super) async fn feature<T>(&self, name: &str, default: T, most: T) -> Result<T, ErrorKind>
     where
         T: Copy + Into<i128> + TryFrom<i128>,
     {
         let number = match self.read(name).await {
             Ok(value) => value.number::<i128>().map_err(|error| self.of_feature(error.kind(), name))?,
-            Err(Error::Xenstore(error)) if error == xenstore::ErrorKind::NotFound => return Ok(default),
+            Err(ErrorKind::Xenstore(error)) if error == xenstore::ErrorKind::NotFound => return Ok(default),
             Err(error) => return Err(error),
         };
         T::try_from(number.min(most.into()))
@@ -142,11 +150,11 @@ impl End {
         }
     }
 
-    pub(super) async fn until_closing(&mut self) -> Result<(), Error> {
+    pub(super) async fn until_closing(&mut self) -> Result<(), ErrorKind> {
         self.wait(|peer, asked| (asked || !is_active(peer)).then_some(())).await
     }
 
-    pub(super) async fn close(&mut self) -> Result<(), Error> {
+    pub(super) async fn close(&mut self) -> Result<(), ErrorKind> {
         let state = self.settle().await?;
         if state != State::CLOSED {
             self.set(State::CLOSING, &[]).await?;
@@ -166,15 +174,15 @@ impl End {
 
     /// Waits until the other end is not busy any more. One whose state is nonsense does nothing in order, and is not waited
     /// for.
-    async fn until_done(&mut self, busy: fn(Option<State>) -> bool) -> Result<(), Error> {
+    async fn until_done(&mut self, busy: fn(Option<State>) -> bool) -> Result<(), ErrorKind> {
         match self.wait(|peer, _| (!busy(peer)).then_some(())).await {
-            Err(Error::InvalidState) => Ok(()),
+            Err(ErrorKind::InvalidState) => Ok(()),
             result => result,
         }
     }
 
     /// Makes ready to begin: an end that was in use, perhaps by a program that ran in this domain before, is closed first.
-    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+    pub(super) async fn begin(&mut self) -> Result<(), ErrorKind> {
         let state = self.settle().await?;
         if is_active(Some(state)) || state == State::CLOSING {
             self.close().await?;
@@ -184,21 +192,21 @@ impl End {
     }
 
     /// Whether the toolstack wants a back end to serve whoever comes next: it says `online` as long as it does.
-    pub(super) async fn is_kept(&self) -> Result<bool, Error> {
+    pub(super) async fn is_kept(&self) -> Result<bool, ErrorKind> {
         let online = device::read(&self.store, &self.device.path().join("online")?).await?;
         Ok(online.is_none_or(|online| online != *"0"))
     }
 
     /// Sets this end's state, and its details, all at once. Nothing is written for a device that is gone: that would make
     /// its directory anew, or be denied.
-    pub(super) async fn set(&mut self, state: State, details: &Details<'_>) -> Result<(), Error> {
+    pub(super) async fn set(&mut self, state: State, details: &Details<'_>) -> Result<(), ErrorKind> {
         let entry = |(name, value): &(&str, &dyn Display)| Ok((self.device.path().join(name)?, value.to_string()));
         let mut entries: Vec<(Path, String)> = details.iter().map(entry).collect::<Result<_, xenstore::Error>>()?;
         entries.push((self.own.path().clone(), state.0.to_string()));
         loop {
             let known = self.settle().await?;
             if self.asked && !is_closing(Some(state)) {
-                return Err(Error::Closed);
+                return Err(ErrorKind::Closed);
             }
             self.next = Some(state);
             let (path, generation) = (self.own.path(), self.store.generation());
@@ -207,9 +215,9 @@ impl End {
                 if self.store.generation() != generation {
                     return Err(xenstore::Error::from(xenstore::ErrorKind::BeforeResume).into());
                 }
-                let found = device::read_state(nodes, path).await?.ok_or(Error::Gone)?;
+                let found = device::read_state(nodes, path).await?.ok_or(ErrorKind::Gone)?;
                 if !self.device.is_linked(nodes).await? {
-                    return Err(Error::Gone);
+                    return Err(ErrorKind::Gone);
                 }
                 // Writing what is there already would be an event for nothing.
                 if found == known && (found != state || !details.is_empty()) {
@@ -221,10 +229,10 @@ impl End {
             });
             let found = match set.await {
                 // A directory that is removed between two steps of a transaction cannot be made anew.
-                Err(Error::Xenstore(error))
+                Err(ErrorKind::Xenstore(error))
                     if matches!(error.kind(), xenstore::ErrorKind::Denied | xenstore::ErrorKind::NotFound) =>
                 {
-                    return Err(device::read_state(&self.store, path).await?.map_or(Error::Gone, |_| error.into()));
+                    return Err(device::read_state(&self.store, path).await?.map_or(ErrorKind::Gone, |_| error.into()));
                 }
                 found => found?,
             };
@@ -238,19 +246,19 @@ impl End {
 
     /// This end's state, for sure, if a future that set it was dropped. The server obeys in order, so what that asked for has
     /// been done if it ever will be.
-    pub(super) async fn settle(&mut self) -> Result<State, Error> {
+    pub(super) async fn settle(&mut self) -> Result<State, ErrorKind> {
         if self.next.is_some() {
-            let found = device::read_state(&self.store, self.own.path()).await?.ok_or(Error::Gone)?;
+            let found = device::read_state(&self.store, self.own.path()).await?.ok_or(ErrorKind::Gone)?;
             self.judge(found)?;
         }
         Ok(self.state)
     }
 
     /// Takes note of this end's state as it was found.
-    fn judge(&mut self, found: State) -> Result<(), Error> {
+    fn judge(&mut self, found: State) -> Result<(), ErrorKind> {
         if found != self.state && self.next != Some(found) {
             if !is_closing(Some(found)) {
-                return Err(Error::Gone);
+                return Err(ErrorKind::Gone);
             }
             self.asked = true;
         }
@@ -259,12 +267,12 @@ impl End {
     }
 
     /// Looks whether this end is still what it was, if that may have changed.
-    async fn look_at_own(&mut self) -> Result<(), Error> {
+    async fn look_at_own(&mut self) -> Result<(), ErrorKind> {
         if self.own_changed {
-            let found = device::read_state(&self.store, self.own.path()).await?.ok_or(Error::Gone)?;
+            let found = device::read_state(&self.store, self.own.path()).await?.ok_or(ErrorKind::Gone)?;
             self.judge(found)?;
             if !self.device.is_linked(&self.store).await? {
-                return Err(Error::Gone);
+                return Err(ErrorKind::Gone);
             }
             self.own_changed = false;
         }
@@ -272,7 +280,7 @@ impl End {
     }
 
     /// Waits until either end may have changed.
-    async fn changed(&mut self) -> Result<(), Error> {
+    async fn changed(&mut self) -> Result<(), ErrorKind> {
         poll_fn(|context| {
             let own = pin!(self.own.next()).poll(context).map_ok(|_| ());
             let peer = pin!(self.peer.next()).poll(context).map_ok(|_| ());

@@ -3,7 +3,7 @@
 use super::device::{Device, Role};
 use super::end::{Details, End, is_closing, is_open};
 use super::methods::end_methods;
-use super::{Error, State};
+use super::{Error, ErrorKind, State};
 use crate::xenstore::{Path, Value, Xenstore};
 
 /// The front end of a device, through all its connections: [`prepare`](Self::prepare), [`connect`](Self::connect),
@@ -28,14 +28,15 @@ impl Frontend {
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`] if there is no such device; [`Error::Misplaced`]; [`Error::InvalidState`]; those of a
+    /// [`ErrorKind::Gone`] if there is no such device; [`ErrorKind::Misplaced`]; [`ErrorKind::InvalidState`]; those of a
     /// [transaction](Xenstore::transaction) and of [`watch`](Xenstore::watch).
     ///
     /// # Cancel safety
     ///
     /// Nothing is left behind.
     pub async fn open(store: &Xenstore, device: &Path) -> Result<Self, Error> {
-        End::open(store, device.clone(), Role::Front).await.map(Self)
+        let end = End::open(store, device.clone(), Role::Front).await;
+        end.map(Self).map_err(|kind| kind.at(device.as_str()))
     }
 
     /// Begins a connection, the first or the next, and waits until the back end is ready for details: what it offers can be
@@ -43,34 +44,13 @@ impl Frontend {
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`]; [`Error::InvalidState`]; those of [`close`](Self::close).
+    /// [`ErrorKind::Gone`]; [`ErrorKind::InvalidState`]; those of [`close`](Self::close).
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost by dropping the future; the connection can be begun again.
     pub async fn prepare(&mut self) -> Result<(), Error> {
-        let mut closed = false;
-        loop {
-            self.0.begin().await?;
-            match self.0.set(State::INITIALISING, &[]).await {
-                Err(Error::Closed) => continue,
-                result => result?,
-            }
-            let ready = self.0.wait(|peer, asked| match peer {
-                _ if asked => Some(false),
-                Some(State::INIT_WAIT | State::INITIALISED) => Some(true),
-                // It has taken the last connection for this one, after it had begun again, or it wants none. Some then do not
-                // look at a front end that begins. Once is enough: one that flaps costs a look each time.
-                peer if is_open(peer) && !closed => Some(false),
-                // It is closed since the last connection, or not there yet.
-                _ => None,
-            });
-            if ready.await? {
-                return Ok(());
-            }
-            self.0.close().await?;
-            closed = true;
-        }
+        prepare(&mut self.0).await.map_err(|kind| self.0.error(kind))
     }
 
     /// Tells the back end this end's details, such as references and ports, together with a state, and waits until it has
@@ -81,23 +61,53 @@ impl Frontend {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] if the back end does not want to, or is gone; [`Error::Gone`]; [`Error::InvalidState`]; those of a
+    /// [`ErrorKind::Closed`] if the back end does not want to, or is gone; [`ErrorKind::Gone`]; [`ErrorKind::InvalidState`]; those of a
     /// [transaction](Xenstore::transaction) and of [`wait_for`](Self::wait_for).
     ///
     /// # Cancel safety
     ///
     /// The details may have been told when the future is dropped: the next step is [`close`](Self::close).
     pub async fn connect(&mut self, state: State, details: &Details<'_>) -> Result<(), Error> {
-        self.0.set(state, details).await?;
-        self.0
-            .wait(|peer, asked| match peer {
-                Some(State::CONNECTED) if !asked => Some(Ok(())),
-                _ if asked || is_closing(peer) => Some(Err(Error::Closed)),
-                _ => None,
-            })
-            .await??;
-        self.0.set(State::CONNECTED, &[]).await
+        connect(&mut self.0, state, details).await.map_err(|kind| self.0.error(kind))
     }
+}
+
+/// See [`Frontend::prepare`].
+async fn prepare(end: &mut End) -> Result<(), ErrorKind> {
+    let mut closed = false;
+    loop {
+        end.begin().await?;
+        match end.set(State::INITIALISING, &[]).await {
+            Err(ErrorKind::Closed) => continue,
+            result => result?,
+        }
+        let ready = end.wait(|peer, asked| match peer {
+            _ if asked => Some(false),
+            Some(State::INIT_WAIT | State::INITIALISED) => Some(true),
+            // It has taken the last connection for this one, after it had begun again, or it wants none. Some then do not
+            // look at a front end that begins. Once is enough: one that flaps costs a look each time.
+            peer if is_open(peer) && !closed => Some(false),
+            // It is closed since the last connection, or not there yet.
+            _ => None,
+        });
+        if ready.await? {
+            return Ok(());
+        }
+        end.close().await?;
+        closed = true;
+    }
+}
+
+/// See [`Frontend::connect`].
+async fn connect(end: &mut End, state: State, details: &Details<'_>) -> Result<(), ErrorKind> {
+    end.set(state, details).await?;
+    end.wait(|peer, asked| match peer {
+        Some(State::CONNECTED) if !asked => Some(Ok(())),
+        _ if asked || is_closing(peer) => Some(Err(ErrorKind::Closed)),
+        _ => None,
+    })
+    .await??;
+    end.set(State::CONNECTED, &[]).await
 }
 
 end_methods!(Frontend);

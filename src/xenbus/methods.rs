@@ -22,14 +22,14 @@ macro_rules! end_methods {
             ///
             /// # Errors
             ///
-            /// [`Error::InvalidState`]; those of a [`read`](crate::xenstore::Nodes::read).
+            /// [`ErrorKind::InvalidState`]; those of a [`read`](crate::xenstore::Nodes::read).
             ///
             /// # Cancel safety
             ///
             /// Nothing is lost by dropping the future.
             #[doc(alias = "xenbus_read_driver_state")]
             pub async fn peer_state(&self) -> Result<Option<State>, Error> {
-                self.0.peer_state().await
+                self.0.peer_state().await.map_err(|kind| self.0.error(kind))
             }
 
             /// Waits until the state of the other end, or that it is not there, is accepted, and returns what `accept`
@@ -39,7 +39,7 @@ macro_rules! end_methods {
             ///
             /// # Errors
             ///
-            /// [`Error::Gone`], [`Error::InvalidState`]; those of a [`read`](crate::xenstore::Nodes::read) and of
+            /// [`ErrorKind::Gone`], [`ErrorKind::InvalidState`]; those of a [`read`](crate::xenstore::Nodes::read) and of
             /// [`Watch::next`](crate::xenstore::Watch::next).
             ///
             /// # Cancel safety
@@ -47,21 +47,21 @@ macro_rules! end_methods {
             /// Nothing is lost by dropping the future: the next wait begins by looking.
             #[doc(alias = "wait_state")]
             pub async fn wait_for<T>(&mut self, accept: impl FnMut(Option<State>) -> Option<T>) -> Result<T, Error> {
-                self.0.wait_for(accept).await
+                self.0.wait_for(accept).await.map_err(|kind| self.0.error(kind))
             }
 
             /// A value that the other end has published.
             ///
             /// # Errors
             ///
-            /// [`Error::Closed`] if the other end is gone with its domain; those of a
+            /// [`ErrorKind::Closed`] if the other end is gone with its domain; those of a
             /// [`read`](crate::xenstore::Nodes::read), [`NotFound`](crate::xenstore::ErrorKind::NotFound) among them.
             ///
             /// # Cancel safety
             ///
             /// Nothing is lost by dropping the future.
             pub async fn read(&self, name: &str) -> Result<Value, Error> {
-                self.0.read(name).await
+                self.0.read(name).await.map_err(|kind| self.0.error(kind))
             }
 
             /// A number that the other end has published, such as a feature, of which 1 is yes: `default` if there is
@@ -80,7 +80,7 @@ macro_rules! end_methods {
             where
                 T: Copy + Into<i128> + TryFrom<i128>,
             {
-                self.0.feature(name, default, most).await
+                self.0.feature(name, default, most).await.map_err(|kind| self.0.error(kind))
             }
 
             /// Waits until this connection is to end: the other end closes, has begun again or has disappeared, or the
@@ -88,13 +88,13 @@ macro_rules! end_methods {
             ///
             /// # Errors
             ///
-            /// [`Error::Gone`], which is an end as well; those of [`wait_for`](Self::wait_for).
+            /// [`ErrorKind::Gone`], which is an end as well; those of [`wait_for`](Self::wait_for).
             ///
             /// # Cancel safety
             ///
             /// Nothing is lost by dropping the future.
             pub async fn until_closing(&mut self) -> Result<(), Error> {
-                self.0.until_closing().await
+                self.0.until_closing().await.map_err(|kind| self.0.error(kind))
             }
 
             /// Closes this end, and waits until the other uses nothing of it any more: it has closed too, has begun
@@ -108,7 +108,7 @@ macro_rules! end_methods {
             ///
             /// # Errors
             ///
-            /// [`Error::Gone`]: there is nothing left to be closed. Those of a
+            /// [`ErrorKind::Gone`]: there is nothing left to be closed. Those of a
             /// [transaction](crate::xenstore::Xenstore::transaction), of a [`read`](crate::xenstore::Nodes::read) and
             /// of [`Watch::next`](crate::xenstore::Watch::next).
             ///
@@ -116,7 +116,7 @@ macro_rules! end_methods {
             ///
             /// An end whose closing was dropped is closing, or closed; it can be closed again.
             pub async fn close(&mut self) -> Result<(), Error> {
-                self.0.close().await
+                self.0.close().await.map_err(|kind| self.0.error(kind))
             }
         }
     };

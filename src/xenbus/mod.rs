@@ -11,7 +11,7 @@
 //! | | Connected | [`connect`](Backend::connect) | Connected |
 //! | [`until_closing`](Frontend::until_closing), [`close`](Frontend::close) | Closing, Closed | the same | Closing, Closed |
 //!
-//! Either end may skip states, close at any time or disappear with its domain: [`Error::Closed`] and [`Error::Gone`] say so, and
+//! Either end may skip states, close at any time or disappear with its domain: [`ErrorKind::Closed`] and [`ErrorKind::Gone`] say so, and
 //! what belongs to a connection ends with the values that own it. After the first this end can close and begin again; the second
 //! is the end of it.
 //!
@@ -28,7 +28,7 @@
 //! use core::fmt::Display;
 //! use core::time::Duration;
 //! use domu::gnttab::{self, Granted, ReadWrite};
-//! use domu::xenbus::{Error, Frontend, State};
+//! use domu::xenbus::{ErrorKind, Frontend, State};
 //! use domu::{eventchn, time};
 //!
 //! # async fn serve(_: &Granted<ReadWrite>, _: &eventchn::Port, _: &mut Frontend) {}
@@ -39,7 +39,7 @@
 //! let mut kept: [Option<Granted<ReadWrite>>; 5] = Default::default();
 //! loop {
 //!     match disk.prepare().await {
-//!         Err(Error::Gone) => return Ok(()),
+//!         Err(error) if error == ErrorKind::Gone => return Ok(()),
 //!         result => result?,
 //!     }
 //!     let order: u32 = disk.feature("max-ring-page-order", 0, 4).await?;
@@ -64,7 +64,7 @@
 //!     match disk.connect(State::INITIALISED, &details).await {
 //!         // Until `disk.until_closing()`, which it waits for beside its work, is ready.
 //!         Ok(()) => serve(&ring, &port, &mut disk).await,
-//!         Err(Error::Closed) => time::sleep(Duration::from_millis(100)).await,
+//!         Err(error) if error == ErrorKind::Closed => time::sleep(Duration::from_millis(100)).await,
 //!         Err(error) => return Err(error.into()),
 //!     }
 //!     let _ = time::timeout(Duration::from_secs(5), disk.close()).await;
@@ -85,7 +85,7 @@ mod methods;
 pub use backend::Backend;
 pub use device::{Device, MAX_DEVICES, backends, frontends};
 pub use end::Details;
-pub use error::Error;
+pub use error::{Error, ErrorKind};
 pub use frontend::Frontend;
 
 pub use crate::abi::xenbus::State;

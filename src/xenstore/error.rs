@@ -69,7 +69,7 @@ impl ErrorKind {
 }
 
 /// A path in memory of its own, if there is memory for it.
-fn copy(path: &str) -> Option<String> {
+pub(crate) fn copy(path: &str) -> Option<String> {
     let mut copy = String::new();
     (path.len() <= ABS_PATH_MAX && copy.try_reserve_exact(path.len()).is_ok()).then(|| {
         copy.push_str(path);

@@ -48,6 +48,7 @@ use core::ops::Deref;
 
 pub use code::{Code, UnknownCode};
 pub(crate) use connection::{CONNECTION, Connection};
+pub(crate) use error::copy;
 pub use error::{Error, ErrorKind};
 pub use names::{MAX_LISTING, Names, NamesIntoIter, NamesIter};
 pub use nodes::Nodes;

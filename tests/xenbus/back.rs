@@ -53,8 +53,8 @@ async fn serve_device(domain: Domain) -> Error {
                 Ok(())
             };
             match connected.await {
-                Ok(()) | Err(Error::Closed) => back.close().await?,
-                Err(error) => return Err(error),
+                Err(error) if error != ErrorKind::Closed => return Err(error),
+                _ => back.close().await?,
             }
         }
     };
@@ -84,7 +84,7 @@ fn a_back_end_answers_a_front_end_that_closes_in_any_state() {
                 time::sleep(10 * MS).await;
                 assert_eq!(store.read(&back).as_deref(), Some(&b"2"[..]), "again");
                 store.remove(BACK_END);
-                assert_eq!(server.await, Error::Gone);
+                assert_eq!(server.await, ErrorKind::Gone);
                 check_nothing_left(&store, domain).await;
                 Ok(())
             });
@@ -131,7 +131,7 @@ fn the_toolstack_detaches_the_device_at_any_moment() {
                     });
                 })
                 .run(async |domain| -> domu::Result {
-                    assert_eq!(serve_device(domain).await, Error::Gone, "at {moment:?}");
+                    assert_eq!(serve_device(domain).await, ErrorKind::Gone, "at {moment:?}");
                     time::sleep(5 * MS).await;
                     check_nothing_left(&store, domain).await;
                     assert_eq!(store.read(BACK_END), None, "made anew");
@@ -168,7 +168,7 @@ fn a_back_end_that_is_to_be_removed_stays_closed_although_the_front_end_begins_a
                 });
             })
             .run(async |domain| -> domu::Result {
-                assert_eq!(serve_device(domain).await, Error::Gone, "at {moment:?}");
+                assert_eq!(serve_device(domain).await, ErrorKind::Gone, "at {moment:?}");
                 check_nothing_left(&store, domain).await;
                 Ok(())
             });
@@ -202,7 +202,7 @@ fn the_front_ends_domain_dies_at_any_moment_and_comes_back() {
                 };
                 let connections = store.log().iter().filter(connected).count();
                 assert!(connections >= 1, "at {moment:?}: {connections}");
-                assert_eq!(server.await, Error::Gone, "at {moment:?}");
+                assert_eq!(server.await, ErrorKind::Gone, "at {moment:?}");
                 check_nothing_left(&store, domain).await;
                 Ok(())
             });

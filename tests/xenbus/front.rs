@@ -8,7 +8,6 @@ use domu::executor::spawn;
 use domu::gnttab::{self, Granted, ReadWrite};
 use domu::lifecycle;
 use domu::time::{self, timeout};
-use domu::xenstore::ErrorKind;
 
 use super::*;
 
@@ -29,7 +28,7 @@ async fn drive(domain: Domain, connections: &AtomicUsize) -> Result<(), domu::Er
                 connections.fetch_add(1, Ordering::Relaxed);
                 let _ = timeout(3 * MS, front.until_closing()).await;
             }
-            Err(Error::Closed) => {}
+            Err(error) if error == ErrorKind::Closed => {}
             Err(error) => return Err(error.into()),
         }
         front.close().await?;
@@ -63,7 +62,7 @@ fn lives(flavour: fn() -> Store, moment: Duration, act: impl Fn(&mut Dom0<'_>) +
         })
         .run(async |domain| -> domu::Result {
             match drive(domain, &count).await {
-                Err(domu::Error::Device(Error::Gone)) => {}
+                Err(domu::Error::Device(error)) if error == ErrorKind::Gone => {}
                 other => panic!("at {moment:?}: {other:?}"),
             }
             assert_eq!(gnttab::stat().deferred, 0);
@@ -161,8 +160,8 @@ fn states_that_are_skipped_lead_to_the_same_end() {
             assert_eq!(timeout(5 * MS, front.prepare()).await, Err(time::Elapsed));
             store.write(&state, before);
             front.prepare().await?;
-            let expected = if after == "4" { Ok(()) } else { Err(Error::Closed) };
-            assert_eq!(front.connect(State::INITIALISED, &[]).await, expected);
+            let expected = if after == "4" { None } else { Some(ErrorKind::Closed) };
+            assert_eq!(kind(front.connect(State::INITIALISED, &[]).await), expected);
             front.close().await?;
             drop(front);
             check_nothing_left(&store, domain).await;
@@ -237,7 +236,7 @@ fn a_device_that_is_not_whole_yet_is_waited_for() {
     let store = Store::new();
     run(&store, async |domain| {
         let xenstore = domain.xenstore();
-        assert_eq!(Frontend::open(&xenstore, &front_end()).await.err(), Some(Error::Gone));
+        assert_eq!(kind(Frontend::open(&xenstore, &front_end()).await), Some(ErrorKind::Gone));
         store.write(&format!("{FRONT_END}/state"), "1");
         store.write(&format!("{FRONT_END}/backend"), BACK_END);
         assert!(timeout(5 * MS, Frontend::open(&xenstore, &front_end())).await.is_err());
@@ -251,7 +250,7 @@ fn a_device_that_is_not_whole_yet_is_waited_for() {
         assert_eq!(front.device().peer_path().as_str(), BACK_END);
         drop(task);
         store.remove(FRONT_END);
-        assert_eq!(Frontend::open(&xenstore, &front_end()).await.err(), Some(Error::Gone));
+        assert_eq!(kind(Frontend::open(&xenstore, &front_end()).await), Some(ErrorKind::Gone));
         Ok(())
     });
 }
@@ -388,7 +387,7 @@ fn devices_come_and_go_and_are_listed() {
         watch.next().await?;
         assert_eq!(xenbus::frontends(&xenstore, "vif").await?, Vec::<Path>::new());
         let invalid = xenbus::frontends(&xenstore, "a b").await;
-        assert!(matches!(&invalid, Err(Error::Xenstore(error)) if *error == ErrorKind::InvalidPath), "{invalid:?}");
+        assert!(invalid.is_err_and(|error| is_of_xenstore(&error, xenstore::ErrorKind::InvalidPath)));
         Ok(())
     });
 }
@@ -439,7 +438,8 @@ fn details_from_before_a_resume_are_not_written() {
             time::sleep(tenths * MS / 10).await;
             lifecycle::suspend().await?;
             let result = time::timeout(100 * MS, connecting).await;
-            stale += u32::from(matches!(&result, Ok(Err(Error::Xenstore(error))) if *error == ErrorKind::BeforeResume));
+            let is_stale = |error: &Error| is_of_xenstore(error, xenstore::ErrorKind::BeforeResume);
+            stale += u32::from(matches!(&result, Ok(Err(error)) if is_stale(error)));
             assert_eq!(store.read("/local/domain/8/device/vif/0/ring-ref"), None, "{tenths}: {result:?}");
             Ok(())
         });

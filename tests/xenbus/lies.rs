@@ -3,7 +3,6 @@
 use domu::sim::abi::xs_wire::MessageType;
 use domu::time::{self, timeout};
 use domu::xenbus::Backend;
-use domu::xenstore::ErrorKind;
 
 use super::*;
 
@@ -38,10 +37,10 @@ fn a_back_end_elsewhere_is_refused() {
                 dom0.write(&format!("{FRONT_END}/backend-id"), id);
             });
             let opened = Frontend::open(&domain.xenstore(), &front_end()).await;
-            assert_eq!(opened.err(), Some(Error::Misplaced), "{path} {id}");
+            assert_eq!(kind(opened), Some(ErrorKind::Misplaced), "{path} {id}");
         }
         store.write(&format!("{FRONT_END}/backend"), [0xff; 100]);
-        assert_eq!(Frontend::open(&domain.xenstore(), &front_end()).await.err(), Some(Error::Misplaced));
+        assert_eq!(kind(Frontend::open(&domain.xenstore(), &front_end()).await), Some(ErrorKind::Misplaced));
         // A disk whose back end is of another class.
         store.dom0(|dom0| {
             dom0.write(&format!("{FRONT_END}/backend"), "/local/domain/0/backend/qdisk/7/0");
@@ -70,7 +69,7 @@ fn a_front_end_elsewhere_is_refused() {
             store.dom0(|dom0| make_end(dom0, back_end, 7, ("frontend", front, 9)));
             store.write(&format!("{back_end}/frontend-id"), id);
             let opened = Backend::open(&domain.xenstore(), &path).await;
-            assert_eq!(opened.err(), (!right).then_some(Error::Misplaced), "{front} {id}");
+            assert_eq!(kind(opened), (!right).then_some(ErrorKind::Misplaced), "{front} {id}");
         }
         assert_eq!(xenbus::backends(&domain.xenstore(), "vif").await?, [path]);
         Ok(())
@@ -87,13 +86,13 @@ fn a_state_that_is_nonsense_is_an_error_that_closing_survives() {
             let mut front = Frontend::open(&domain.xenstore(), &front_end()).await?;
             let state = format!("{BACK_END}/state");
             store.write(&state, nonsense);
-            assert_eq!(front.peer_state().await, Err(Error::InvalidState), "{nonsense}");
-            assert_eq!(front.prepare().await, Err(Error::InvalidState));
+            assert_eq!(front.peer_state().await.unwrap_err(), ErrorKind::InvalidState, "{nonsense}");
+            assert_eq!(front.prepare().await.unwrap_err(), ErrorKind::InvalidState);
             store.write(&state, "2");
             front.prepare().await?;
             front.connect(State::CONNECTED, &[]).await?;
             store.write(&state, nonsense);
-            assert_eq!(front.until_closing().await, Err(Error::InvalidState));
+            assert_eq!(front.until_closing().await.unwrap_err(), ErrorKind::InvalidState);
             store.refuse(|_, _| None);
             front.close().await?;
             assert_eq!(front.state(), State::CLOSED);
@@ -111,7 +110,10 @@ fn features_are_bounded_and_nonsense_is_an_error() {
         let feature = format!("{BACK_END}/feature");
         assert_eq!(front.feature("feature", 3u32, 8).await?, 3);
         let missing = front.read("feature").await;
-        assert!(matches!(&missing, Err(Error::Xenstore(error)) if *error == ErrorKind::NotFound), "{missing:?}");
+        assert!(
+            missing.as_ref().is_err_and(|error| is_of_xenstore(error, xenstore::ErrorKind::NotFound)),
+            "{missing:?}"
+        );
         for (text, number) in [("0", 0), ("8", 8), ("9", 8), ("0x2", 2), ("4294967296", 8), (&"9".repeat(30), 8)] {
             store.write(&feature, text);
             assert_eq!(front.feature("feature", 3u32, 8).await?, number, "{text}");
@@ -121,7 +123,10 @@ fn features_are_bounded_and_nonsense_is_an_error() {
         for text in ["", "-1", "yes", "1.5", &"9".repeat(2000)] {
             store.write(&feature, text);
             let invalid = front.feature("feature", 3u32, 8).await;
-            assert!(matches!(&invalid, Err(Error::Xenstore(error)) if *error == ErrorKind::InvalidValue), "{text}");
+            assert!(
+                invalid.as_ref().is_err_and(|error| is_of_xenstore(error, xenstore::ErrorKind::InvalidValue)),
+                "{text}"
+            );
         }
         Ok(())
     });
@@ -180,7 +185,7 @@ fn a_back_end_that_flaps_is_connected_to_once_a_round() {
         let mut front = Frontend::open(&domain.xenstore(), &front_end()).await?;
         for _ in 0..100 {
             front.prepare().await?;
-            assert_eq!(front.connect(State::INITIALISED, &[]).await, Err(Error::Closed));
+            assert_eq!(front.connect(State::INITIALISED, &[]).await.unwrap_err(), ErrorKind::Closed);
             front.close().await?;
         }
         let transactions = store.log().iter().filter(|(_, ty, _)| *ty == MessageType::TRANSACTION_START).count();
@@ -229,7 +234,9 @@ fn a_server_that_refuses_leaves_nothing_behind() {
                 check_nothing_left(&store, domain).await;
                 match result {
                     Ok(Ok(())) => break,
-                    Ok(Err(Error::Xenstore(error))) if matches!(error.kind(), ErrorKind::Refused(_)) => {}
+                    Ok(Err(error))
+                        if matches!(error.kind(), ErrorKind::Xenstore(error)
+                            if matches!(error.kind(), xenstore::ErrorKind::Refused(_))) => {}
                     other => panic!("{refused:?} {nth}: {other:?}"),
                 }
             }
@@ -282,7 +289,7 @@ fn whatever_the_other_end_says_a_front_end_connects_when_it_makes_sense_again() 
                     front.prepare().await?;
                     front.connect(State::CONNECTED, &[("ring-ref", &rounds)]).await?;
                     if now.elapsed() > 60 * MS {
-                        return Ok(true);
+                        return Ok::<_, Error>(true);
                     }
                     front.until_closing().await?;
                     Ok(false)
@@ -290,7 +297,10 @@ fn whatever_the_other_end_says_a_front_end_connects_when_it_makes_sense_again() 
                 match timeout(number(&mut random) as u32 % 8 * MS + MS, life).await {
                     Ok(Ok(true)) => break true,
                     // As a driver should, before it begins again.
-                    Ok(Err(Error::Closed | Error::InvalidState) | Ok(false)) => time::sleep(MS).await,
+                    Ok(Ok(false)) => time::sleep(MS).await,
+                    Ok(Err(error)) if matches!(error.kind(), ErrorKind::Closed | ErrorKind::InvalidState) => {
+                        time::sleep(MS).await;
+                    }
                     Err(time::Elapsed) => {}
                     Ok(Err(error)) => panic!("seed {seed}: {error}"),
                 }

@@ -17,8 +17,18 @@ use std::time::Duration;
 use domu::Domain;
 use domu::lifecycle::Reason;
 use domu::sim::{Dom0, End, Guest, Report, Store};
-use domu::xenbus::{self, Error, Frontend, State};
-use domu::xenstore::Path;
+use domu::xenbus::{self, Error, ErrorKind, Frontend, State};
+use domu::xenstore::{self, Path};
+
+/// Whether the error is one of xenstore, of this kind.
+fn is_of_xenstore(error: &Error, kind: xenstore::ErrorKind) -> bool {
+    matches!(error.kind(), ErrorKind::Xenstore(error) if *error == kind)
+}
+
+/// The kind of a result's error.
+fn kind<T>(result: Result<T, Error>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind().clone())
+}
 
 /// The domain of the front ends, and that of the back ends.
 const FRONT: u16 = 7;
@@ -127,7 +137,7 @@ fn a_front_end_connects_and_closes() {
         front.close().await?;
         assert_eq!((front.state(), front.peer_state().await?), (State::CLOSED, Some(State::CLOSED)));
         store.remove(FRONT_END);
-        assert_eq!(front.prepare().await, Err(Error::Gone));
+        assert_eq!(front.prepare().await.unwrap_err(), ErrorKind::Gone);
         drop(front);
         check_nothing_left(&store, domain).await;
         Ok(())

@@ -126,7 +126,7 @@ fn devices_beyond_the_limit_are_an_error() {
         server.dom0(|dom0| (0..xenbus::MAX_DEVICES).for_each(|index| dom0.write(&path(index), "")));
         assert_eq!(xenbus::frontends(&domain.xenstore(), "vif").await?.len(), xenbus::MAX_DEVICES);
         server.write(&path(xenbus::MAX_DEVICES), "");
-        assert_eq!(xenbus::frontends(&domain.xenstore(), "vif").await, Err(xenbus::Error::TooManyDevices));
+        assert_eq!(xenbus::frontends(&domain.xenstore(), "vif").await.unwrap_err(), xenbus::ErrorKind::TooManyDevices);
         // So are as many domains, and fewer devices whose paths have more than 256 KiB in all.
         server.dom0(|dom0| {
             for index in 0..=xenbus::MAX_DEVICES {
@@ -136,8 +136,8 @@ fn devices_beyond_the_limit_are_an_error() {
                 dom0.write(&format!("/local/domain/7/backend/long/{}/{index:01500}", index / 100), "");
             }
         });
-        assert_eq!(xenbus::backends(&domain.xenstore(), "vif").await, Err(xenbus::Error::TooManyDevices));
-        assert_eq!(xenbus::backends(&domain.xenstore(), "long").await, Err(xenbus::Error::TooManyDevices));
+        assert_eq!(xenbus::backends(&domain.xenstore(), "vif").await.unwrap_err(), xenbus::ErrorKind::TooManyDevices);
+        assert_eq!(xenbus::backends(&domain.xenstore(), "long").await.unwrap_err(), xenbus::ErrorKind::TooManyDevices);
         Ok(())
     });
 }

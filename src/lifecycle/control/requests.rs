@@ -105,10 +105,7 @@ pub(super) fn mailbox(state: Instance) -> Mailbox {
 }
 
 /// The next request, if there is one. The caller returns it without a further await.
-pub(super) async fn receive(
-    state: Instance,
-    mailbox: &mut Mailbox,
-) -> Result<Option<ShutdownRequest>, Error> {
+pub(super) async fn receive(state: Instance, mailbox: &mut Mailbox) -> Result<Option<ShutdownRequest>, Error> {
     let request = if CHANNEL.of(state).take() {
         ShutdownRequest::Suspend
     } else {

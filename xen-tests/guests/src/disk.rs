@@ -56,7 +56,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// Those of what it takes; [`xenbus::Error::Closed`] if the disk refuses.
+    /// Those of what it takes; [`xenbus::ErrorKind::Closed`] if the disk refuses.
     pub async fn write(&mut self, sector: u64, bytes: &[u8; SECTOR]) -> Result {
         self.data.memory().write(0, bytes);
         self.ask(Operation::Write, sector).await
@@ -89,7 +89,7 @@ impl Disk {
         }
         let response: [u8; 16] = port.until(|| ring.poll_response().transpose()).await??;
         let is_answer = response[..8] == sector.to_le_bytes() && response[10..12] == [0, 0];
-        if is_answer { Ok(()) } else { Err(Error::Device(xenbus::Error::Closed)) }
+        if is_answer { Ok(()) } else { Err(Error::Device(xenbus::ErrorKind::Closed.into())) }
     }
 
     /// Ends what the back end, which is closed, was given.

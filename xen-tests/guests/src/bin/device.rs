@@ -24,7 +24,7 @@ use core::time::Duration;
 use domu::eventchn::{self, Port};
 use domu::gnttab::{self, Granted, Mapping, ReadWrite, Reference};
 use domu::shared::{BackRing, FrontRing};
-use domu::xenbus::{self, Backend, Error, Frontend, State};
+use domu::xenbus::{self, Backend, Error, ErrorKind, Frontend, State};
 use domu::xenstore::Xenstore;
 use domu::{Domain, memory, time};
 use domu_guests::{ensure, no_more_memory, option, said, soon, verdict};
@@ -158,11 +158,11 @@ async fn made_anew(domain: Domain, store: &Xenstore, front: &mut Frontend) -> Re
     soon("the other's close", front.until_closing()).await?.map_err(said)?;
     match soon("a close", front.close()).await? {
         Ok(()) => connection.end()?,
-        Err(Error::Gone) => drop(connection),
+        Err(error) if error == ErrorKind::Gone => drop(connection),
         Err(error) => return Err(said(error)),
     }
     let prepared = soon("the end", front.prepare()).await?;
-    ensure(prepared == Err(Error::Gone), || said(prepared))?;
+    ensure(prepared.as_ref().is_err_and(|error| *error == ErrorKind::Gone), || said(prepared))?;
     *front = soon("a device", open_front(store)).await??;
     let mut connection = Connection::new(front).await?;
     connection.talk().await?;
@@ -192,7 +192,7 @@ async fn serve(domain: Domain, store: &Xenstore, front_dies: bool) -> Result {
         let mut back = open_back(store).await?;
         loop {
             match serve_one(&mut back).await {
-                Err(Error::Gone) => break,
+                Err(error) if error == ErrorKind::Gone => break,
                 result => result.map_err(said)?,
             }
             ensure(gnttab::stat().mapped == 0, || said(gnttab::stat()))?;
@@ -219,7 +219,7 @@ async fn serve_one(back: &mut Backend) -> core::result::Result<(), Error> {
             })
             .await;
         }
-        Err(domu::Error::Device(error @ Error::Gone)) => return Err(error),
+        Err(domu::Error::Device(error)) if error == ErrorKind::Gone => return Err(error),
         Err(error) => log::warn!("no connection: {error}"),
     }
     back.close().await

@@ -26,7 +26,7 @@ use core::time::Duration;
 use domu::eventchn::{self, Port};
 use domu::gnttab::{self, Granted, ReadWrite};
 use domu::shared::FrontRing;
-use domu::xenbus::{self, Error, Frontend, State};
+use domu::xenbus::{self, ErrorKind, Frontend, State};
 use domu::xenstore::{Path, Xenstore};
 use domu::{Domain, memory, time};
 use domu_guests::disk::{Disk, SECTOR};
@@ -209,7 +209,7 @@ async fn close(front: &mut Frontend, connection: Connection) -> Result {
     match soon("a close", front.close()).await? {
         Ok(()) => connection.end(),
         // What the back end has still in use is kept back.
-        Err(Error::Gone) => {
+        Err(error) if error == ErrorKind::Gone => {
             drop(connection);
             Ok(())
         }
@@ -225,7 +225,7 @@ async fn detached(domain: Domain, store: &Xenstore, class: &str, front: &mut Fro
     ensure(closing == Ok(()), || "it is gone at once".into())?;
     close(front, connection).await?;
     let prepared = soon("the end", front.prepare()).await?;
-    ensure(prepared == Err(Error::Gone), || said(prepared))?;
+    ensure(prepared.as_ref().is_err_and(|error| *error == ErrorKind::Gone), || said(prepared))?;
     let left = xenbus::frontends(store, class).await.map_err(said)?;
     ensure(left.is_empty(), || said(left))
 }
@@ -255,9 +255,9 @@ async fn removed(domain: Domain, front: &mut Frontend, class: &str) -> Result {
     let connection = Connection::new(front, class).await?;
     tell(domain, "remove")?;
     let closing = soon("the end", front.until_closing()).await?;
-    ensure(closing == Err(Error::Gone), || said(closing))?;
+    ensure(closing.as_ref().is_err_and(|error| *error == ErrorKind::Gone), || said(closing))?;
     let closed = soon("the end", front.close()).await?;
-    ensure(closed == Err(Error::Gone), || said(closed))?;
+    ensure(closed.as_ref().is_err_and(|error| *error == ErrorKind::Gone), || said(closed))?;
     drop(connection);
     nothing_left().await
 }
