@@ -54,7 +54,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("xenbus: ")?;
         if let Some(device) = &self.device {
-            write!(f, "{}: ", device.escape_debug())?;
+            xenstore::write_path(f, device)?;
+            f.write_str(": ")?;
         }
         write!(f, "{}", self.kind)?;
         write_causes(f, self)

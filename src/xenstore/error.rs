@@ -68,6 +68,14 @@ impl ErrorKind {
     }
 }
 
+/// Writes a path, with control characters escaped: what is not a valid path may hold anything.
+pub(crate) fn write_path(f: &mut fmt::Formatter<'_>, path: &str) -> fmt::Result {
+    for c in path.chars() {
+        if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+    }
+    Ok(())
+}
+
 /// A path in memory of its own, if there is memory for it.
 pub(crate) fn copy(path: &str) -> Option<String> {
     let mut copy = String::new();
@@ -97,10 +105,7 @@ impl fmt::Display for Error {
             f.write_str(if self.path.is_some() { " " } else { ": " })?;
         }
         if let Some(path) = &self.path {
-            // One that is no path may hold anything.
-            for c in path.chars() {
-                if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
-            }
+            write_path(f, path)?;
             f.write_str(": ")?;
         }
         write!(f, "{}", self.kind)?;

@@ -48,8 +48,8 @@ use core::ops::Deref;
 
 pub use code::{Code, UnknownCode};
 pub(crate) use connection::{CONNECTION, Connection};
-pub(crate) use error::copy;
 pub use error::{Error, ErrorKind};
+pub(crate) use error::{copy, write_path};
 pub use names::{MAX_LISTING, Names, NamesIntoIter, NamesIter};
 pub use nodes::Nodes;
 pub use operation::Operation;
