@@ -82,9 +82,83 @@ pub use hypercall::XenVersion;
 ///     Ok(())
 /// }
 /// ```
+///
+/// # Allocator
+///
+/// The macro declares the crate's heap, which the feature `allocator` brings, as the program's `#[global_allocator]`. A program with an
+/// allocator of its own names the function that takes RAM for it, an `unsafe fn(start: *mut u8, size: usize)`:
+///
+/// ```ignore
+/// // SAFETY: `claim` adds the memory to the allocator, and may be called for any memory that nothing else uses.
+/// domu::main!(main, claim_memory = unsafe claim);
+/// ```
+///
+/// Boot calls it for each piece of RAM, before anything is allocated; the memory is page-aligned and stays the allocator's.
+/// Statistics of the heap, hardening and exhaustion are the program's then. With the default features off, `talc` is not compiled.
 #[doc(alias = "block_on")]
 #[macro_export]
 macro_rules! main {
+    ($main:path) => {
+        $crate::__heap!();
+        $crate::__main!($main);
+    };
+    ($main:path, claim_memory = unsafe $claim:path) => {
+        /// # Safety
+        ///
+        /// Nothing else uses the memory, then or later.
+        #[cfg(target_os = "none")]
+        #[unsafe(no_mangle)]
+        unsafe extern "Rust" fn __domu_claim_memory(start: *mut u8, size: usize) {
+            // SAFETY: boot calls this once for each piece of RAM that nothing uses.
+            unsafe { $claim(start, size) }
+        }
+        $crate::__main!($main);
+    };
+    ($main:path, claim_memory = $claim:path) => {
+        ::core::compile_error!("write `claim_memory = unsafe path`: boot calls an unsafe function");
+    };
+}
+
+/// Makes this crate's heap the allocator of the program.
+#[cfg(feature = "allocator")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __heap {
+    () => {
+        #[cfg(target_os = "none")]
+        #[global_allocator]
+        static __DOMU_HEAP: $crate::__private::Allocator = $crate::__private::Allocator;
+
+        /// # Safety
+        ///
+        /// Nothing else uses the memory, then or later.
+        #[cfg(target_os = "none")]
+        #[unsafe(no_mangle)]
+        unsafe extern "Rust" fn __domu_claim_memory(start: *mut u8, size: usize) {
+            // SAFETY: boot calls this once for each piece of RAM that nothing uses.
+            unsafe { $crate::__private::claim_memory(start, size) }
+        }
+    };
+}
+
+/// Without the feature the program has to bring an allocator.
+#[cfg(not(feature = "allocator"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __heap {
+    () => {
+        #[cfg(target_os = "none")]
+        ::core::compile_error!(
+            "domu has no heap without its feature `allocator`: enable it, or name your allocator's function with \
+             `domu::main!(main, claim_memory = unsafe path)`"
+        );
+    };
+}
+
+/// The entry of the program.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __main {
     ($main:path) => {
         #[cfg(target_os = "none")]
         #[unsafe(export_name = "__domu_main")]
@@ -103,6 +177,9 @@ macro_rules! main {
 /// What the macros of this crate call.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(all(target_os = "none", feature = "allocator"))]
+    pub use crate::memory::heap::global::{Allocator, claim as claim_memory};
+
     /// Runs main, with the toolstack obeyed beside it, and ends the domain as it says.
     pub fn run<O: crate::lifecycle::Outcome>(main: impl Future<Output = O>) -> ! {
         if cfg!(feature = "shutdown") {

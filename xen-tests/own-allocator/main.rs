@@ -1,5 +1,4 @@
-//! A unikernel with an allocator of its own: a test puts it in the place of the README's, in a crate without the feature
-//! `allocator`.
+//! A unikernel with an allocator of its own: a test puts it in the place of the README's, with the feature `allocator` on and off.
 
 #![no_std]
 #![no_main]
@@ -25,8 +24,7 @@ unsafe fn claim(start: *mut u8, size: usize) {
 }
 
 // SAFETY: `claim` takes any memory that nothing else uses.
-domu::claim_memory!(unsafe claim);
-domu::main!(main);
+domu::main!(main, claim_memory = unsafe claim);
 
 async fn main(_: domu::Domain) -> domu::Result {
     let block = vec![7_u8; 5 << 20];

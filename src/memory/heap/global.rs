@@ -21,17 +21,16 @@ static HEAP: Mutex<Hardened> = Mutex::new(Hardened::new());
 /// Damage was found: the report is under way, and nothing is allocated or freed any more.
 static BROKEN: AtomicBool = AtomicBool::new(false);
 
-#[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
-
-struct Allocator;
+/// The heap, as the program's allocator: [`crate::main!`] declares the static.
+#[derive(Debug)]
+pub struct Allocator;
 
 /// Adds memory.
 ///
 /// # Safety
 ///
 /// As for [`Hardened::claim`].
-pub(super) unsafe fn claim(start: *mut u8, size: usize) {
+pub unsafe fn claim(start: *mut u8, size: usize) {
     let mut heap = HEAP.lock();
     if heap.accounts().heap == 0 {
         heap.set_key(key());

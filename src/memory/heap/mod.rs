@@ -1,13 +1,13 @@
 //! The heap of a unikernel: all RAM that boot leaves free, for `alloc`. The host has one of its own.
 //!
-//! It is a static, because the attribute asks for one; everything else of a domain is a domain-local. With the feature
-//! `allocator` off, the application's allocator takes this one's place, and is given the RAM: see [`crate::claim_memory!`].
+//! It is a static, because the attribute asks for one; everything else of a domain is a domain-local. [`crate::main!`] makes it the
+//! program's allocator, or gives the RAM to one of the program's own. Then this heap stays empty, and so do its statistics.
 
 #[cfg(all(feature = "allocator", any(target_os = "none", test)))]
 mod canary;
 pub(super) mod check;
 #[cfg(all(target_os = "none", feature = "allocator"))]
-mod global;
+pub(crate) mod global;
 #[cfg(all(feature = "allocator", any(target_os = "none", test)))]
 mod hardened;
 #[cfg_attr(
@@ -21,58 +21,10 @@ use self::check::{Accounts, Damage, Walked};
 use self::hardened::Hardened;
 use crate::memory::map::frame_set::FrameRange;
 
-#[cfg(all(target_os = "none", not(feature = "allocator")))]
+#[cfg(target_os = "none")]
 unsafe extern "Rust" {
-    /// The application's; see [`crate::claim_memory!`].
+    /// Takes RAM for the program's `#[global_allocator]`: defined by [`crate::main!`].
     fn __domu_claim_memory(start: *mut u8, size: usize);
-}
-
-/// Names the function that takes the domain's free RAM, in a program that brings its own `#[global_allocator]`: one that
-/// depends on this crate without the feature `allocator`.
-///
-/// The function, `unsafe fn(start: *mut u8, size: usize)`, is called by boot for each piece of RAM, before anything is
-/// allocated; the memory is page-aligned and its for good. Statistics, hardening and exhaustion are the application's then.
-///
-/// # Safety
-///
-/// The function is sound when it is called in this way. `unsafe` before its path says that this was checked:
-///
-/// ```ignore
-/// // SAFETY: `claim` adds the memory to the allocator, and may be called for any memory that nothing else uses.
-/// domu::claim_memory!(unsafe claim);
-/// ```
-/// # Features
-///
-/// With the feature `allocator` on, which it is by default and as soon as any crate of the program asks for it, the program
-/// would have two allocators: then this macro is an error that says so.
-#[cfg(any(not(feature = "allocator"), not(target_os = "none")))]
-#[macro_export]
-macro_rules! claim_memory {
-    (unsafe $claim:path) => {
-        /// # Safety
-        ///
-        /// The memory is the application's from now on: boot promises it.
-        #[unsafe(no_mangle)]
-        unsafe extern "Rust" fn __domu_claim_memory(start: *mut u8, size: usize) {
-            // SAFETY: boot calls this once for each piece of RAM that nothing uses.
-            unsafe { $claim(start, size) }
-        }
-    };
-    ($claim:path) => {
-        ::core::compile_error!("write `claim_memory!(unsafe path)`: boot calls an unsafe function");
-    };
-}
-
-/// Names the function that takes the domain's free RAM; an error here, where this crate brings the allocator.
-#[cfg(all(feature = "allocator", target_os = "none"))]
-#[macro_export]
-macro_rules! claim_memory {
-    ($($any:tt)*) => {
-        ::core::compile_error!(
-            "`claim_memory!` is for an allocator of the program's own, but the feature `allocator` of domu is on: depend on \
-             domu with `default-features = false`, and see `cargo tree -e features -i domu` for a crate that turns it on"
-        );
-    };
 }
 
 /// Adds frames to the heap, to the piece that ends where they begin, if there is one.
@@ -85,15 +37,7 @@ pub(crate) unsafe fn claim(range: FrameRange) {
     let (start, size) = (crate::arch::phys(range.start << 12), (range.len() << 12) as usize);
     // SAFETY: the caller gives this memory away for good; it does not contain the null page, which is never RAM here.
     // A range too small for the allocator's bookkeeping is refused and stays unused, which is harmless.
-    #[cfg(feature = "allocator")]
-    unsafe {
-        global::claim(start, size);
-    }
-    // SAFETY: as above; the application has promised to take the memory, by the macro.
-    #[cfg(not(feature = "allocator"))]
-    unsafe {
-        __domu_claim_memory(start, size);
-    }
+    unsafe { __domu_claim_memory(start, size) };
 }
 
 /// Adds frames to the heap: here the simulated machine checks that they may be.
@@ -112,10 +56,11 @@ pub(crate) unsafe fn claim(range: FrameRange) {
 #[cfg(target_os = "none")]
 pub(super) fn find(layout: core::alloc::Layout) -> Option<core::ptr::NonNull<u8>> {
     #[cfg(feature = "allocator")]
-    return global::find(layout);
+    if global::with(Hardened::accounts).heap > 0 {
+        return global::find(layout);
+    }
     // SAFETY: the callers' layouts are not empty.
-    #[cfg(not(feature = "allocator"))]
-    return core::ptr::NonNull::new(unsafe { alloc::alloc::alloc(layout) });
+    core::ptr::NonNull::new(unsafe { alloc::alloc::alloc(layout) })
 }
 
 /// Takes so many adjacent frames from the heap for good, aligned to their number, a power of two.
@@ -191,7 +136,7 @@ pub(super) fn accounts() -> Accounts {
 /// Walks over the heap, if it is this crate's.
 pub(super) fn walk() -> Option<Result<Walked, Damage>> {
     #[cfg(all(target_os = "none", feature = "allocator"))]
-    return Some(global::with(Hardened::walk));
+    return global::with(|heap| (heap.accounts().heap > 0).then(|| heap.walk()));
     #[cfg(not(all(target_os = "none", feature = "allocator")))]
     None
 }

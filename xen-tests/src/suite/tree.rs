@@ -297,21 +297,32 @@ fn own_allocator(logs: &Path) -> Result<()> {
     let text = fs::read_to_string(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
     let line = text.lines().find(|line| line.starts_with("domu = ")).context("no dependency on domu")?;
     let without = text.replace(line, &format!("{}\n{ALLOCATOR}", line.replace(" }", ", default-features = false }")));
-    fs::write(&manifest, without).with_context(|| format!("writing {}", manifest.display()))?;
+    fs::write(&manifest, &without).with_context(|| format!("writing {}", manifest.display()))?;
     let main = include_str!("../../own-allocator/main.rs");
     fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
     let image = build::folder(&outside.0, Flavour::Plain)?;
     let tree = output_of(build::cargo(&outside.0).args(["tree", "--edges", "normal", "--package", "domu"]))?;
     ensure!(!String::from_utf8_lossy(&tree).contains("talc"), "domu depends on talc without its heap");
-    // A crate of the program that turns the feature on makes it an error that says so.
-    let mut command = build::cargo(&outside.0);
-    let output = command.args(["build", "--release", "--features", "domu/allocator"]).output();
-    let said = String::from_utf8_lossy(&output.context("starting cargo")?.stderr).into_owned();
-    ensure!(said.contains("the feature `allocator` of domu is on"), "it does not say what is on:\n{said}");
     let root = setup::root(setup::MAIN)?;
-    let ended = smoke::as_first_domain(&root, &image, Cpu::Poor, "", Duration::from_secs(60), logs)?;
-    ensure!(ended.serial.contains("zeroed pages of an allocator of its own"), "it does not say what it has");
-    ensure!(ended.reason == Some(Reason::Poweroff), "it ended with {:?}", ended.reason);
+    let run = |image: &build::Image, logs: &Path| -> Result<()> {
+        let ended = smoke::as_first_domain(&root, image, Cpu::Poor, "", Duration::from_secs(60), logs)?;
+        ensure!(ended.serial.contains("zeroed pages of an allocator of its own"), "it does not say what it has");
+        ensure!(ended.reason == Some(Reason::Poweroff), "it ended with {:?}", ended.reason);
+        Ok(())
+    };
+    run(&image, logs)?;
+    // Another crate of the program may turn the feature on: nothing changes.
+    fs::write(&manifest, text.replace(line, &format!("{line}\n{ALLOCATOR}")))
+        .with_context(|| format!("writing {}", manifest.display()))?;
+    let image = build::folder(&outside.0, Flavour::Plain)?;
+    run(&image, &logs.join("feature-on"))?;
+    // Without an allocator the build fails with one sentence.
+    fs::write(&manifest, without).with_context(|| format!("writing {}", manifest.display()))?;
+    let main = main.replace(", claim_memory = unsafe claim", "");
+    fs::write(outside.0.join("src/main.rs"), main).context("writing src/main.rs")?;
+    let output = build::cargo(&outside.0).args(["build", "--release"]).output();
+    let said = String::from_utf8_lossy(&output.context("starting cargo")?.stderr).into_owned();
+    ensure!(said.contains("domu has no heap without its feature `allocator`"), "the heap is not named:\n{said}");
     Ok(())
 }
 
