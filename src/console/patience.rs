@@ -131,7 +131,7 @@ impl Ring {
     /// Reads how many bytes are pending, and restores credit for those that were read since the last look, also while
     /// nobody waited.
     fn look(&mut self) -> Result<u32, Error> {
-        let pending = self.check(|ring| ring.output.read_pending())?;
+        let pending = self.read_pending()?;
         let consumed = self.output.consumed();
         let Patience { credit_ns, credited, .. } = &mut self.patience;
         let read = consumed.wrapping_sub(core::mem::replace(credited, consumed));

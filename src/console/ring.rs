@@ -92,14 +92,25 @@ impl Ring {
 
     /// Puts as many bytes into the ring as fit.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<usize, Error> {
-        let idle = self.check(|ring| ring.output.read_pending())? == 0;
-        let count = self.check(|ring| ring.output.push(bytes))?;
+        let unread = self.read_pending()?;
+        Ok(self.append(bytes, unread))
+    }
+
+    /// Reads how many bytes the backend has yet to read.
+    pub(super) fn read_pending(&mut self) -> Result<u32, Error> {
+        self.check(|ring| ring.output.read_pending())
+    }
+
+    /// Puts as many bytes into the ring as fit; `unread` are the bytes pending at the look before. A backend that had read
+    /// everything is notified at once.
+    fn append(&mut self, bytes: &[u8], unread: u32) -> usize {
+        let count = self.output.append(bytes);
         match count {
             0 => {}
-            _ if idle => self.notify(),
+            _ if unread == 0 => self.notify(),
             _ => self.owes_notification = true,
         }
-        Ok(count)
+        count
     }
 
     /// Writes bytes: up to [`WHOLE`] all of them, of more what fits; or none if the ring is to have room first.
@@ -107,23 +118,23 @@ impl Ring {
         if !self.pump()? {
             return Ok(None);
         }
-        let room = (OUT_SIZE - self.check(|ring| ring.output.read_pending())?) as usize;
+        let unread = self.read_pending()?;
         let needed = if bytes.len() <= WHOLE { bytes.len() } else { 1 };
-        if room < needed {
+        if ((OUT_SIZE - unread) as usize) < needed {
             return Ok(None);
         }
-        // The peer can make room only, so that all of what is needed fits.
-        self.push(bytes).map(Some)
+        Ok(Some(self.append(bytes, unread)))
     }
 
     /// Takes a line of the log, or another text, whole, behind others that wait, or not at all; says whether it did.
     pub(super) fn take_whole(&mut self, text: &[u8]) -> Result<bool, Error> {
-        let room = if self.pump()? { OUT_SIZE - self.check(|ring| ring.output.read_pending())? } else { 0 };
-        let rest = text.len().saturating_sub(room as usize);
+        // Behind a backlog nothing goes into the ring: as if it were full.
+        let unread = if self.pump()? { self.read_pending()? } else { OUT_SIZE };
+        let rest = text.len().saturating_sub((OUT_SIZE - unread) as usize);
         if rest > BACKLOG - self.backlog.len() || self.backlog.try_reserve(rest).is_err() {
             return Ok(false);
         }
-        let count = if room > 0 { self.push(text)? } else { 0 };
+        let count = if unread < OUT_SIZE { self.append(text, unread) } else { 0 };
         self.backlog.extend(&text[count..]);
         Ok(true)
     }
@@ -172,7 +183,7 @@ impl Ring {
 
     /// How much the backend has read so far, as its index, and how many bytes it has yet to read.
     pub(super) fn progress(&mut self) -> Result<Progress, Error> {
-        let unread = self.check(|ring| ring.output.read_pending())? as usize + self.backlog.len();
+        let unread = self.read_pending()? as usize + self.backlog.len();
         Ok(Progress { read: self.output.consumed(), unread })
     }
 

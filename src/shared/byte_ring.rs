@@ -76,10 +76,22 @@ impl Producer {
         Ok(rest)
     }
 
-    /// Copies as many bytes as fit, publishes them and returns their number. The caller notifies.
+    /// Reads the peer's index, and then as [`append`](Self::append).
+    #[cfg(test)]
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let room = (self.layout.size - self.read_pending()?) as usize;
+        self.read_pending()?;
+        Ok(self.append(bytes))
+    }
+
+    /// Copies as many bytes as fit, publishes them and returns their number. The caller notifies.
+    ///
+    /// The room is that of the last look at the peer's index. The peer can make room only.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> usize {
+        let room = (self.layout.size - self.produced.wrapping_sub(self.consumed)) as usize;
         let count = room.min(bytes.len());
+        if count == 0 {
+            return 0;
+        }
         let place = (self.produced & (self.layout.size - 1)) as usize;
         let (head, tail) = bytes[..count].split_at(count.min(self.layout.size as usize - place));
         self.page.write(self.layout.data + place, head);
@@ -87,7 +99,7 @@ impl Producer {
         // `count` is at most the ring's size and thus fits.
         self.produced = self.produced.wrapping_add(count as u32);
         self.page.u32(self.layout.producer).store(self.produced, Ordering::Release);
-        Ok(count)
+        count
     }
 }
 

@@ -384,7 +384,8 @@ mod tests {
     fn send(calls: &mut Calls, page: SharedPage, link: &mut Link) -> Vec<u32> {
         let mut ids = vec![];
         while calls.start_next(link) {
-            link.send().unwrap();
+            link.check().unwrap();
+            link.send();
             assert!(link.is_free(), "small messages fit");
             ids.push(calls.sent.last().unwrap().id);
             let produced = page.u32(REQ_PROD).load(core::sync::atomic::Ordering::Relaxed);
