@@ -98,11 +98,12 @@ impl From<MapError> for Failure {
 #[inline(never)]
 pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     // 1. Xen, of a version that has what is used below.
-    let version = hypercall::version().ok_or(Failure::NotOnXen)?;
+    let leaves = hypercall::Leaves::find().ok_or(Failure::NotOnXen)?;
+    let version = leaves.version();
     if version < XenVersion::OLDEST {
         return Err(Failure::OldXen(version));
     }
-    let xen = Xen { version, domain: hypercall::domain_id().map_err(Failure::NoDomainId)? };
+    let xen = Xen { version, domain: hypercall::domain_id(Some(leaves)).map_err(Failure::NoDomainId)? };
 
     // 2. The start info. Version 0 has no memory map, which step 3 then asks Xen for.
     // SAFETY: the loader's structure is valid, as the caller promises; the boot tables map it at its own address.
@@ -239,7 +240,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
         ::log::warn!("this CPU, or the domain's configuration, has no NX: data is executable");
     }
     if cpu.random_canary == 0 {
-        ::log::info!(
+        ::log::debug!(
             "no random numbers from the CPU: the stack protector's canary is mixed from the time stamp counter"
         );
     }

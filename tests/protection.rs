@@ -105,8 +105,12 @@ fn buffers_of_any_length_are_filled() {
 
 #[test]
 fn the_log_says_where_the_canary_is_from_unless_it_is_random() {
-    let says =
-        |guest: Guest| run(guest, |_| ()).1.console_text().contains("canary is mixed from the time stamp counter");
+    let says = |guest: Guest| {
+        run(guest.command_line("domu.log=debug"), |_| ())
+            .1
+            .console_text()
+            .contains("canary is mixed from the time stamp counter")
+    };
     assert!(!says(Guest::new()));
     assert!(says(Guest::new().random(Random::Absent)));
 }

@@ -38,18 +38,27 @@ pub(crate) struct Xen {
 
 /// Whether Xen is there: cheap where it is, and usable before anything else is set up.
 pub(crate) fn present() -> bool {
-    base().is_some()
+    Leaves::find().is_some()
 }
 
-/// The first of Xen's leaves. They move when the domain also has Viridian leaves.
-fn base() -> Option<u32> {
-    (BASE_FIRST..BASE_END).step_by(BASE_STEP as usize).find(|&base| arch::cpuid(base)[1..] == SIGNATURE)
+/// Xen's CPUID leaves. Reading one is an exit to Xen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaves {
+    base: u32,
 }
 
-/// The version of Xen, if Xen is there.
-pub(crate) fn version() -> Option<XenVersion> {
-    let [version, ..] = arch::cpuid(base()? + VERSION);
-    Some(XenVersion { major: (version >> 16) as u16, minor: version as u16 })
+impl Leaves {
+    /// Looks for the first of them. They move when the domain also has Viridian leaves.
+    pub(crate) fn find() -> Option<Self> {
+        let mut bases = (BASE_FIRST..BASE_END).step_by(BASE_STEP as usize);
+        bases.find(|&base| arch::cpuid(base)[1..] == SIGNATURE).map(|base| Self { base })
+    }
+
+    /// The version of Xen.
+    pub(crate) fn version(self) -> XenVersion {
+        let [version, ..] = arch::cpuid(self.base + VERSION);
+        XenVersion { major: (version >> 16) as u16, minor: version as u16 }
+    }
 }
 
 /// The id of this domain, from CPUID or, where that leaf is absent, from an event channel.
@@ -60,8 +69,8 @@ pub(crate) fn version() -> Option<XenVersion> {
 /// # Errors
 ///
 /// Xen allocates no port.
-pub(crate) fn domain_id() -> Result<DomainId, Errno> {
-    if let Some(base) = base()
+pub(crate) fn domain_id(leaves: Option<Leaves>) -> Result<DomainId, Errno> {
+    if let Some(Leaves { base }) = leaves
         && let [features, _, domid, _] = arch::cpuid(base + HVM)
         && features & HVM_DOMID_PRESENT != 0
     {

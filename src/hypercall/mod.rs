@@ -10,7 +10,7 @@ mod raw;
 mod ring_params;
 
 pub use detect::XenVersion;
-pub(crate) use detect::{Xen, domain_id, present, version};
+pub(crate) use detect::{Leaves, Xen, domain_id, present};
 pub(crate) use events::*;
 pub(crate) use grants::*;
 pub(crate) use raw::{Arg, call, count};

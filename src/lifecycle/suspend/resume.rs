@@ -64,9 +64,10 @@ pub(in crate::lifecycle) fn resume(state: Instance, suspended: Instant) -> Resul
 
     // 6. The Xen and the number that the domain has now, and the CPU's generators of random numbers.
     RANDOM.of(state).resume();
-    let domain = hypercall::domain_id().map_err(failed("the domain id"))?;
+    let leaves = hypercall::Leaves::find();
+    let domain = hypercall::domain_id(leaves).map_err(failed("the domain id"))?;
     let mut xen = XEN.of(state).lock();
-    *xen = Xen { version: hypercall::version().unwrap_or(xen.version), domain };
+    *xen = Xen { version: leaves.map_or(xen.version, hypercall::Leaves::version), domain };
     drop(xen);
 
     // 7. The rings. Watches are registered again by xenstore's task.

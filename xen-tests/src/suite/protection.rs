@@ -38,7 +38,8 @@ pub fn cases(cases: &mut Vec<Case>) {
             .cmdline("256")
             .on(Where::PROCESSORS),
     );
-    let twice = Case::new("protection::canary_differs", "protection", |_| Ok(())).cmdline("256").on(place);
+    let twice =
+        Case::new("protection::canary_differs", "protection", |_| Ok(())).cmdline("256 domu.log=debug").on(place);
     cases.push(twice.steps(canary_differs));
 }
 

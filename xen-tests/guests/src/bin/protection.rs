@@ -140,7 +140,8 @@ fn descend(depth: usize) -> u8 {
 }
 
 fn stack(domain: &Domain) -> Result<(), String> {
-    let expected: usize = core::str::from_utf8(domain.command_line()).ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let expected: usize =
+        domain.words().next().and_then(|word| core::str::from_utf8(word.raw()).ok()?.parse().ok()).unwrap_or(0);
     let before = memory::stack();
     let depth = before.size / 4 * 3;
     black_box(descend(depth));
