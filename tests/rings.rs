@@ -610,3 +610,73 @@ proptest! {
         prop_assert!(!front.publish());
     }
 }
+
+#[test]
+fn next_response_names_slot_and_never_arms() {
+    let pages = SharedPages::new(1);
+    let mut front = FrontRing::<[u8; 12], [u8; 4], _>::starting_at(pages.clone(), u32::MAX - 1);
+    let mut back = BackRing::<[u8; 12], [u8; 4], _>::attach(pages.clone()).unwrap();
+    let event = word(&pages, RSP_EVENT).load(Ordering::Relaxed);
+    for number in 0..4 {
+        assert_eq!(front.next_slot(), (254 + u32::from(number)) % 256);
+        front.push(&[number; 12]).unwrap();
+    }
+    assert_eq!((front.publish(), front.in_flight()), (true, 4));
+    assert_eq!(front.next_response(), Ok(None));
+    while let Some(request) = back.poll_request().unwrap() {
+        back.push(&[request[0]; 4]).unwrap();
+    }
+    assert!(back.publish(), "the event of a new ring");
+    for number in 0..4 {
+        let slot = (254 + u32::from(number)) % 256;
+        assert_eq!(front.next_response(), Ok(Some((slot, [number; 4]))));
+    }
+    assert_eq!((front.next_response(), front.in_flight()), (Ok(None), 0));
+    assert_eq!(word(&pages, RSP_EVENT).load(Ordering::Relaxed), event);
+}
+
+#[test]
+fn requested_notification_comes_at_its_count() {
+    let pages = SharedPages::new(1);
+    let mut front = FrontRing::<[u8; 12], [u8; 4], _>::new(pages.clone());
+    let mut back = BackRing::<[u8; 12], [u8; 4], _>::attach(pages).unwrap();
+    // With nothing in flight the next one is asked for.
+    assert_eq!(front.request_notification(7), Ok(false));
+    for number in 0..8 {
+        front.push(&[number; 12]).unwrap();
+    }
+    assert!(front.publish());
+    assert_eq!(front.request_notification(4), Ok(false));
+    let mut notified = Vec::new();
+    while let Some(request) = back.poll_request().unwrap() {
+        back.push(&[request[0]; 4]).unwrap();
+        notified.push(back.publish());
+    }
+    assert_eq!(notified, [false, false, false, true, false, false, false, false]);
+    assert_eq!(front.request_notification(1), Ok(true), "responses are there");
+    for _ in 0..8 {
+        assert!(front.next_response().unwrap().is_some());
+    }
+    assert_eq!(front.request_notification(u32::MAX), Ok(false), "held to what is in flight, or 1");
+    front.push(&[9; 12]).unwrap();
+    assert!(front.publish());
+    assert_eq!(front.request_notification(u32::MAX), Ok(false));
+    back.poll_request().unwrap().unwrap();
+    back.push(&[9; 4]).unwrap();
+    assert!(back.publish());
+}
+
+#[test]
+fn index_that_moves_back_to_a_possible_one_is_corrupt() {
+    let pages = SharedPages::new(1);
+    let mut front = FrontRing::<[u8; 12], [u8; 4], _>::new(pages.clone());
+    for number in 0..4 {
+        front.push(&[number; 12]).unwrap();
+    }
+    assert!(front.publish());
+    word(&pages, RSP_PROD).store(3, Ordering::Release);
+    assert!(front.next_response().unwrap().is_some());
+    word(&pages, RSP_PROD).store(2, Ordering::Release);
+    assert_eq!(front.request_notification(1), Err(Error::Corrupt));
+    assert_eq!(front.push(&[0; 12]), Err(Error::Corrupt));
+}

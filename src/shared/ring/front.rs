@@ -126,4 +126,51 @@ impl<Req, Rsp, M: Owner> FrontRing<Req, Rsp, M> {
         let in_flight = self.end.published.wrapping_sub(self.end.taken);
         self.end.take(in_flight)
     }
+
+    /// How many published requests have no response that was taken.
+    #[must_use]
+    pub const fn in_flight(&self) -> u32 {
+        self.end.published.wrapping_sub(self.end.taken)
+    }
+
+    /// The slot that the next [`push`](Self::push) writes, below [`size`](Self::size).
+    #[must_use]
+    pub const fn next_slot(&self) -> u32 {
+        self.end.slot(self.end.produced)
+    }
+
+    /// Takes a response, with the slot it stands in: that of a request which the back end has taken. In protocols that answer
+    /// in order, such as the receive ring of a network interface, that is the request it answers. No notification is asked
+    /// for, so `None` is no reason to wait: see [`request_notification`](Self::request_notification).
+    ///
+    /// For responses that are looked for in any case, as those to transmitted packets before the next packet. The peer then
+    /// has no reason to notify, and an unasked notification costs both domains.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_response`](Self::poll_response).
+    #[doc(alias("RING_HAS_UNCONSUMED_RESPONSES", "RING_COPY_RESPONSE"))]
+    pub fn next_response(&mut self) -> Result<Option<(u32, Rsp)>, Error>
+    where
+        Rsp: FromBytes + IntoBytes,
+    {
+        let in_flight = self.in_flight();
+        self.end.take_unarmed(in_flight)
+    }
+
+    /// Asks the peer to notify once when `count` responses more than were taken are published, and returns true if there is a
+    /// response now. `count` is held between 1 and the requests [in flight](Self::in_flight), as the peer can publish no more.
+    ///
+    /// After `false` the port can be waited for. After `true` the peer may or may not notify, so responses are to be taken
+    /// before the wait: until there is none if `count` is 1. With a larger `count` fewer than that may be left: the notification
+    /// still comes when the rest is published.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_response`](Self::poll_response).
+    #[doc(alias("RING_FINAL_CHECK_FOR_RESPONSES", "rsp_event"))]
+    pub fn request_notification(&mut self, count: u32) -> Result<bool, Error> {
+        let in_flight = self.in_flight();
+        self.end.arm(in_flight, count.min(in_flight).max(1))
+    }
 }

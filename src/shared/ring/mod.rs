@@ -107,9 +107,14 @@ impl<M: Owner> End<M> {
         Self { memory, size, stride, output, input, produced, published, taken, shown, event: None, corrupt: false }
     }
 
+    /// The number of the slot that an index stands for.
+    const fn slot(&self, index: u32) -> u32 {
+        index & (self.size - 1)
+    }
+
     /// Where an entry lies.
     const fn place(&self, index: u32) -> usize {
-        HEADER + (index & (self.size - 1)) as usize * self.stride
+        HEADER + self.slot(index) as usize * self.stride
     }
 
     /// Writes the next entry, which has a place: the caller has seen to that.
@@ -143,12 +148,40 @@ impl<M: Owner> End<M> {
         Ok(Some(value))
     }
 
-    /// Looks at the peer's index, when all that it had shown was taken; says whether there is more.
+    /// Takes the next entry and returns it with its slot. The peer is not asked to notify.
+    fn take_unarmed<T: FromBytes + IntoBytes>(&mut self, most: u32) -> Result<Option<(u32, T)>, Error> {
+        if self.shown == self.taken && !self.look(most)? {
+            return Ok(None);
+        }
+        let slot = self.slot(self.taken);
+        let value = self.memory.memory().read_value(self.place(self.taken));
+        self.taken = self.taken.wrapping_add(1);
+        Ok(Some((slot, value)))
+    }
+
+    /// Asks the peer to notify when it has published `count` entries more than were taken. Returns true if an entry can be
+    /// taken now.
+    ///
+    /// This is steps c to e of the module's diagram with a later event. The argument is the same: if e does not see an index
+    /// at or beyond the event, 4 sees the event, and it is among the new indices when the peer publishes past it.
+    fn arm(&mut self, most: u32, count: u32) -> Result<bool, Error> {
+        let event = self.taken.wrapping_add(count);
+        if self.event != Some(event) {
+            self.usable()?;
+            self.memory.memory().u32(self.input.event).store(event, Ordering::Relaxed);
+            self.event = Some(event);
+            fence(Ordering::SeqCst);
+        }
+        self.look(most)
+    }
+
+    /// Looks at the peer's index; says whether there is an entry to take.
     fn look(&mut self, most: u32) -> Result<bool, Error> {
         self.usable()?;
         let shown = self.memory.memory().u32(self.input.producer).load(Ordering::Acquire);
-        // One that moved backwards is far ahead, modulo 2^32.
-        if shown.wrapping_sub(self.taken) > most {
+        // One that moved behind what was taken is far ahead, modulo 2^32. One that moved behind what it was is nearer.
+        let ahead = shown.wrapping_sub(self.taken);
+        if ahead > most || ahead < self.shown.wrapping_sub(self.taken) {
             self.corrupt = true;
             return Err(Error::Corrupt);
         }
