@@ -15,7 +15,7 @@ use crate::abi::memory::PAGE_SIZE;
 #[cfg(not(target_os = "none"))]
 use crate::local::Instance;
 
-/// Bytes that are copied word by word at most. The instruction for strings of bytes is faster for more, but on many CPUs takes
+/// Bytes that are copied word by word at most. The instructions for strings are faster for more, but on many CPUs take
 /// tens of cycles to begin, which an entry of a ring is not worth.
 const WORDWISE: usize = 128;
 
@@ -225,16 +225,8 @@ impl<'a> SharedMemory<'a> {
     fn write_bytes(self, offset: usize, bytes: &[u8]) {
         // SAFETY: the destination lies in the memory, as the callers check, and the source is a slice; they do not overlap,
         // since no slice lies in shared memory. The instruction is no Rust access, so a concurrent write by another
-        // domain costs the bytes their value and nothing else. The direction flag is clear by the ABI.
-        unsafe {
-            core::arch::asm!(
-                "rep movsb",
-                inout("rdi") self.start.as_ptr().add(offset) => _,
-                inout("rsi") bytes.as_ptr() => _,
-                inout("rcx") bytes.len() => _,
-                options(nostack, preserves_flags),
-            );
-        }
+        // domain costs the bytes their value and nothing else.
+        unsafe { copy(self.start.as_ptr().add(offset), bytes.as_ptr(), bytes.len()) };
     }
 
     /// Copies bytes in, one atomic store each, so that Miri and a peer on another thread can watch.
@@ -250,15 +242,7 @@ impl<'a> SharedMemory<'a> {
     fn read_bytes(self, offset: usize, bytes: &mut [u8]) {
         // SAFETY: the source lies in the memory, as the callers check, and the destination is exclusively borrowed; no slice
         // lies in shared memory. As in `write_bytes`, a concurrent write by another domain costs the bytes their value only.
-        unsafe {
-            core::arch::asm!(
-                "rep movsb",
-                inout("rdi") bytes.as_mut_ptr() => _,
-                inout("rsi") self.start.as_ptr().add(offset) => _,
-                inout("rcx") bytes.len() => _,
-                options(nostack, preserves_flags),
-            );
-        }
+        unsafe { copy(bytes.as_mut_ptr(), self.start.as_ptr().add(offset), bytes.len()) };
     }
 
     /// Copies bytes out, one atomic load each.
@@ -267,6 +251,31 @@ impl<'a> SharedMemory<'a> {
         for (index, byte) in bytes.iter_mut().enumerate() {
             *byte = self.u8(offset + index).load(Ordering::Relaxed);
         }
+    }
+}
+
+/// Copies bytes by words of 8 bytes, and the last few by bytes: on CPUs without fast strings of bytes, and under emulation,
+/// an eighth of the work.
+///
+/// # Safety
+///
+/// The source is mapped, the destination is mapped read-write, and they do not overlap. To the language this is an access by
+/// another party: only shared memory and exclusively borrowed memory may be the destination.
+#[cfg(target_os = "none")]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: both instructions move `len / 8 * 8 + len % 8 == len` bytes in all, upwards, from and to what the caller names. The
+    // direction flag is clear by the ABI, and neither instruction changes a flag.
+    unsafe {
+        core::arch::asm!(
+            "rep movsq",
+            "mov rcx, {rest}",
+            "rep movsb",
+            rest = in(reg) len % 8,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            inout("rcx") len / 8 => _,
+            options(nostack, preserves_flags),
+        );
     }
 }
 

@@ -55,8 +55,8 @@ macro_rules! words {
             /// # Safety
             ///
             /// The address is a multiple of the word's size. For `'a` it lies in whole pages that stay mapped, which the program
-            /// accesses by `SharedWord`s only, and in a unikernel by the `rep movsb` of `SharedMemory::write_bytes` and
-            /// `read_bytes`. That instruction is no Rust access: to the language it is one of another domain, whose accesses
+            /// accesses by `SharedWord`s only, and in a unikernel by the string instructions of `SharedMemory::write_bytes` and
+            /// `read_bytes`. These are no Rust accesses: to the language they are those of another domain, whose accesses
             /// race with these atomics in any case. It costs the bytes their value and nothing else.
             pub(super) unsafe fn new(at: *mut u8) -> Self {
                 // SAFETY: the caller's promise.
