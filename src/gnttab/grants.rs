@@ -9,7 +9,7 @@ use crate::sync::Mutex;
 
 use super::deferred::{Deferred, Entry};
 use super::list::{Chain, Lists};
-use super::table::{Permit, Table};
+use super::table::{EntryPlace, Permit, Table};
 use super::waiters::Waiters;
 use super::{ErrorKind, Stat};
 use crate::abi::errno::Errno;
@@ -182,6 +182,14 @@ impl Grants {
             frames: inner.table.pages(),
             max_frames: inner.table.known_most(),
             ..Stat::default()
+        }
+    }
+
+    /// Reads where the entries of a grant are, in the order of its pages.
+    pub(super) fn read_entries(&self, references: &Chain, mut read: impl FnMut(EntryPlace)) {
+        let inner = self.inner.lock();
+        for reference in core::iter::successors(references.first(), |&reference| inner.lists.next(reference)) {
+            inner.table.place(reference).into_iter().for_each(&mut read);
         }
     }
 

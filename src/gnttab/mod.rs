@@ -26,6 +26,9 @@
 //! toolstack allows (`max_grant_frames`, 64 by default: 32,760 references). When all are in use, [`Granted::new`] waits, and
 //! [`Granted::try_new`] fails. The first eight are the toolstack's, and never handed out.
 //!
+//! [`Revocable`] pages are granted once, and taken back and given again one by one, without a hypercall: what a peer has filled
+//! is then read in place.
+//!
 //! A peer's pages are used by a [`Mapping`], or by [`copy`]ing from and to them, which is less work for data that is looked at
 //! once.
 //!
@@ -44,6 +47,7 @@ mod list;
 mod map;
 mod peers;
 mod retry;
+mod revocable;
 mod share;
 mod table;
 mod waiters;
@@ -58,6 +62,7 @@ pub use error::{Error, ErrorKind};
 pub(crate) use grants::{DeferredGrants, GRANTS};
 pub(crate) use map::MAPPED;
 pub use map::Mapping;
+pub use revocable::Revocable;
 pub use share::{Granted, References};
 
 use crate::abi::errno::Errno;

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use super::grants::Take;
 use super::list::Chain;
 use super::table::{Permit, frame_number};
-use super::{Access, Error, ErrorKind, ReadWrite, Reference};
+use super::{Access, Error, ErrorKind, ReadOnly, ReadWrite, Reference};
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
 use crate::gnttab::GRANTS;
@@ -16,7 +16,7 @@ use crate::memory::{self, Pages};
 use crate::shared::{Owner, SharedMemory, owner};
 use crate::time;
 
-/// One or more pages of this domain's that follow each other, and that a peer domain may access: [`ReadOnly`](super::ReadOnly)
+/// One or more pages of this domain's that follow each other, and that a peer domain may access: [`ReadOnly`]
 /// or [`ReadWrite`]. They are zeroed, so that the peer sees nothing that it was not meant to see, unless somebody has
 /// [prepared](Self::from_pages) them.
 ///
@@ -201,6 +201,21 @@ impl<A: Access> Granted<A> {
         References { state: self.state, next: chain.first(), left: chain.len(), owner: PhantomData }
     }
 
+    /// Copies the references of the first pages, as many as there is room for, and returns how many: for a grant of many
+    /// pages, whose [`references`](Self::references) are asked for one by one. There are none from before a resume.
+    #[must_use]
+    pub fn copy_references(&self, to: &mut [Reference]) -> usize {
+        let Some(held) = self.held.as_ref().filter(|_| self.check().is_ok()) else { return 0 };
+        let (mut places, mut count) = (to.iter_mut(), 0);
+        GRANTS.of(self.state).read_entries(&held.references, |entry| {
+            if let Some(place) = places.next() {
+                *place = Reference(entry.reference);
+                count += 1;
+            }
+        });
+        count
+    }
+
     /// Ends the grant, and returns at once: with the pages, which are this domain's alone again, if the peer has none of them
     /// in use. What it wrote is still there. One from before a resume has ended with that, whatever the peer does.
     ///
@@ -236,6 +251,20 @@ impl<A: Access> Granted<A> {
     #[must_use]
     pub const fn memory(&self) -> SharedMemory<'_> {
         self.memory
+    }
+}
+
+impl Granted<ReadOnly> {
+    /// The memory, which the peer can read at the same time, but not write.
+    ///
+    /// What is written shows to the peer in any order, until something that it acquires is published with Release, such as
+    /// the index of a ring.
+    #[must_use]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let Some(held) = &mut self.held else { return &mut [] };
+        // The view gives no references, and borrows `self`, so that nobody has it now. Xen maps and copies read-only for the
+        // peer, so only this program writes the memory.
+        held.pages.bytes_mut()
     }
 }
 

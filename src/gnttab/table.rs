@@ -22,7 +22,7 @@ use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_FLAGS, ENTRY_FRAME, ENTRY_SIZE, Flags, RESERVED_ENTRIES};
 use crate::abi::xen::DomainId;
 use crate::memory::unpopulated::Hole;
-use crate::shared::SharedPage;
+use crate::shared::{SharedPage, SharedWord};
 use crate::{arch, hypercall, memory};
 
 /// What an entry permits.
@@ -32,6 +32,22 @@ pub(super) struct Permit {
     /// The page.
     pub(super) frame: u32,
     pub(super) read_only: bool,
+}
+
+/// The place of an entry. Pages of the table stay where they are as long as the domain runs, also after a resume.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EntryPlace {
+    page: SharedPage,
+    pub(super) reference: u32,
+    at: u16,
+}
+
+impl EntryPlace {
+    /// The word of flags and domain.
+    #[inline]
+    pub(super) fn word(self) -> SharedWord<'static, u32> {
+        self.page.u32(usize::from(self.at) + ENTRY_FLAGS)
+    }
 }
 
 /// The pages of the table that are placed, and how many there may be.
@@ -104,6 +120,12 @@ impl Table {
         Some((page, (reference % ENTRIES_PER_FRAME) as usize * ENTRY_SIZE))
     }
 
+    /// The place of an entry, for who switches its permission.
+    pub(super) fn place(&self, reference: u32) -> Option<EntryPlace> {
+        let (page, at) = self.entry(reference)?;
+        Some(EntryPlace { page, reference, at: at as u16 })
+    }
+
     /// Whether an entry of a page that was just placed is there to be used. The first ones are the toolstack's; of the
     /// others some may still be what a boot loader has left in use.
     pub(super) fn is_usable(&self, reference: u32) -> bool {
@@ -115,10 +137,8 @@ impl Table {
     /// Lets the peer access a page. What was written to the page before is there when the peer looks.
     pub(super) fn permit(&self, reference: u32, permit: Permit) {
         let Some((page, at)) = self.entry(reference) else { return };
-        let mut flags = Flags::PERMIT_ACCESS;
-        flags.set(Flags::READ_ONLY, permit.read_only);
         page.u32(at + ENTRY_FRAME).store(permit.frame, Ordering::Relaxed);
-        page.u32(at + ENTRY_FLAGS).store(u32::from(permit.peer.0) << 16 | u32::from(flags.bits()), Ordering::Release);
+        page.u32(at + ENTRY_FLAGS).store(permission(permit.peer, permit.read_only), Ordering::Release);
     }
 
     /// Takes the access back, unless the page is in use by the peer. Says whether it is taken back: what the peer wrote is
@@ -136,6 +156,13 @@ impl Table {
         // are not what they were, Xen has set a bit meanwhile: a peer that maps and unmaps without end keeps nobody here.
         word().compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
+}
+
+/// The word of flags and domain that lets a peer access a page.
+pub(super) fn permission(peer: DomainId, read_only: bool) -> u32 {
+    let mut flags = Flags::PERMIT_ACCESS;
+    flags.set(Flags::READ_ONLY, read_only);
+    u32::from(peer.0) << 16 | u32::from(flags.bits())
 }
 
 /// The flags in the first word of an entry.

@@ -13,6 +13,7 @@
 
 mod byte_ring;
 mod error;
+mod handover;
 mod info;
 mod memory;
 pub(crate) mod owner;
@@ -21,6 +22,7 @@ mod word;
 
 pub(crate) use byte_ring::{Consumer, Corrupt, Layout, Producer};
 pub use error::Error;
+pub(crate) use handover::handover;
 pub(crate) use info::{INFO, SharedInfo, TimeRecord};
 pub use memory::SharedMemory;
 pub(crate) use memory::SharedPage;
