@@ -16,6 +16,7 @@
 //! | `domu.log=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` unless given |
 //! | `domu.fifo=on\|off` | whether event channels use Xen's FIFO interface where it has one; `on` unless given |
 //! | `domu.suspend-over-limit=on\|off` | whether the domain is suspended although it holds more memory than its limit, so that it cannot be restored: see [`lifecycle::allow_suspend_over_limit`](crate::lifecycle::allow_suspend_over_limit); `on` unless given |
+//! | `domu.test=NAME`, `domu.test-nonce=WORD` | the test that a binary of the crate `domu-test` runs; no effect in other programs |
 //!
 //! The last one wins. An option that is not known, or a value that is not, is warned of in the log and has no effect.
 
@@ -122,7 +123,7 @@ impl Options {
                 options.fifo = on;
             } else if let Some(on) = word.value_of("domu.suspend-over-limit").and_then(switch) {
                 options.suspend_over_limit = on;
-            } else {
+            } else if word.value_of("domu.test").is_none() && word.value_of("domu.test-nonce").is_none() {
                 unknown(word);
             }
         }
@@ -191,6 +192,7 @@ mod tests {
         assert_eq!(parse(r#"x="domu.log=off""#), (parse("").0, Vec::new()));
         assert!(parse("domu.fifo=off domu.fifo=on").0.fifo && !parse("domu.fifo=off").0.fifo);
         assert!(parse("").0.suspend_over_limit && !parse("domu.suspend-over-limit=off").0.suspend_over_limit);
+        assert_eq!(parse("domu.test=a domu.test-nonce=b"), (parse("").0, Vec::new()));
         assert_eq!(parse("domu.fifo=never"), (parse("").0, std::vec!["domu.fifo=never".into()]));
         let (options, unknown) = parse("domu.log=loud domu.heap=1 domu.log domu. domu.log=error");
         assert_eq!(options.log_level, LevelFilter::Error);
