@@ -1,6 +1,7 @@
-//! What the crate's own code waits and locks with.
+//! Locks, wait lists and giving way, for the crate's own code.
 
 mod lock;
+pub(crate) mod wait_list;
 mod yield_now;
 
 #[cfg(all(feature = "allocator", target_os = "none"))]
