@@ -8,21 +8,25 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::future::poll_fn;
-use core::mem;
 use core::task::{Poll, Waker};
 
 use crate::sync::Mutex;
+use crate::sync::wait_list::WaitCell;
 use embassy_executor::{Spawner, raw};
 
 /// Who polls an executor, while somebody does.
 #[derive(Default)]
-struct Hook(Mutex<Option<Waker>>);
+struct Hook(Mutex<WaitCell>);
 
 impl Hook {
-    fn set(&self, waker: Option<Waker>) {
-        // Wakers are the application's code: dropped and called while the hook is free.
-        let before = mem::replace(&mut *self.0.lock(), waker);
-        drop(before);
+    fn set(&self, waker: Waker) {
+        let replaced = self.0.lock().register(waker);
+        drop(replaced);
+    }
+
+    fn clear(&self) {
+        let waker = self.0.lock().take();
+        drop(waker);
     }
 
     fn wake(&self) {
@@ -51,7 +55,7 @@ struct Unhook(&'static Hook);
 
 impl Drop for Unhook {
     fn drop(&mut self) {
-        self.0.set(None);
+        self.0.clear();
     }
 }
 
@@ -97,7 +101,7 @@ pub async fn run(start: impl FnOnce(Spawner)) -> ! {
     start(executor.spawner());
     let never = poll_fn(|context| {
         // First, so that it sees whatever becomes ready from here on.
-        hook.set(Some(context.waker().clone()));
+        hook.set(context.waker().clone());
         // SAFETY: the executor is polled here alone: it was made in this future, and a `Spawner` does not give it away.
         // Whoever polls the future has it exclusively, so this is not reentrant, and the reference to the executor, which is
         // not `Sync`, keeps the future on the thread that made the executor.

@@ -18,6 +18,7 @@ use crate::abi::xen::DomainId;
 use crate::executor::{Source, Turn};
 use crate::local::{Instance, domain_local};
 use crate::memory::Pages;
+use crate::sync::wait_list::{Waiter, WaiterId};
 use crate::time::Instant;
 
 domain_local! {
@@ -354,10 +355,10 @@ impl Grants {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether a deferred grant may yet wake somebody who waits for references.
+    /// Whether a deferred grant may yet wake a future that waits for references.
     pub(crate) fn may_wake(&self) -> bool {
         let inner = self.inner.lock();
-        !inner.deferred.is_empty() && !inner.waiters.is_empty()
+        !inner.deferred.is_empty() && inner.waiters.has_foreground()
     }
 }
 
@@ -366,7 +367,8 @@ impl Grants {
 pub(super) struct Take {
     state: Instance,
     count: u32,
-    ticket: Option<u64>,
+    /// Its registration.
+    id: Option<WaiterId>,
 }
 
 impl Future for Take {
@@ -377,29 +379,22 @@ impl Future for Take {
         if !self.state.is_running() {
             return Poll::Ready(Err(ErrorKind::Refused(Errno::ESRCH)));
         }
-        let waker = context.waker().clone();
         let state = self.state;
+        let waiter = Waiter::new(state, context.waker());
         let mut inner = GRANTS.of(state).inner.lock();
-        // Without a ticket it is its turn as well, if nobody waits.
-        let taken = if inner.waiters.is_first(self.ticket) { inner.take(self.count, 0) } else { Ok(None) };
-        let mut before = None;
-        let result = match (taken, self.ticket) {
-            (Ok(Some(chain)), _) => Some(Ok(chain)),
-            (Err(error), _) => Some(Err(error)),
-            (Ok(None), Some(ticket)) => {
-                before = inner.waiters.update(ticket, waker);
-                None
-            }
-            (Ok(None), None) => match inner.waiters.reserve() {
-                Ok(()) => {
-                    self.ticket = Some(inner.waiters.join(self.count, waker));
-                    None
-                }
-                Err(error) => Some(Err(error)),
+        // Without a registration it is its turn as well, if no other waits.
+        let taken = if inner.waiters.is_first(self.id) { inner.take(self.count, 0) } else { Ok(None) };
+        let count = self.count;
+        let (result, replaced) = match taken {
+            Ok(Some(chain)) => (Some(Ok(chain)), None),
+            Err(error) => (Some(Err(error)), None),
+            Ok(None) => match inner.waiters.reserve() {
+                Ok(()) => (None, inner.waiters.register(&mut self.id, count, waiter)),
+                Err(error) => (Some(Err(error)), None),
             },
         };
         drop(inner);
-        drop(before);
+        drop(replaced);
         result.map_or(Poll::Pending, |result| {
             self.leave();
             Poll::Ready(result)
@@ -410,14 +405,14 @@ impl Future for Take {
 impl Take {
     /// Waits for this number of a domain's references.
     pub(super) const fn new(state: Instance, count: u32) -> Self {
-        Self { state, count, ticket: None }
+        Self { state, count, id: None }
     }
 
-    /// Gives the ticket back; the next may go on. Outside of its domain the place in the queue stays, as it may be locked.
+    /// Leaves the queue, and wakes the next waiter if it can be served. Outside of its domain the place in the queue stays.
     fn leave(&mut self) {
-        let Some(ticket) = self.ticket.take().filter(|_| self.state.is_running()) else { return };
+        let Some(id) = self.id.take().filter(|_| self.state.is_running()) else { return };
         let mut inner = GRANTS.of(self.state).inner.lock();
-        let own = inner.waiters.leave(ticket);
+        let own = inner.waiters.leave(id);
         let next = inner.next_waiter();
         drop(inner);
         drop(own);

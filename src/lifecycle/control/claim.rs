@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::task::{Poll, Waker};
 
 use crate::sync::Mutex;
+use crate::sync::wait_list::WaitCell;
 
 use super::received::Received;
 use crate::local::domain_local;
@@ -59,14 +60,14 @@ pub(in crate::lifecycle) struct Desk {
     /// Streams that the application holds.
     taken: AtomicUsize,
     /// This crate's task, while it waits for there to be none.
-    waits: Mutex<Option<Waker>>,
+    waits: Mutex<WaitCell>,
     /// The request that was acknowledged and not handed out yet.
     pub(super) received: Received,
 }
 
 impl Desk {
     const fn new() -> Self {
-        Self { taken: AtomicUsize::new(0), waits: Mutex::new(None), received: Received::new() }
+        Self { taken: AtomicUsize::new(0), waits: Mutex::new(WaitCell::new()), received: Received::new() }
     }
 
     /// The application takes over.
@@ -89,8 +90,8 @@ impl Desk {
                 return Poll::Ready(());
             }
             let waker = context.waker().clone();
-            let before = self.waits.lock().replace(waker);
-            drop(before);
+            let replaced = self.waits.lock().register(waker);
+            drop(replaced);
             Poll::Pending
         })
         .await;
