@@ -33,7 +33,7 @@ use crate::memory::{
 use crate::options::{Options, Word};
 use crate::random::RANDOM;
 use crate::shared::{INFO, SharedInfo, SharedPage};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, wait_list};
 use crate::time::{CLOCK, TIMERS};
 use crate::xenstore::{CONNECTION, Connection};
 use crate::{arch, local};
@@ -204,6 +204,7 @@ pub(crate) unsafe fn boot(start_info: u32) -> Result<Domain, Failure> {
     TIMER.start(&booting);
     CLOCK.start(&booting);
     TIMERS.start(&booting);
+    wait_list::start(&booting);
     EXECUTOR.start(&booting);
     HOOKS.start(&booting);
     GRANTS.start(&booting);

@@ -6,7 +6,6 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 
 use super::pace::Pace;
-use super::table::Seen;
 use super::{Error, ErrorKind, Object, PolledPort, Priority};
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::{status, virq};
@@ -16,6 +15,7 @@ use crate::eventchn::PORTS;
 use crate::eventchn::TIMER;
 use crate::hypercall;
 use crate::local::{self, Instance};
+use crate::sync::wait_list::WaiterId;
 
 /// A port of this domain. Dropping it closes it.
 ///
@@ -307,8 +307,8 @@ impl Drop for Port {
 pub struct After<'a> {
     port: &'a Port,
     seen: u64,
-    /// The number under which the table knows this future.
-    id: Option<u64>,
+    /// Its registration.
+    id: Option<WaiterId>,
 }
 
 impl Future for After<'_> {
@@ -319,16 +319,9 @@ impl Future for After<'_> {
             Ok(state) => state,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        match PORTS.of(state).look(state, self.port.number, self.seen, self.id, context.waker()) {
-            Seen::Events(count) => {
-                self.id = None;
-                Poll::Ready(Ok(count))
-            }
-            Seen::Waiting(id) => {
-                self.id = Some(id);
-                Poll::Pending
-            }
-        }
+        let Self { port, seen, id } = &mut *self;
+        let polled = PORTS.of(state).poll(state, port.number, *seen, id, context.waker());
+        polled.map(|count| count.ok_or_else(|| port.error(ErrorKind::BeforeResume)))
     }
 }
 

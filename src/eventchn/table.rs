@@ -1,15 +1,15 @@
-//! What is known of each port: how many events were delivered, and who waits for the next.
+//! Each port's count of delivered events, and the waiters for the next one.
 
 use alloc::vec::Vec;
-use core::task::Waker;
+use core::task::{Poll, Waker};
 
 use crate::sync::Mutex;
+use crate::sync::wait_list::{Queue, Waiter, WaiterId, Waiters};
 
 use super::ErrorKind;
 use crate::abi::errno::Errno;
 use crate::eventchn::DELIVERY;
 use crate::eventchn::TIMER;
-use crate::executor::EXECUTOR;
 use crate::executor::{Source, Turn};
 use crate::hypercall;
 use crate::local::Instance;
@@ -29,30 +29,18 @@ struct Entry {
     count: u64,
     /// Nobody has taken note of the last one yet.
     masked: bool,
-    waiters: Vec<Waiter>,
-}
-
-/// A future that waits for a port: until it is woken, or goes away.
-#[derive(Debug)]
-struct Waiter {
-    id: u64,
-    waker: Waker,
-    /// It is for nobody's sake.
-    background: bool,
+    waiting: Queue,
 }
 
 /// All ports of a domain, by number.
-///
-/// Wakers are the application's code: they are cloned, woken and dropped while the table is free.
 #[derive(Debug)]
 pub(crate) struct Table(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     ports: Vec<Option<Entry>>,
-    next_id: u64,
-    /// Futures that wait, for whichever port, but for those in the background.
-    waiting: usize,
+    /// The waiters of all ports.
+    waiters: Waiters,
 }
 
 impl Inner {
@@ -60,27 +48,10 @@ impl Inner {
         self.ports.get_mut(port as usize)?.as_mut()
     }
 
-    /// Takes a waiter out of the list of a port.
-    fn take_waiter(&mut self, port: u32, id: Option<u64>) -> Option<Waiter> {
-        let entry = self.entry(port)?;
-        let index = entry.waiters.iter().position(|waiter| Some(waiter.id) == id)?;
-        let waiter = entry.waiters.swap_remove(index);
-        self.waiting -= usize::from(!waiter.background);
-        Some(waiter)
+    /// A port in use, with the waiters of all ports.
+    fn with_waiters(&mut self, port: u32) -> Option<(&mut Entry, &mut Waiters)> {
+        Some((self.ports.get_mut(port as usize)?.as_mut()?, &mut self.waiters))
     }
-}
-
-/// How many of them are not in the background.
-fn counted(waiters: &[Waiter]) -> usize {
-    waiters.iter().filter(|waiter| !waiter.background).count()
-}
-
-/// What a look at a port tells its waiter.
-pub(super) enum Seen {
-    /// There were events: so many in all.
-    Events(u64),
-    /// There were none; the waker will be called. The number is the waiter's, for the next look.
-    Waiting(u64),
 }
 
 /// Events, in the main loop.
@@ -96,7 +67,7 @@ impl Source for Events {
 
     #[inline]
     fn may_wake(&self, domain: Instance) -> bool {
-        PORTS.of(domain).anybody_waits()
+        PORTS.of(domain).has_foreground()
     }
 }
 
@@ -110,7 +81,7 @@ pub(crate) fn prepare_halt(domain: Instance, now: Instant, deadline: Option<Inst
 impl Table {
     /// No port.
     const fn new() -> Self {
-        Self(Mutex::new(Inner { ports: Vec::new(), next_id: 0, waiting: 0 }))
+        Self(Mutex::new(Inner { ports: Vec::new(), waiters: Waiters::new() }))
     }
 
     /// Makes room for a port.
@@ -139,11 +110,21 @@ impl Table {
     pub(super) fn remove(&self, port: u32, state: Instance) {
         DELIVERY.of(state).mask(INFO.of(state), port);
         DELIVERY.of(state).clear_pending(INFO.of(state), port);
+        // Each future that waits borrows its port, unless it was leaked: its waker is dropped, one at a time.
+        while let Some(waker) = self.remove_waiter(port) {
+            drop(waker);
+        }
+    }
+
+    /// Takes out a waiter of a port, or else the port.
+    fn remove_waiter(&self, port: u32) -> Option<Waker> {
         let mut inner = self.0.lock();
-        let entry = inner.ports.get_mut(port as usize).and_then(Option::take);
-        inner.waiting -= entry.as_ref().map_or(0, |entry| counted(&entry.waiters));
-        drop(inner);
-        drop(entry);
+        let (entry, waiters) = inner.with_waiters(port)?;
+        let waker = entry.waiting.pop(waiters, waiters.mark());
+        if waker.is_none() {
+            inner.ports[port as usize] = None;
+        }
+        waker
     }
 
     /// Events that were delivered on a port. Whoever asks has taken note: the next event may come.
@@ -158,46 +139,58 @@ impl Table {
         count
     }
 
-    /// Looks for events beyond a number that was seen, or registers a waker for the next one.
-    pub(super) fn look(&self, state: Instance, port: u32, seen: u64, id: Option<u64>, waker: &Waker) -> Seen {
-        let waker = waker.clone();
+    /// The number of events if it is beyond one that was seen; else registers a waker for the next one. None of a port that is
+    /// not in the table.
+    pub(super) fn poll(
+        &self,
+        state: Instance,
+        port: u32,
+        seen: u64,
+        id: &mut Option<WaiterId>,
+        waker: &Waker,
+    ) -> Poll<Option<u64>> {
+        let waiter = Waiter::new(state, waker);
         let count = self.count(state, port);
         let mut inner = self.0.lock();
-        let before = inner.take_waiter(port, id);
-        let result = if count > seen {
-            Seen::Events(count)
+        let Some((entry, waiters)) = inner.with_waiters(port) else { return Poll::Ready(None) };
+        let (replaced, result) = if count > seen {
+            (id.take().and_then(|id| entry.waiting.leave(waiters, id)), Poll::Ready(Some(count)))
         } else {
-            let id = inner.next_id;
-            inner.next_id += 1;
-            if let Some(entry) = inner.entry(port) {
-                let background = EXECUTOR.of(state).is_in_background();
-                entry.waiters.push(Waiter { id, waker, background });
-                inner.waiting += usize::from(!background);
-            }
-            Seen::Waiting(id)
+            (entry.waiting.register(waiters, id, waiter, 0), Poll::Pending)
         };
         drop(inner);
-        drop(before);
+        drop(replaced);
         result
     }
 
     /// A waiter goes away.
-    pub(super) fn forget(&self, port: u32, id: u64) {
-        let waiter = self.0.lock().take_waiter(port, Some(id));
-        drop(waiter);
+    pub(super) fn forget(&self, port: u32, id: WaiterId) {
+        let mut inner = self.0.lock();
+        let waker = inner.with_waiters(port).and_then(|(entry, waiters)| entry.waiting.leave(waiters, id));
+        drop(inner);
+        drop(waker);
     }
 
-    /// Forgets all ports, as Xen has closed them. Who waits, and is to be woken, finds that his is from before the resume.
+    /// Forgets all ports, as Xen has closed them. The waiters, whose wakers are returned, find theirs from before the resume.
     pub(crate) fn resume(&self) -> impl Iterator<Item = Waker> {
         let mut inner = self.0.lock();
-        inner.waiting = 0;
-        let ports = core::mem::take(&mut inner.ports);
-        ports.into_iter().flatten().flat_map(|entry| entry.waiters).map(|waiter| waiter.waker)
+        let (ports, mut waiters) = (core::mem::take(&mut inner.ports), inner.waiters.close());
+        drop(inner);
+        let (mut ports, mut waiting) = (ports.into_iter().flatten(), Queue::new());
+        core::iter::from_fn(move || {
+            loop {
+                let mark = waiters.mark();
+                match waiting.pop(&mut waiters, mark) {
+                    None => waiting = ports.next()?.waiting,
+                    waker => return waker,
+                }
+            }
+        })
     }
 
-    /// Whether a future waits for any port, and somebody for that.
-    fn anybody_waits(&self) -> bool {
-        self.0.lock().waiting > 0
+    /// Whether a future waits for any port that is not in the background.
+    fn has_foreground(&self) -> bool {
+        self.0.lock().waiters.has_foreground()
     }
 
     /// Delivers what Xen has raised: each port that fired is masked, counted and its waiters are woken. The cost follows
@@ -222,16 +215,16 @@ impl Table {
     /// Counts an event and wakes who waits for it.
     fn fire(&self, port: u32) {
         let mut inner = self.0.lock();
-        let Some(entry) = inner.entry(port) else { return };
+        let Some((entry, waiters)) = inner.with_waiters(port) else { return };
         entry.count += 1;
         entry.masked = true;
-        let mut woken = core::mem::take(&mut entry.waiters);
-        inner.waiting -= counted(&woken);
+        let mark = waiters.mark();
+        let mut next = entry.waiting.pop(waiters, mark);
         drop(inner);
-        woken.drain(..).for_each(|waiter| waiter.waker.wake());
-        // The empty list goes back, so that who waits next needs no new one.
-        if let Some(entry) = self.0.lock().entry(port).filter(|entry| entry.waiters.capacity() == 0) {
-            entry.waiters = woken;
+        while let Some(waker) = next {
+            waker.wake();
+            let mut inner = self.0.lock();
+            next = inner.with_waiters(port).and_then(|(entry, waiters)| entry.waiting.pop(waiters, mark));
         }
     }
 }

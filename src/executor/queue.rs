@@ -1,14 +1,12 @@
-//! The ready queue: tasks that are to run, and which work is in the background.
+//! The ready queue: tasks that are to run.
 
 use alloc::collections::VecDeque;
 use core::fmt;
-use core::future::{Future, poll_fn};
-use core::pin::pin;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use async_task::Runnable;
 
-use crate::local::{self, Instance, vcpu_local};
+use crate::local::{self, vcpu_local};
 use crate::sync::Mutex;
 
 vcpu_local! {
@@ -22,8 +20,6 @@ pub(crate) struct Executor {
     ready: Mutex<VecDeque<Runnable>>,
     /// Tasks whose memory is in use.
     tasks: AtomicUsize,
-    /// What runs is for nobody's sake: see [`in_background`].
-    background: AtomicBool,
     /// Turns of the main loop, and halts.
     pub(super) turns: AtomicU64,
     pub(super) halts: AtomicU64,
@@ -41,7 +37,6 @@ impl Executor {
         Self {
             ready: Mutex::new(VecDeque::new()),
             tasks: AtomicUsize::new(0),
-            background: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             halts: AtomicU64::new(0),
         }
@@ -56,22 +51,9 @@ impl Executor {
         Admitted(self)
     }
 
-    /// Whether what runs now is for nobody's sake.
-    pub(crate) fn is_in_background(&self) -> bool {
-        self.background.load(Ordering::Relaxed)
-    }
-
     /// Which turn of the main loop this is.
     pub(crate) fn turn(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
-    }
-
-    /// Does something as if nobody waited for it.
-    pub(crate) fn background<T>(&self, act: impl FnOnce() -> T) -> T {
-        let before = self.background.swap(true, Ordering::Relaxed);
-        let result = act();
-        self.background.store(before, Ordering::Relaxed);
-        result
     }
 
     pub(super) fn ready(&self) -> usize {
@@ -101,13 +83,6 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.tasks.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Runs a future that nobody waits for: the events that it waits for do not count as something that could wake main. Timers
-/// do.
-pub(crate) async fn in_background<F: Future>(state: Instance, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|context| EXECUTOR.of(state).background(|| future.as_mut().poll(context))).await
 }
 
 /// What the main loop has done so far.

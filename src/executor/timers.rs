@@ -24,6 +24,6 @@ impl Source for DueTimers {
 
     #[inline]
     fn may_wake(&self, domain: Instance) -> bool {
-        TIMERS.of(domain).may_wake()
+        TIMERS.of(domain).has_foreground()
     }
 }

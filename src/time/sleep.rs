@@ -6,9 +6,9 @@ use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use core::time::Duration;
 
-use super::timers::Key;
 use super::{Instant, now, wall_clock};
 use crate::local::{self, Instance};
+use crate::sync::wait_list::{Waiter, WaiterId};
 use crate::time::TIMERS;
 
 /// Waits for so long.
@@ -27,7 +27,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 ///
 /// Dropping the future forgets the deadline.
 pub const fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, registered: None }
+    Sleep { deadline, background: false, registered: None }
 }
 
 /// How long the wall clock is believed to be left alone. Nobody tells a domain that it is set.
@@ -62,8 +62,10 @@ pub async fn sleep_until_wall_clock(moment: Duration) {
 #[must_use = "futures do nothing unless polled"]
 pub struct Sleep {
     deadline: Instant,
+    /// Ignored by deadlock detection.
+    background: bool,
     /// The timer, and the domain that it belongs to.
-    registered: Option<(Instance, Key)>,
+    registered: Option<(Instance, WaiterId)>,
 }
 
 impl fmt::Debug for Sleep {
@@ -83,17 +85,25 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         // One of a domain that has ended is no timer any more.
-        let key = self.registered.filter(|(owner, _)| owner.is_running()).map(|(_, key)| key);
-        self.registered = Some((state, TIMERS.of(state).set(self.deadline, key, context.waker())));
+        let mut id = self.registered.filter(|(owner, _)| owner.is_running()).map(|(_, id)| id);
+        let waiter = Waiter::foreground(context.waker()).mark(self.background);
+        TIMERS.of(state).set(self.deadline, &mut id, waiter);
+        self.registered = id.map(|id| (state, id));
         Poll::Pending
     }
 }
 
 impl Sleep {
+    /// Sets whether it is ignored by deadlock detection. Other sleeps count, also those of background work.
+    pub(crate) const fn mark_background(mut self, background: bool) -> Self {
+        self.background = background;
+        self
+    }
+
     fn cancel(&mut self) {
         // Outside of its domain the deadline stays: its time comes, and wakes a future that is gone.
-        if let Some((state, key)) = self.registered.take().filter(|(owner, _)| owner.is_running()) {
-            TIMERS.of(state).cancel(key);
+        if let Some((state, id)) = self.registered.take().filter(|(owner, _)| owner.is_running()) {
+            TIMERS.of(state).cancel(id);
         }
     }
 }

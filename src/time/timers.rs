@@ -1,10 +1,11 @@
-//! The deadlines that somebody waits for, earliest first.
+//! The deadlines that futures wait for, earliest first.
 
+#[cfg(feature = "embassy-time")]
 use alloc::collections::BTreeMap;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Waker;
 
 use crate::sync::Mutex;
+use crate::sync::wait_list::{Deadlines, Waiter, WaiterId};
 
 use super::Instant;
 use crate::local::vcpu_local;
@@ -14,35 +15,26 @@ vcpu_local! {
     pub(crate) static TIMERS: Timers = Timers::new();
 }
 
-/// A deadline and who waits for it, so that two may be for the same moment.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Key(Instant, Waiter);
+/// The addresses of a waker's data and functions, by which [`Waker::will_wake`] compares. They are no other waker's while this one
+/// is kept.
+#[cfg(feature = "embassy-time")]
+type Addresses = (usize, usize);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Waiter {
-    /// One that keeps its key.
-    Number(u64),
-    /// One that keeps nothing: the addresses of its waker's data and functions, by which [`Waker::will_wake`] compares. They
-    /// are nobody else's while the waker is kept here.
-    #[cfg(feature = "embassy-time")]
-    Waker(usize, usize),
+#[cfg(feature = "embassy-time")]
+fn addresses(waker: &Waker) -> Addresses {
+    (waker.data().addr(), core::ptr::from_ref(waker.vtable()).addr())
 }
 
 /// The timers of a domain.
 #[derive(Debug)]
-pub(crate) struct Timers {
-    inner: Mutex<Inner>,
-    /// Timers of background tasks: they wake nothing that main waits for.
-    background: AtomicUsize,
-}
+pub(crate) struct Timers(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    deadlines: BTreeMap<Key, Waker>,
-    next_id: u64,
-    /// The deadline of each waiter that keeps nothing.
+    deadlines: Deadlines,
+    /// The waiters that keep no id, by their wakers.
     #[cfg(feature = "embassy-time")]
-    by_waker: BTreeMap<Waiter, Instant>,
+    by_waker: BTreeMap<Addresses, WaiterId>,
     /// How many of those had asked again in the turn after all of them were woken.
     #[cfg(feature = "embassy-time")]
     survivors: usize,
@@ -54,8 +46,7 @@ struct Inner {
 impl Inner {
     const fn new() -> Self {
         Self {
-            deadlines: BTreeMap::new(),
-            next_id: 0,
+            deadlines: Deadlines::new(),
             #[cfg(feature = "embassy-time")]
             by_waker: BTreeMap::new(),
             #[cfg(feature = "embassy-time")]
@@ -73,22 +64,13 @@ const FEW: usize = 64;
 impl Timers {
     /// No deadline.
     const fn new() -> Self {
-        Self { inner: Mutex::new(Inner::new()), background: AtomicUsize::new(0) }
+        Self(Mutex::new(Inner::new()))
     }
 
-    /// Has a waker called at a moment; `key` is an earlier registration of the same waiter.
-    pub(super) fn set(&self, deadline: Instant, key: Option<Key>, waker: &Waker) -> Key {
-        // Wakers are the application's code: cloned and dropped while the timers are free.
-        let waker = waker.clone();
-        let mut inner = self.inner.lock();
-        let key = key.unwrap_or_else(|| {
-            inner.next_id += 1;
-            Key(deadline, Waiter::Number(inner.next_id))
-        });
-        let before = inner.deadlines.insert(key, waker);
-        drop(inner);
-        drop(before);
-        key
+    /// Has a waiter woken at a moment. It keeps its id, which names its earlier registration in the next call.
+    pub(super) fn set(&self, deadline: Instant, id: &mut Option<WaiterId>, waiter: Waiter) {
+        let replaced = self.0.lock().deadlines.register(id, waiter, deadline.0);
+        drop(replaced);
     }
 
     /// Has a waker called at a moment, in nanoseconds, for a waiter that keeps no key and does not tell when it is gone. The
@@ -97,41 +79,37 @@ impl Timers {
     /// any more are given up when there are many: see [`give_up`](Self::give_up).
     #[cfg(feature = "embassy-time")]
     pub(crate) fn set_earliest(&self, deadline_ns: u64, waker: &Waker) {
-        let deadline = Instant(deadline_ns);
         // Its clone may have other addresses, and is what is kept.
-        let waker = waker.clone();
-        let waiter = Waiter::Waker(waker.data().addr(), core::ptr::from_ref(waker.vtable()).addr());
-        let mut inner = self.inner.lock();
-        if inner.by_waker.get(&waiter).is_some_and(|before| *before <= deadline) {
+        let waiter = Waiter::foreground(waker);
+        let addresses = addresses(waiter.waker());
+        let mut inner = self.0.lock();
+        let before = inner.by_waker.get(&addresses).copied();
+        if before.and_then(|before| inner.deadlines.deadline(before)).is_some_and(|before| before <= deadline_ns) {
             drop(inner);
             return;
         }
-        let before = inner.by_waker.insert(waiter, deadline);
-        let before = before.and_then(|before| inner.deadlines.remove(&Key(before, waiter)));
-        let same = inner.deadlines.insert(Key(deadline, waiter), waker);
+        let replaced = before.and_then(|before| inner.deadlines.leave(before));
+        let mut id = None;
+        let none = inner.deadlines.register(&mut id, waiter, deadline_ns);
+        inner.by_waker.extend(id.map(|id| (addresses, id)));
         drop(inner);
-        drop((before, same));
+        drop((replaced, none));
     }
 
     /// Forgets a registration.
-    pub(super) fn cancel(&self, key: Key) {
-        let waker = self.inner.lock().deadlines.remove(&key);
+    pub(super) fn cancel(&self, id: WaiterId) {
+        let waker = self.0.lock().deadlines.leave(id);
         drop(waker);
     }
 
-    /// Whether anybody waits.
+    /// Whether there is a timer.
     pub(crate) fn any(&self) -> bool {
-        !self.inner.lock().deadlines.is_empty()
+        self.0.lock().deadlines.len() > 0
     }
 
-    /// Whether a timer may wake what main waits for.
-    pub(crate) fn may_wake(&self) -> bool {
-        self.inner.lock().deadlines.len() > self.background.load(Ordering::Relaxed)
-    }
-
-    /// Sets how many timers are those of background tasks.
-    pub(crate) fn set_background(&self, timers: usize) {
-        self.background.store(timers, Ordering::Relaxed);
+    /// Whether there is a timer that is not in the background.
+    pub(crate) fn has_foreground(&self) -> bool {
+        self.0.lock().deadlines.has_foreground()
     }
 
     /// Wakes whoever waits for a moment that has come: at most as many as wait now, as a waker may set a timer that is due.
@@ -142,7 +120,7 @@ impl Timers {
     }
 
     fn fire_all(&self, now: Instant) {
-        let most = self.inner.lock().deadlines.len();
+        let most = self.0.lock().deadlines.len();
         for _ in 0..most {
             let Some(waker) = self.next_due(now) else { break };
             waker.wake();
@@ -154,7 +132,7 @@ impl Timers {
     /// asks again in the next turn. At least half of those that are woken have asked since, so each pays for two wakes.
     #[cfg(feature = "embassy-time")]
     fn give_up(&self) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.lock();
         let waiters = inner.by_waker.len();
         if core::mem::take(&mut inner.woken) {
             inner.survivors = waiters;
@@ -172,22 +150,24 @@ impl Timers {
 
     #[cfg(feature = "embassy-time")]
     fn next_unkept(&self) -> Option<Waker> {
-        let inner = &mut *self.inner.lock();
-        let (waiter, deadline) = inner.by_waker.pop_first()?;
-        inner.deadlines.remove(&Key(deadline, waiter))
+        let inner = &mut *self.0.lock();
+        let (_, id) = inner.by_waker.pop_first()?;
+        inner.deadlines.leave(id)
     }
 
     fn next_due(&self, now: Instant) -> Option<Waker> {
-        let inner = &mut *self.inner.lock();
-        let earliest = inner.deadlines.first_entry().filter(|entry| entry.key().0 <= now)?;
+        let inner = &mut *self.0.lock();
+        let (_id, waker) = inner.deadlines.pop(now.0)?;
         #[cfg(feature = "embassy-time")]
-        inner.by_waker.remove(&earliest.key().1);
-        Some(earliest.remove())
+        if let Some(addresses) = waker.as_ref().map(addresses).filter(|of| inner.by_waker.get(of) == Some(&_id)) {
+            inner.by_waker.remove(&addresses);
+        }
+        waker
     }
 
     /// The earliest deadline.
     pub(crate) fn first(&self) -> Option<Instant> {
-        self.inner.lock().deadlines.first_key_value().map(|(key, _)| key.0)
+        self.0.lock().deadlines.first().map(Instant)
     }
 
     /// Wakes all who wait, as the domain was suspended: the wall clock has moved on without the other. Who still waits sets his timer again.

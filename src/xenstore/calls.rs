@@ -13,6 +13,7 @@ use super::link::Link;
 use super::numbered::Numbered;
 use super::wire::{self, Message, Payload};
 use crate::abi::xs_wire::{Header, MessageType};
+use crate::sync::wait_list::{WaiterId, Waiters};
 
 /// Requests that the server has at a time.
 #[doc(alias = "quota_req_outstanding")]
@@ -20,16 +21,16 @@ pub(super) const MOST_SENT: usize = 20;
 /// Transactions that are open at a time.
 pub(super) const MOST_TRANSACTIONS: usize = 10;
 
-/// The number of a request, for whoever waits for it.
-pub(super) type Ticket = u64;
+/// The number of a request, and its waiter.
+pub(super) type Ticket = WaiterId;
 /// The answer to one.
 pub(super) type Answer = Result<Vec<u8>, ErrorKind>;
 
 /// Who is to learn of the answer.
 #[derive(Debug)]
 pub(super) enum Owner {
-    /// A future, once it has been polled.
-    Future(Option<Waker>),
+    /// A future.
+    Future,
     /// The watch of this token.
     Watch(u64),
     /// Nobody any more.
@@ -39,11 +40,11 @@ pub(super) enum Owner {
 /// A request that waits for its turn.
 #[derive(Debug)]
 struct Request {
+    ticket: Ticket,
     ty: MessageType,
     transaction: u32,
     payload: Payload,
     owner: Owner,
-    background: bool,
 }
 
 /// A request that the server has, or a part of it.
@@ -54,7 +55,6 @@ struct Sent {
     ty: MessageType,
     transaction: u32,
     owner: Owner,
-    background: bool,
 }
 
 /// A transaction that nobody has ended.
@@ -86,10 +86,11 @@ pub(super) struct Calls {
     starting: Numbered<Request>,
     sent: Vec<Sent>,
     answered: Numbered<(MessageType, Answer)>,
+    /// A waiter for each request that has no answer yet.
+    waiters: Waiters,
     open: Vec<Open>,
     /// Transactions that the server has, or is asked for: at most [`MOST_TRANSACTIONS`].
     transactions: usize,
-    next_ticket: Ticket,
     next_id: u32,
 }
 
@@ -103,56 +104,56 @@ impl Calls {
         owner: Owner,
         background: bool,
     ) -> Ticket {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
+        let ticket = self.waiters.join(background);
         let queue = if ty == MessageType::TRANSACTION_START { &mut self.starting } else { &mut self.waiting };
-        queue.insert(ticket, Request { ty, transaction, payload, owner, background });
+        queue.insert(ticket.sequence(), Request { ticket, ty, transaction, payload, owner });
         ticket
     }
 
     /// The answer to a request, or none yet: then its waker is kept, and the one before is given back.
     pub(super) fn poll(&mut self, ticket: Ticket, waker: Waker) -> (Option<Answer>, Option<Waker>) {
-        if let Some((_, answer)) = self.answered.remove(ticket) {
-            return (Some(answer), Some(waker));
-        }
-        match self.owner(ticket) {
-            Some(Owner::Future(kept)) => (None, kept.replace(waker)),
-            // Whoever polls has not abandoned it; a request is in one of the lists until then.
-            _ => (Some(Err(ErrorKind::Broken)), Some(waker)),
+        match self.waiters.register(ticket, waker) {
+            Ok(replaced) => (None, replaced),
+            // A future that polls has not abandoned its request, which has an answer then.
+            Err(waker) => {
+                let answer = self.answered.remove(ticket.sequence());
+                (Some(answer.map_or(Err(ErrorKind::Broken), |(_, answer)| answer)), Some(waker))
+            }
         }
     }
 
     /// Takes a request back that the server does not have yet; says whether that is so.
     pub(super) fn withdraw(&mut self, ticket: Ticket) -> bool {
-        self.waiting.remove(ticket).is_some()
-    }
-
-    fn owner(&mut self, ticket: Ticket) -> Option<&mut Owner> {
-        if let Some(request) = self.waiting.get_mut(ticket).or_else(|| self.starting.get_mut(ticket)) {
-            return Some(&mut request.owner);
+        let withdrawn = self.waiting.remove(ticket.sequence()).is_some();
+        if withdrawn {
+            // No future waits for the answer to a watch.
+            let _ = self.waiters.leave(ticket);
         }
-        self.sent.iter_mut().find(|sent| sent.ticket == ticket).map(|sent| &mut sent.owner)
+        withdrawn
     }
 
     /// Nobody waits for a request any more: one that the server does not have yet is withdrawn, the answer to any other is
     /// thrown away. Gives back what is to be dropped while nothing is locked.
-    pub(super) fn abandon(&mut self, ticket: Ticket) -> Option<Owner> {
-        if let Some(request) = self.starting.remove(ticket) {
-            return Some(request.owner);
+    pub(super) fn abandon(&mut self, ticket: Ticket) -> Option<Waker> {
+        let number = ticket.sequence();
+        if self.starting.remove(number).is_some() {
+            return self.waiters.leave(ticket);
         }
-        if let Some(request) = self.waiting.remove(ticket) {
+        if let Some(request) = self.waiting.remove(number) {
             if request.ty == MessageType::TRANSACTION_START {
                 self.transactions -= 1;
             }
-            return Some(request.owner);
+            return self.waiters.leave(ticket);
         }
-        if let Some((ty, answer)) = self.answered.remove(ticket) {
+        if let Some((ty, answer)) = self.answered.remove(number) {
             if ty == MessageType::TRANSACTION_START && answer.is_ok() {
                 self.abort(ticket);
             }
             return None;
         }
-        self.owner(ticket).map(|owner| core::mem::replace(owner, Owner::Nobody))
+        let sent = self.sent.iter_mut().find(|sent| sent.ticket == ticket)?;
+        sent.owner = Owner::Nobody;
+        self.waiters.take_waker(ticket)
     }
 
     /// Ends the transaction that a request began, without its changes, unless its end is on the way.
@@ -183,10 +184,9 @@ impl Calls {
         self.is_waiting() || !self.sent.is_empty()
     }
 
-    /// The same of what is not in the background, of which there is little.
-    pub(super) fn anybody_waits(&self) -> bool {
-        let mut waiting = self.waiting.values().chain(self.starting.values());
-        waiting.any(|request| !request.background) || self.sent.iter().any(|sent| !sent.background)
+    /// Whether one of these requests is not in the background.
+    pub(super) const fn has_foreground(&self) -> bool {
+        self.waiters.has_foreground()
     }
 
     /// How many requests the server has yet to answer.
@@ -196,7 +196,7 @@ impl Calls {
 
     /// How many of these a future waits for.
     pub(super) fn awaited(&self) -> usize {
-        self.sent.iter().filter(|sent| matches!(sent.owner, Owner::Future(_))).count()
+        self.sent.iter().filter(|sent| matches!(sent.owner, Owner::Future)).count()
     }
 
     /// Whether there is something to be sent.
@@ -216,19 +216,19 @@ impl Calls {
             return false;
         }
         while self.transactions < MOST_TRANSACTIONS
-            && let Some((ticket, request)) = self.starting.pop_first()
+            && let Some((number, request)) = self.starting.pop_first()
         {
             self.transactions += 1;
-            self.waiting.insert(ticket, request);
+            self.waiting.insert(number, request);
         }
-        let Some((ticket, request)) = self.waiting.pop_first() else { return false };
-        let Request { ty, transaction, payload, owner, background } = request;
+        let Some((_, request)) = self.waiting.pop_first() else { return false };
+        let Request { ticket, ty, transaction, payload, owner } = request;
         if ty == MessageType::TRANSACTION_END {
             self.open.retain(|open| open.id != transaction);
         }
         let id = self.unused_id();
         link.start(payload.header(ty, id, transaction), payload);
-        self.sent.push(Sent { id, ticket, ty, transaction, owner, background });
+        self.sent.push(Sent { id, ticket, ty, transaction, owner });
         true
     }
 
@@ -257,7 +257,9 @@ impl Calls {
     }
 
     fn conclude(&mut self, sent: Sent, answer: Answer, woken: &mut Vec<Waker>) -> Option<Effect> {
-        let Sent { ticket, ty, transaction, owner, background, .. } = sent;
+        let Sent { ticket, ty, transaction, owner, .. } = sent;
+        let background = self.waiters.is_background(ticket);
+        woken.extend(self.waiters.leave(ticket));
         let answer = match ty {
             MessageType::TRANSACTION_START => {
                 answer.and_then(|payload| self.begun(ticket, &payload, background).map(|()| payload))
@@ -281,10 +283,7 @@ impl Calls {
                 effect = Some(Effect::Watch(token, answer.map(|_| ())))
             }
             (Owner::Nobody, MessageType::TRANSACTION_START, Ok(_)) => self.abort(ticket),
-            (Owner::Future(waker), _, answer) => {
-                self.answered.insert(ticket, (ty, answer));
-                woken.extend(waker);
-            }
+            (Owner::Future, _, answer) => self.answered.insert(ticket.sequence(), (ty, answer)),
             _ => {}
         }
         effect
@@ -303,9 +302,9 @@ impl Calls {
 
     /// Ends a request that is in no list any more with an error.
     fn fail(&mut self, (ticket, ty, owner): (Ticket, MessageType, Owner), error: ErrorKind, woken: &mut Vec<Waker>) {
-        if let Owner::Future(waker) = owner {
-            self.answered.insert(ticket, (ty, Err(error)));
-            woken.extend(waker);
+        woken.extend(self.waiters.leave(ticket));
+        if let Owner::Future = owner {
+            self.answered.insert(ticket.sequence(), (ty, Err(error)));
         }
     }
 
@@ -314,7 +313,7 @@ impl Calls {
         for Sent { ticket, ty, owner, .. } in core::mem::take(&mut self.sent) {
             self.fail((ticket, ty, owner), error, woken);
         }
-        while let Some((ticket, Request { ty, owner, .. })) =
+        while let Some((_, Request { ticket, ty, owner, .. })) =
             self.waiting.pop_first().or_else(|| self.starting.pop_first())
         {
             self.fail((ticket, ty, owner), error, woken);
@@ -336,15 +335,15 @@ impl Calls {
         let (mut waiting, starting) = (core::mem::take(&mut self.waiting), core::mem::take(&mut self.starting));
         self.fail_all(ErrorKind::Interrupted, woken);
         self.starting = starting;
-        while let Some((ticket, request)) = waiting.pop_first() {
+        while let Some((number, request)) = waiting.pop_first() {
             match request.ty {
                 _ if request.transaction != 0 => {
-                    self.fail((ticket, request.ty, request.owner), ErrorKind::BeforeResume, woken);
+                    self.fail((request.ticket, request.ty, request.owner), ErrorKind::BeforeResume, woken);
                 }
-                MessageType::WATCH | MessageType::UNWATCH => {}
+                MessageType::WATCH | MessageType::UNWATCH => woken.extend(self.waiters.leave(request.ticket)),
                 ty => {
                     self.transactions += usize::from(ty == MessageType::TRANSACTION_START);
-                    self.waiting.insert(ticket, request);
+                    self.waiting.insert(number, request);
                 }
             }
         }
@@ -400,7 +399,7 @@ mod tests {
     }
 
     fn read(calls: &mut Calls) -> Ticket {
-        calls.submit(MessageType::READ, 0, Payload::new(), Owner::Future(None), false)
+        calls.submit(MessageType::READ, 0, Payload::new(), Owner::Future, false)
     }
 
     #[test]
@@ -424,9 +423,8 @@ mod tests {
     #[test]
     fn twenty_requests_and_ten_transactions_are_sent_and_more_wait_in_order() {
         let ((_memory, page, mut link), mut calls, mut woken) = (link(), Calls::default(), Vec::new());
-        let start = |calls: &mut Calls| {
-            calls.submit(MessageType::TRANSACTION_START, 0, Payload::new(), Owner::Future(None), false)
-        };
+        let start =
+            |calls: &mut Calls| calls.submit(MessageType::TRANSACTION_START, 0, Payload::new(), Owner::Future, false);
         let starts: Vec<_> = (0..12).map(|_| start(&mut calls)).collect();
         let reads: Vec<_> = (0..15).map(|_| read(&mut calls)).collect();
         assert_eq!(send(&mut calls, page, &mut link).len(), MOST_SENT);

@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 use core::task::{Poll, Waker};
 
 use crate::sync::Mutex;
-use crate::time::TIMERS;
+use crate::sync::wait_list::{WaitCell, as_background, is_background};
 
 use super::ErrorKind;
 use super::backoff::Backoff;
@@ -31,7 +31,6 @@ use crate::abi::xs_wire::MessageType;
 use crate::arch;
 use crate::console::rate_limit::log_limited;
 use crate::eventchn::{PolledPort, Port};
-use crate::executor::EXECUTOR;
 use crate::executor::{spawn, yield_now};
 use crate::hypercall::RingParams;
 use crate::local::Instance;
@@ -84,9 +83,10 @@ struct Inner {
     /// The server is to be notified.
     owes: bool,
     task: Task,
-    /// Nothing more is sent, as the domain is about to be suspended. Who waits for the answers that are due is to be woken.
+    /// Nothing more is sent, as the domain is about to be suspended.
     held: bool,
-    waits: Option<Waker>,
+    /// Woken when all answers that are due have come.
+    drained: WaitCell,
 }
 
 /// The task that speaks with the server.
@@ -95,7 +95,7 @@ enum Task {
     /// Not yet started.
     None,
     /// It waits, or is about to.
-    Waits(Option<Waker>),
+    Waits(WaitCell),
     /// It is going to look.
     Looks,
 }
@@ -104,6 +104,15 @@ impl Task {
     /// Has it look, and gives back what it was doing.
     const fn look(&mut self) -> Self {
         core::mem::replace(self, Self::Looks)
+    }
+
+    /// Wakes it if it waits.
+    fn wake(self) {
+        if let Self::Waits(mut cell) = self
+            && let Some(waker) = cell.take()
+        {
+            waker.wake();
+        }
     }
 }
 
@@ -167,7 +176,7 @@ impl Connection {
             owes: false,
             task: Task::None,
             held: false,
-            waits: None,
+            drained: WaitCell::new(),
         };
         Self { frame: location.map(|location| location.frame), inner: Mutex::new(inner) }
     }
@@ -199,7 +208,7 @@ impl Connection {
             // One that nobody has ended is gone only with its connection.
             let number = |id: TransactionId| inner.calls.transaction(id.begun_by).ok_or(ErrorKind::Broken);
             let transaction = transaction.map_or(Ok(0), number)?;
-            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future(None), EXECUTOR.of(state).is_in_background()))
+            Ok(inner.calls.submit(ty, transaction, payload, Owner::Future, is_background(state)))
         })
     }
 
@@ -207,7 +216,7 @@ impl Connection {
     pub(super) fn watch(&self, state: Instance, path: &Path) -> Result<WatcherId, ErrorKind> {
         self.ask(state, |inner| {
             let connected = matches!(inner.stage, Stage::Connected(_));
-            inner.watches.add(path, connected, EXECUTOR.of(state).is_in_background(), &mut inner.calls)
+            inner.watches.add(path, connected, is_background(state), &mut inner.calls)
         })
     }
 
@@ -226,8 +235,7 @@ impl Connection {
         drop(inner);
         match task {
             Task::None => spawn(serve(state)).detach(),
-            Task::Waits(waker) => waker.into_iter().for_each(Waker::wake),
-            Task::Looks => {}
+            task => task.wake(),
         }
         asked
     }
@@ -237,9 +245,7 @@ impl Connection {
         let mut inner = self.inner.lock();
         let task = if matches!(inner.task, Task::None) { Task::None } else { inner.task.look() };
         drop(inner);
-        if let Task::Waits(Some(waker)) = task {
-            waker.wake();
-        }
+        task.wake();
     }
 
     /// Changes something without waiting for it; gives back what is to be dropped while nothing is locked.
@@ -250,9 +256,7 @@ impl Connection {
         let task = if inner.calls.is_waiting() { inner.task.look() } else { Task::Looks };
         drop(inner);
         drop(dropped);
-        if let Task::Waits(Some(waker)) = task {
-            waker.wake();
-        }
+        task.wake();
     }
 
     /// Nobody waits for a request any more.
@@ -341,7 +345,7 @@ impl Held<'_> {
             let waker = context.waker().clone();
             let mut inner = self.0.inner.lock();
             let is_over = inner.is_quiet();
-            let before = inner.waits.replace(waker);
+            let before = inner.drained.register(waker);
             drop(inner);
             drop(before);
             if is_over { Poll::Ready(()) } else { Poll::Pending }
@@ -359,7 +363,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut inner = self.0.inner.lock();
         inner.held = false;
-        let before = inner.waits.take();
+        let before = inner.drained.take();
         drop(inner);
         drop(before);
         self.0.look();
@@ -380,8 +384,9 @@ async fn serve(state: Instance) {
                 let mut woken = Vec::new();
                 let mut inner = connection.inner.lock();
                 inner.fail(error, &mut woken);
-                inner.task = Task::None;
+                let before = core::mem::replace(&mut inner.task, Task::None);
                 drop(inner);
+                drop(before);
                 woken.drain(..).for_each(Waker::wake);
                 return;
             }
@@ -396,7 +401,12 @@ async fn speak(state: Instance, port: &Port) {
     while port.is_current() {
         // Counted before the look: an event that comes after it ends the wait.
         let seen = port.count();
-        let Turn { next, moved, broken, pause } = connection.inner.lock().turn(state, port, &mut woken);
+        let mut inner = connection.inner.lock();
+        // Requests from here on are for the next turn.
+        let before = core::mem::replace(&mut inner.task, Task::Waits(WaitCell::new()));
+        let Turn { next, moved, broken, pause } = inner.turn(state, port, &mut woken);
+        drop(inner);
+        drop(before);
         if broken {
             log_limited!(xenstore of state, Warn, "xenstore: protocol error from xenstored; connection closed");
         }
@@ -414,9 +424,8 @@ async fn speak(state: Instance, port: &Port) {
         }
         let mut event = pin!(port.after(seen));
         // Events are not waited for in a pause.
-        let mut sleep = pause.map(time::sleep_until);
-        // The back-off timer cannot wake main while only background tasks use the store.
-        TIMERS.of(state).set_background(usize::from(pause.is_some() && next == Next::Background));
+        let sleep_until = |until| time::sleep_until(until).mark_background(next == Next::Background);
+        let mut sleep = pause.map(sleep_until);
         let has_come = poll_fn(|context| {
             let mut look = || match &mut sleep {
                 Some(sleep) => Pin::new(sleep).poll(context).is_ready(),
@@ -424,7 +433,7 @@ async fn speak(state: Instance, port: &Port) {
             };
             let has_come = match next {
                 Next::Server => look(),
-                Next::Background => EXECUTOR.of(state).background(look),
+                Next::Background => as_background(state, look),
                 Next::Nobody | Next::Again => false,
             };
             if has_come {
@@ -432,15 +441,16 @@ async fn speak(state: Instance, port: &Port) {
             }
             let waker = context.waker().clone();
             let mut inner = connection.inner.lock();
-            let asked = matches!(inner.task, Task::Looks);
-            let before =
-                core::mem::replace(&mut inner.task, if asked { Task::Looks } else { Task::Waits(Some(waker)) });
+            // Without a cell the task was asked to look.
+            let (replaced, result) = match &mut inner.task {
+                Task::Waits(cell) => (cell.register(waker), Poll::Pending),
+                Task::None | Task::Looks => (None, Poll::Ready(false)),
+            };
             drop(inner);
-            drop(before);
-            if asked { Poll::Ready(false) } else { Poll::Pending }
+            drop(replaced);
+            result
         })
         .await;
-        TIMERS.of(state).set_background(0);
         by_event = has_come && pause.is_none();
     }
 }
@@ -448,8 +458,6 @@ async fn speak(state: Instance, port: &Port) {
 impl Inner {
     /// Speaks with the server.
     fn turn(&mut self, state: Instance, port: &Port, woken: &mut Vec<Waker>) -> Turn {
-        // What is asked for from here on is for the next turn.
-        self.task = Task::Waits(None);
         let exchanged = self.exchange(state, woken);
         let broken = exchanged.is_err();
         let Exchanged { received, more, sent } = exchanged.unwrap_or_else(|Impossible| {
@@ -457,7 +465,7 @@ impl Inner {
             Exchanged { sent: true, ..Exchanged::default() }
         });
         if self.held && self.is_quiet() {
-            woken.extend(self.waits.take());
+            woken.extend(self.drained.take());
         }
         // Those who were woken may have more to ask: they run before this does again.
         let soon = more || self.owes && !sent && !woken.is_empty();
@@ -470,7 +478,7 @@ impl Inner {
             Next::Again
         } else if matches!(self.stage, Stage::Failed(_)) || !(self.calls.is_busy() || self.watches.any()) {
             Next::Nobody
-        } else if self.calls.anybody_waits() || self.watches.anybody_waits() {
+        } else if self.calls.has_foreground() || self.watches.has_foreground() {
             Next::Server
         } else {
             Next::Background

@@ -14,6 +14,7 @@ use super::numbered::Numbered;
 use super::path::{self, Path};
 use super::wire::{self, Payload};
 use crate::abi::xs_wire::MessageType;
+use crate::sync::wait_list::{WaiterId, Waiters};
 
 /// Paths that are kept for a watcher, each of up to 3072 bytes.
 const MOST_PATHS: usize = 16;
@@ -21,11 +22,11 @@ const MOST_PATHS: usize = 16;
 /// The number of a watch of the server's.
 pub(super) type Token = u64;
 
-/// Who wants events: the watch, and a number within it.
+/// A watcher: its watch, and its waiter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WatcherId {
     token: Token,
-    number: u64,
+    waiter: WaiterId,
 }
 
 /// What happened since a watcher last looked.
@@ -63,12 +64,11 @@ impl Changes {
     }
 }
 
-#[derive(Debug, Default)]
+/// What is kept of a watcher, by the number of its waiter.
+#[derive(Debug)]
 struct Watcher {
+    waiter: WaiterId,
     changes: Changes,
-    waker: Option<Waker>,
-    /// It is for nobody's sake.
-    background: bool,
 }
 
 /// How far the server has come with a watch.
@@ -93,10 +93,10 @@ struct Watched {
 
 impl Watched {
     /// Something happened: at a path below, or at the path itself.
-    fn tell(&mut self, below: Option<&str>, woken: &mut Vec<Waker>) {
+    fn tell(&mut self, below: Option<&str>, waiters: &mut Waiters, woken: &mut Vec<Waker>) {
         for watcher in self.watchers.values_mut() {
             watcher.changes.add(below);
-            woken.extend(watcher.waker.take());
+            woken.extend(waiters.take_waker(watcher.waiter));
         }
     }
 
@@ -106,13 +106,13 @@ impl Watched {
         !self.watchers.is_empty() && !matches!(self.stage, Stage::Failed(_)) && self.path == *path
     }
 
-    /// Whether none of its watchers is there for anybody's sake.
-    fn is_background(&self) -> bool {
-        self.watchers.values().all(|watcher| watcher.background)
+    /// Whether all of its watchers are in the background.
+    fn is_background(&self, waiters: &Waiters) -> bool {
+        self.watchers.values().all(|watcher| waiters.is_background(watcher.waiter))
     }
 
-    fn wake(&mut self, woken: &mut Vec<Waker>) {
-        woken.extend(self.watchers.values_mut().filter_map(|watcher| watcher.waker.take()));
+    fn wake(&self, waiters: &mut Waiters, woken: &mut Vec<Waker>) {
+        woken.extend(self.watchers.values().filter_map(|watcher| waiters.take_waker(watcher.waiter)));
     }
 }
 
@@ -120,7 +120,8 @@ impl Watched {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     by_token: Numbered<Watched>,
-    next: u64,
+    /// A waiter for each watcher, also while it waits for nothing.
+    waiters: Waiters,
 }
 
 /// What a request about a watch says.
@@ -134,9 +135,9 @@ impl Watches {
         !self.by_token.is_empty()
     }
 
-    /// Whether there is any that is not in the background, where there are few.
-    pub(super) fn anybody_waits(&self) -> bool {
-        self.by_token.values().any(|watched| !watched.is_background())
+    /// Whether there is a watcher that is not in the background.
+    pub(super) const fn has_foreground(&self) -> bool {
+        self.waiters.has_foreground()
     }
 
     /// How many there are that anything is kept of.
@@ -154,32 +155,39 @@ impl Watches {
         background: bool,
         calls: &mut Calls,
     ) -> Result<WatcherId, ErrorKind> {
-        let number = self.next;
-        self.next += 1;
         let joined = self.by_token.iter_mut().find(|(_, watched)| watched.can_be_joined(path)).map(|(token, _)| token);
+        let waiter = self.waiters.join(background);
+        let number = waiter.sequence();
         let token = match joined {
             Some(token) => token,
             None => {
-                let stage =
-                    if connected { Stage::Asked(ask(path, number, background, calls)?) } else { Stage::Forgotten };
+                let asked = connected.then(|| ask(path, number, background, calls)).transpose();
+                let stage = match asked {
+                    Ok(asked) => asked.map_or(Stage::Forgotten, Stage::Asked),
+                    Err(error) => {
+                        // It has no waker yet.
+                        let _ = self.waiters.leave(waiter);
+                        return Err(error);
+                    }
+                };
                 self.by_token.insert(number, Watched { path: path.clone(), stage, watchers: Numbered::default() });
                 number
             }
         };
         if let Some(watched) = self.by_token.get_mut(token) {
-            let mut watcher = Watcher { background, ..Watcher::default() };
+            let mut watcher = Watcher { waiter, changes: Changes::default() };
             // The server's first event may have come and gone.
             watcher.changes.all = watched.stage == Stage::Registered;
             watched.watchers.insert(number, watcher);
         }
-        Ok(WatcherId { token, number })
+        Ok(WatcherId { token, waiter })
     }
 
     /// A watcher goes away, and with the last the server's watch. That the server has ended it is not waited for, and whether
     /// it wanted to is nobody's business. Gives back what is to be dropped while nothing is locked.
     pub(super) fn remove(&mut self, id: WatcherId, calls: &mut Calls) -> Option<Waker> {
         let watched = self.by_token.get_mut(id.token)?;
-        let watcher = watched.watchers.remove(id.number)?;
+        watched.watchers.remove(id.waiter.sequence())?;
         if watched.watchers.is_empty() {
             match watched.stage {
                 // The answer comes first: see `registered`.
@@ -192,7 +200,7 @@ impl Watches {
                 }
             }
         }
-        watcher.waker
+        self.waiters.leave(id.waiter)
     }
 
     /// Whether the server has a watcher's watch; or none yet, and its waker is kept, and the one before given back.
@@ -201,11 +209,10 @@ impl Watches {
         id: WatcherId,
         waker: Waker,
     ) -> (Option<Result<(), ErrorKind>>, Option<Waker>) {
-        let Some((stage, _, watcher)) = self.find(id) else { return (Some(Err(ErrorKind::Broken)), Some(waker)) };
-        match stage {
-            Stage::Registered => (Some(Ok(())), Some(waker)),
-            Stage::Failed(error) => (Some(Err(error)), Some(waker)),
-            Stage::Asked(_) | Stage::Forgotten => (None, watcher.waker.replace(waker)),
+        match self.find(id).map(|(stage, ..)| stage) {
+            Some(Stage::Registered) => (Some(Ok(())), Some(waker)),
+            Some(Stage::Failed(error)) => (Some(Err(error)), Some(waker)),
+            Some(Stage::Asked(_) | Stage::Forgotten) | None => self.register(id, waker),
         }
     }
 
@@ -215,17 +222,24 @@ impl Watches {
         id: WatcherId,
         waker: Waker,
     ) -> (Option<Result<Path, ErrorKind>>, Option<Waker>) {
-        let Some((stage, path, watcher)) = self.find(id) else { return (Some(Err(ErrorKind::Broken)), Some(waker)) };
-        match (watcher.changes.take(path), stage) {
-            (Some(path), _) => (Some(Ok(path)), Some(waker)),
-            (None, Stage::Failed(error)) => (Some(Err(error)), Some(waker)),
-            (None, _) => (None, watcher.waker.replace(waker)),
+        match self.find(id).map(|(stage, path, watcher)| (watcher.changes.take(path), stage)) {
+            Some((Some(path), _)) => (Some(Ok(path)), Some(waker)),
+            Some((None, Stage::Failed(error))) => (Some(Err(error)), Some(waker)),
+            Some((None, _)) | None => self.register(id, waker),
+        }
+    }
+
+    /// Registers a watcher's waker. Each watcher has a waiter until it goes away.
+    fn register<T>(&mut self, id: WatcherId, waker: Waker) -> (Option<Result<T, ErrorKind>>, Option<Waker>) {
+        match self.waiters.register(id.waiter, waker) {
+            Ok(replaced) => (None, replaced),
+            Err(waker) => (Some(Err(ErrorKind::Broken)), Some(waker)),
         }
     }
 
     fn find(&mut self, id: WatcherId) -> Option<(Stage, &Path, &mut Watcher)> {
         let watched = self.by_token.get_mut(id.token)?;
-        Some((watched.stage, &watched.path, watched.watchers.get_mut(id.number)?))
+        Some((watched.stage, &watched.path, watched.watchers.get_mut(id.waiter.sequence())?))
     }
 
     /// The server has answered a request for a watch.
@@ -249,11 +263,11 @@ impl Watches {
             // The token is of this domain alone, so the watch is its own, and fires no first event now.
             Err(ErrorKind::Exists) => {
                 watched.stage = Stage::Registered;
-                watched.tell(None, woken);
+                watched.tell(None, &mut self.waiters, woken);
             }
             Err(error) => watched.stage = Stage::Failed(error),
         }
-        watched.wake(woken);
+        watched.wake(&mut self.waiters, woken);
     }
 
     /// The server has sent an event. One of a watch that has ended is for nobody; one that makes no sense may be for anybody.
@@ -261,7 +275,7 @@ impl Watches {
         let Some((path, token)) =
             wire::event(payload).ok().and_then(|(path, token)| Some((path, wire::number(token).ok()?)))
         else {
-            self.by_token.values_mut().for_each(|watched| watched.tell(None, woken));
+            self.by_token.values_mut().for_each(|watched| watched.tell(None, &mut self.waiters, woken));
             return;
         };
         let Some(watched) = self.by_token.get_mut(token) else { return };
@@ -269,7 +283,7 @@ impl Watches {
         let below = core::str::from_utf8(path)
             .ok()
             .filter(|path| path::below(path, watched.path.as_str()).is_some_and(|names| !names.is_empty()));
-        watched.tell(below, woken);
+        watched.tell(below, &mut self.waiters, woken);
     }
 
     /// The server has forgotten all watches: it is asked for those that are wanted, now or on its next connection.
@@ -281,7 +295,8 @@ impl Watches {
                 _ if !connected => Stage::Forgotten,
                 // Asked after the server forgot.
                 Stage::Asked(ticket) => Stage::Asked(ticket),
-                _ => ask(&watched.path, token, watched.is_background(), calls).map_or_else(Stage::Failed, Stage::Asked),
+                _ => ask(&watched.path, token, watched.is_background(&self.waiters), calls)
+                    .map_or_else(Stage::Failed, Stage::Asked),
             };
         }
     }
@@ -291,7 +306,7 @@ impl Watches {
         self.by_token.retain(|watched| !watched.watchers.is_empty());
         for watched in self.by_token.values_mut() {
             watched.stage = Stage::Failed(error);
-            watched.wake(woken);
+            watched.wake(&mut self.waiters, woken);
         }
     }
 }

@@ -11,11 +11,12 @@ use core::task::Poll;
 use core::time::Duration;
 
 use super::claim::Desk;
-use super::received::{Offered, Receiver, Taken};
+use super::received::{Offered, Taken};
 use crate::console::rate_limit::log_limited;
-use crate::executor::{in_background, spawn};
+use crate::executor::spawn;
 use crate::lifecycle::suspend::suspend_evtchn::Channel;
 use crate::local::Instance;
+use crate::sync::wait_list::{WaiterId, in_background};
 use crate::time;
 use crate::xenstore::{Error, ErrorKind, Nodes, Value, Watch, Xenstore};
 
@@ -47,7 +48,8 @@ pub(in crate::lifecycle) struct Mailbox {
     store: Xenstore,
     node: &'static Node,
     pub(super) desk: &'static Desk,
-    receiver: Receiver,
+    /// Its registration as a receiver that waits.
+    waiter: Option<WaiterId>,
     /// The event channel that may stand for a request.
     channel: Option<&'static Channel>,
     /// Registered by the first wait.
@@ -61,16 +63,15 @@ pub(in crate::lifecycle) struct Mailbox {
 impl Mailbox {
     pub(super) fn new(state: Instance, node: &'static Node, channel: Option<&'static Channel>) -> Self {
         let desk = (node.desk)(state);
-        let receiver = desk.received.receiver();
         let store = Xenstore::new(state);
-        Self { state, store, node, desk, receiver, channel, watch: None, deferred: false, fired: false }
+        Self { state, store, node, desk, waiter: None, channel, watch: None, deferred: false, fired: false }
     }
 
     /// Waits until there may be a request. An error repeats on each call, after all requests that were acknowledged.
     ///
     /// Cancel safety: nothing is lost by dropping the future.
     pub(super) async fn changed(&mut self) -> Result<(), Error> {
-        let Self { state, store, node, desk, receiver, channel, watch, deferred, fired } = self;
+        let Self { state, store, node, desk, waiter, channel, watch, deferred, fired } = self;
         let state = *state;
         let received = &desk.received;
         let mut written = pin!(written(store, node.path, watch));
@@ -82,8 +83,8 @@ impl Mailbox {
         });
         let mut failed = None;
         let result = poll_fn(|context| {
-            if received.poll(*receiver, *deferred, context.waker()).is_ready() || rung.as_mut().poll(context).is_ready()
-            {
+            let given = received.poll(state, waiter, *deferred, context.waker());
+            if given.is_ready() || rung.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             if failed.is_none() {
@@ -149,8 +150,8 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        if self.state.is_running() {
-            self.desk.received.forget(self.receiver);
+        if let Some(id) = self.waiter.filter(|_| self.state.is_running()) {
+            self.desk.received.forget(id);
         }
     }
 }

@@ -6,32 +6,25 @@
 //! At most one request per node is kept. No other is acknowledged before this one is handed out: until then the next one stays in
 //! xenstore.
 
-use alloc::vec::Vec;
 use core::mem;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
+use crate::local::Instance;
 use crate::sync::Mutex;
-
+use crate::sync::wait_list::{WaitList, Waiter, WaiterId};
 use crate::xenstore::Value;
-
-/// The receiver's number, by which it is found among those that wait.
-pub(super) type Receiver = u64;
 
 /// The state of one `control/` node, shared by all its receivers.
 #[derive(Debug)]
-pub(super) struct Received {
-    inner: Mutex<Inner>,
-    receivers: AtomicU64,
-}
+pub(super) struct Received(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     stage: Stage,
     /// The value that was handed out and is still in the node of this generation.
     left: Option<(u64, Value)>,
-    /// One entry per waiting receiver at most.
-    waiting: Vec<(Receiver, Waker)>,
+    /// Receivers that wait.
+    waiting: WaitList,
     /// Counts changes of the other fields, to tell a value that was read before one.
     changes: u64,
 }
@@ -75,18 +68,12 @@ pub(super) enum Offered {
 
 impl Received {
     pub(super) const fn new() -> Self {
-        let inner = Inner { stage: Stage::Idle, left: None, waiting: Vec::new(), changes: 0 };
-        Self { inner: Mutex::new(inner), receivers: AtomicU64::new(0) }
-    }
-
-    /// A number for a new receiver.
-    pub(super) fn receiver(&self) -> Receiver {
-        self.receivers.fetch_add(1, Ordering::Relaxed)
+        Self(Mutex::new(Inner { stage: Stage::Idle, left: None, waiting: WaitList::new(), changes: 0 }))
     }
 
     /// Hands the request out. The caller returns it without a further await.
     pub(super) fn take(&self) -> Taken {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.lock();
         match mem::take(&mut inner.stage) {
             Stage::Ready(value) => Taken::Request(value),
             stage @ Stage::Acknowledging { .. } => {
@@ -108,7 +95,7 @@ impl Received {
         acknowledge: bool,
         fired: bool,
     ) -> Offered {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.lock();
         if inner.changes != changes || !matches!(inner.stage, Stage::Idle) {
             return Offered::Stale;
         }
@@ -132,18 +119,22 @@ impl Received {
 
     /// Ends the acknowledgement: with the request, or without one if there is none to hand out.
     pub(super) fn settle(&self, request: Option<Value>) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.lock();
         inner.stage = request.map_or(Stage::Idle, Stage::Ready);
         inner.changes += 1;
-        let waiting = mem::take(&mut inner.waiting);
+        let mark = inner.waiting.mark();
+        let mut next = inner.waiting.pop(mark);
         drop(inner);
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        while let Some(waker) = next {
+            waker.wake();
+            next = self.0.lock().waiting.pop(mark);
+        }
     }
 
     /// The domain was suspended: drops the request that is kept if that answers it. The task that acknowledges one
     /// [learns](Self::was_suspended) of it.
     pub(super) fn suspended(&self, is_answered: impl FnOnce(&Value) -> bool) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.lock();
         let dropped = match &mut inner.stage {
             Stage::Ready(value) if is_answered(value) => mem::take(&mut inner.stage),
             Stage::Acknowledging { suspended } => {
@@ -158,7 +149,7 @@ impl Received {
 
     /// Remembers a value that is handed out and stays in the node.
     pub(super) fn leave(&self, generation: u64, value: Value) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.lock();
         let dropped = inner.left.replace((generation, value));
         inner.changes += 1;
         drop(inner);
@@ -166,43 +157,34 @@ impl Received {
     }
 
     /// Waits for a request, or, if the receiver has `deferred` its read of the node, for the end of the acknowledgement.
-    pub(super) fn poll(&self, receiver: Receiver, deferred: bool, waker: &Waker) -> Poll<()> {
-        let waker = waker.clone();
-        let mut inner = self.inner.lock();
+    pub(super) fn poll(&self, state: Instance, id: &mut Option<WaiterId>, deferred: bool, waker: &Waker) -> Poll<()> {
+        let waiter = Waiter::new(state, waker);
+        let mut inner = self.0.lock();
         match inner.stage {
             Stage::Ready(_) => return Poll::Ready(()),
             Stage::Idle if deferred => return Poll::Ready(()),
             _ => {}
         }
-        let before = match inner.waiting.iter_mut().find(|(number, _)| *number == receiver) {
-            Some((_, kept)) => Some(mem::replace(kept, waker)),
-            None => {
-                inner.waiting.push((receiver, waker));
-                None
-            }
-        };
+        let replaced = inner.waiting.register(id, waiter, 1);
         drop(inner);
-        drop(before);
+        drop(replaced);
         Poll::Pending
     }
 
     /// True while a request is being acknowledged.
     pub(super) fn is_acknowledging(&self) -> bool {
-        matches!(self.inner.lock().stage, Stage::Acknowledging { .. })
+        matches!(self.0.lock().stage, Stage::Acknowledging { .. })
     }
 
     /// True if the domain was suspended since the request that is being acknowledged was read.
     pub(super) fn was_suspended(&self) -> bool {
-        matches!(self.inner.lock().stage, Stage::Acknowledging { suspended: true })
+        matches!(self.0.lock().stage, Stage::Acknowledging { suspended: true })
     }
 
     /// The receiver does not wait any more.
-    pub(super) fn forget(&self, receiver: Receiver) {
-        let mut inner = self.inner.lock();
-        let index = inner.waiting.iter().position(|(number, _)| *number == receiver);
-        let before = index.map(|index| inner.waiting.swap_remove(index));
-        drop(inner);
-        drop(before);
+    pub(super) fn forget(&self, id: WaiterId) {
+        let waker = self.0.lock().waiting.leave(id);
+        drop(waker);
     }
 }
 

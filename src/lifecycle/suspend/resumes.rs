@@ -1,15 +1,15 @@
 //! The results of suspends, for the application and the crate's own tasks.
 
-use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Poll, Waker};
+use core::task::Poll;
 
 use crate::domain::Domain;
-use crate::executor::{EXECUTOR, Source, Turn};
+use crate::executor::{Source, Turn};
 use crate::local::{Instance, domain_local};
 use crate::sync::Mutex;
+use crate::sync::wait_list::{WaitList, Waiter, WaiterId};
 use crate::xenstore::CONNECTION;
 
 domain_local! {
@@ -43,26 +43,8 @@ struct History {
     /// Those that came to an end, and what came of the last.
     count: u64,
     last: Option<Resumption>,
-    /// Who waits for the next. There are few.
-    waiting: Vec<Waiting>,
-    streams: u64,
-}
-
-/// A stream that waits.
-#[derive(Debug)]
-struct Waiting {
-    stream: u64,
-    waker: Waker,
-    /// It is for nobody's sake.
-    background: bool,
-}
-
-impl History {
-    /// Takes out what waits for a stream: to be dropped while nothing is locked.
-    fn remove(&mut self, stream: u64) -> Option<Waiting> {
-        let index = self.waiting.iter().position(|waiting| waiting.stream == stream)?;
-        Some(self.waiting.swap_remove(index))
-    }
+    /// Streams that wait for the next one.
+    waiting: WaitList,
 }
 
 /// Suspends, in the main loop.
@@ -75,14 +57,14 @@ impl Source for SuspendWaiters {
     #[inline]
     fn may_wake(&self, domain: Instance) -> bool {
         // Without xenstore no toolstack asks for a suspend.
-        CONNECTION.of(domain).is_there() && SUSPENDS.of(domain).anybody_waits()
+        CONNECTION.of(domain).is_there() && SUSPENDS.of(domain).has_foreground()
     }
 }
 
 impl Suspends {
     /// No suspend yet.
     pub(in crate::lifecycle) const fn new() -> Self {
-        let history = History { count: 0, last: None, waiting: Vec::new(), streams: 0 };
+        let history = History { count: 0, last: None, waiting: WaitList::new() };
         Self { busy: AtomicBool::new(false), refuses_over_limit: AtomicBool::new(false), history: Mutex::new(history) }
     }
 
@@ -95,14 +77,18 @@ impl Suspends {
         let mut history = self.history.lock();
         history.count += 1;
         history.last = Some(resumption);
-        let waiting = core::mem::take(&mut history.waiting);
+        let mark = history.waiting.mark();
+        let mut next = history.waiting.pop(mark);
         drop(history);
-        waiting.into_iter().for_each(|waiting| waiting.waker.wake());
+        while let Some(waker) = next {
+            waker.wake();
+            next = self.history.lock().waiting.pop(mark);
+        }
     }
 
-    /// Whether a future waits for a suspend, and somebody for that.
-    pub(crate) fn anybody_waits(&self) -> bool {
-        self.history.lock().waiting.iter().any(|waiting| !waiting.background)
+    /// Whether a future waits for a suspend that is not in the background.
+    pub(crate) fn has_foreground(&self) -> bool {
+        self.history.lock().waiting.has_foreground()
     }
 }
 
@@ -110,8 +96,9 @@ impl Suspends {
 #[must_use = "a stream does nothing unless it is asked"]
 pub struct Resumes {
     state: Instance,
-    number: u64,
     seen: u64,
+    /// Its registration.
+    id: Option<WaiterId>,
 }
 
 impl Domain {
@@ -129,9 +116,7 @@ impl Domain {
 
 impl Resumes {
     pub(in crate::lifecycle) fn new(state: Instance) -> Self {
-        let mut history = SUSPENDS.of(state).history.lock();
-        history.streams += 1;
-        Self { state, number: history.streams, seen: history.count }
+        Self { state, seen: SUSPENDS.of(state).history.lock().count, id: None }
     }
 
     /// Waits until the domain is another than that of `generation`.
@@ -149,40 +134,36 @@ impl Resumes {
     ///
     /// Nothing is lost by dropping the future.
     pub async fn next(&mut self) -> Resumption {
-        let waits = Waits(self);
+        let mut waits = Waits(self);
         poll_fn(|context| {
-            let Waits(Self { state, number, seen }) = waits;
+            let Waits(Self { state, seen, id }) = &mut waits;
             let state = *state;
             if !state.is_running() {
                 return Poll::Pending;
             }
-            let waker = context.waker().clone();
+            let waiter = Waiter::new(state, context.waker());
             let mut history = SUSPENDS.of(state).history.lock();
             if let Some(last) = history.last.filter(|_| history.count > *seen) {
                 *seen = history.count;
                 return Poll::Ready(last);
             }
-            let before = history.remove(*number);
-            let background = EXECUTOR.of(state).is_in_background();
-            history.waiting.push(Waiting { stream: *number, waker, background });
+            let replaced = history.waiting.register(id, waiter, 1);
             drop(history);
-            drop(before);
+            drop(replaced);
             Poll::Pending
         })
         .await
     }
 }
 
-/// Whoever waits for what a stream gives next, as long as he does.
+/// A wait for what a stream gives next.
 struct Waits<'a>(&'a mut Resumes);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        if !self.0.state.is_running() {
-            return;
-        }
-        let waiting = SUSPENDS.of(self.0.state).history.lock().remove(self.0.number);
-        drop(waiting);
+        let Some(id) = self.0.id.take().filter(|_| self.0.state.is_running()) else { return };
+        let waker = SUSPENDS.of(self.0.state).history.lock().waiting.leave(id);
+        drop(waker);
     }
 }
 
