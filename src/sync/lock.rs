@@ -13,6 +13,18 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(target_os = "none")]
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
+#[cfg(test)]
+std::thread_local! {
+    /// Locks that this thread holds.
+    static HELD_HERE: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+}
+
+/// Locks that this thread holds.
+#[cfg(test)]
+pub(super) fn held_here() -> usize {
+    HELD_HERE.get()
+}
+
 /// Whether any lock is held.
 #[cfg(all(feature = "allocator", target_os = "none"))]
 pub(crate) fn any_held() -> bool {
@@ -29,6 +41,8 @@ impl Held {
         // The count is this virtual CPU's alone: a load and a store suffice.
         #[cfg(target_os = "none")]
         HELD.store(HELD.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        #[cfg(test)]
+        HELD_HERE.set(HELD_HERE.get() + 1);
         Self(())
     }
 }
@@ -38,6 +52,8 @@ impl Drop for Held {
     fn drop(&mut self) {
         #[cfg(target_os = "none")]
         HELD.store(HELD.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        #[cfg(test)]
+        HELD_HERE.set(HELD_HERE.get() - 1);
     }
 }
 
