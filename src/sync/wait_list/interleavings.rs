@@ -80,16 +80,9 @@ struct Room {
 impl Room {
     fn new(units: &[u32], gives: u32) -> Self {
         let senders = units.iter().map(|units| Sender { id: None, units: *units, status: Status::Ready }).collect();
-        Self {
-            free: 0,
-            list: WaitList::new(),
-            senders,
-            order: Vec::new(),
-            gives,
-            drops: 2,
-            spurious: 1,
-            taken: Vec::new(),
-        }
+        let (drops, spurious) = if cfg!(miri) { (1, 0) } else { (2, 1) };
+        let (list, order, taken) = (WaitList::new(), Vec::new(), Vec::new());
+        Self { free: 0, list, senders, order, gives, drops, spurious, taken }
     }
 
     /// Wakes the first sender if it can be served, as each of these steps does at its end.
@@ -183,11 +176,11 @@ impl Explored for Room {
 
 #[test]
 fn no_interleaving_loses_a_single_wake_up() {
-    // Miri takes minutes for all of them.
-    let all = [(&[2, 1][..], 2), (&[2, 1][..], 3), (&[1, 1, 1][..], 3), (&[2, 1, 1][..], 3)];
+    // Miri takes minutes for more than the first.
+    let all = [(&[1, 1][..], 1), (&[2, 1][..], 3), (&[1, 1, 1][..], 3), (&[2, 1, 1][..], 3)];
     for (units, gives) in all.into_iter().take(if cfg!(miri) { 1 } else { all.len() }) {
         let (states, ends) = explore(Room::new(units, gives));
-        assert!(states > 100 && ends > 1, "{units:?}: {states} states, {ends} ends");
+        assert!(states > 20 && ends > 1, "{units:?}: {states} states, {ends} ends");
     }
 }
 
