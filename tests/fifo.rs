@@ -12,7 +12,8 @@ use domu::executor::{activity, spawn, yield_now};
 use domu::sim::abi::errno::Errno;
 use domu::sim::abi::event_channel::{EXPAND_ARRAY, INIT_CONTROL};
 use domu::sim::abi::xen::Hypercall;
-use domu::sim::{Backend, Guest, Report, race};
+use domu::sim::access::interleave;
+use domu::sim::{Backend, Guest, Report};
 use domu::{Domain, DomainId, time};
 
 const MS: Duration = Duration::from_millis(1);
@@ -477,9 +478,9 @@ fn produce(line: &str, steps: usize, rounds: u32) {
                 others += 1;
             }
             assert_eq!(port.count(), seen);
-            race::begin(port.number(), &places);
+            interleave::begin(port.number(), &places);
             seen = port.after(seen).await.unwrap();
-            let _ = race::end();
+            let _ = interleave::end();
             assert_eq!((seen, port.count()), (u64::from(round) + 1, u64::from(round) + 1), "{places:?}");
             if others > 0 {
                 assert_eq!(other.after(others - 1).await, Ok(others), "{places:?}");
@@ -491,22 +492,22 @@ fn produce(line: &str, steps: usize, rounds: u32) {
 
 #[test]
 fn a_producer_between_the_look_and_the_wait_is_never_missed_by_two_level() {
-    produce("domu.fifo=off", race::TWO_LEVEL_STEPS, ROUNDS);
+    produce("domu.fifo=off", interleave::TWO_LEVEL_STEPS, ROUNDS);
 }
 
 #[test]
 #[ignore = "ten million rounds take a minute, optimised; `cargo xen test --all` has them"]
 fn a_producer_is_not_missed_in_ten_million_rounds_by_two_level() {
-    produce("domu.fifo=off", race::TWO_LEVEL_STEPS, MANY_ROUNDS);
+    produce("domu.fifo=off", interleave::TWO_LEVEL_STEPS, MANY_ROUNDS);
 }
 
 #[test]
 #[ignore = "ten million rounds take a minute, optimised; `cargo xen test --all` has them"]
 fn a_producer_is_not_missed_in_ten_million_rounds_by_fifo() {
-    produce("", race::FIFO_STEPS, MANY_ROUNDS);
+    produce("", interleave::FIFO_STEPS, MANY_ROUNDS);
 }
 
 #[test]
 fn a_producer_between_the_look_and_the_wait_is_never_missed_by_fifo() {
-    produce("", race::FIFO_STEPS, ROUNDS);
+    produce("", interleave::FIFO_STEPS, ROUNDS);
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use domu::DomainId;
 use domu::eventchn::{self, Port, Priority};
 use domu::executor::yield_now;
-use domu::sim::{Guest, race};
+use domu::sim::Guest;
+use domu::sim::access::interleave;
 use domu::time;
 
 const MS: Duration = Duration::from_millis(1);
@@ -13,9 +14,10 @@ const MS: Duration = Duration::from_millis(1);
 /// Choices of places for the steps of an event, each at or behind the one before: before each of so many accesses, and when
 /// the domain halts. The steps are in three groups, split in any way, and each group comes at once: more groups are tried
 /// with less around them, by `tests/executor/races.rs`. Miri takes a second for a wait, and has a few choices from all over.
-fn places(accesses: usize) -> impl Iterator<Item = [usize; race::FIFO_STEPS]> {
-    let place = move |first: usize| (first..accesses).step_by(if cfg!(miri) { 4 } else { 1 }).chain([race::HALT]);
-    let splits = (1..race::FIFO_STEPS).flat_map(|first| (first..=race::FIFO_STEPS).map(move |second| (first, second)));
+fn places(accesses: usize) -> impl Iterator<Item = [usize; interleave::FIFO_STEPS]> {
+    let place = move |first: usize| (first..accesses).step_by(if cfg!(miri) { 4 } else { 1 }).chain([interleave::HALT]);
+    let splits = (1..interleave::FIFO_STEPS)
+        .flat_map(|first| (first..=interleave::FIFO_STEPS).map(move |second| (first, second)));
     let all = splits.flat_map(move |(first, second)| {
         place(0).flat_map(move |a| {
             place(a).flat_map(move |b| {
@@ -55,9 +57,9 @@ async fn deliver(port: &Port) -> domu::Result {
 
 /// Ends a race, in which steps were put before so many accesses.
 fn end_race(accesses: usize) {
-    let before = race::before_halt().unwrap_or(0);
+    let before = interleave::before_halt().unwrap_or(0);
     assert!(before <= accesses, "{before} accesses before the halt, of which {accesses} were tried");
-    let _ = race::end();
+    let _ = interleave::end();
 }
 
 #[test]
@@ -67,7 +69,7 @@ fn no_interleaving_loses_an_event_while_the_priority_changes() {
         for choice in places(ACCESSES) {
             let port = eventchn::alloc_unbound(DomainId(1))?;
             deliver(look).await?;
-            race::begin(port.number(), &choice);
+            interleave::begin(port.number(), &choice);
             let _ = look.count();
             // Xen may have looked at the priority before: the port is in the queue of the one, and listed by the other.
             port.set_priority(Priority::HIGHEST)?;
@@ -91,11 +93,11 @@ fn no_interleaving_loses_an_event_behind_one_of_another_priority() {
             deliver(look).await?;
             // In the middle of its queue, while the next event goes into another.
             [&before, &port, &behind, &other].into_iter().try_for_each(Port::notify)?;
-            race::begin(port.number(), &choice);
+            interleave::begin(port.number(), &choice);
             let _ = look.count();
             port.set_priority(Priority::LOWEST)?;
             assert_eq!(port.after(0).await, Ok(1), "{choice:?}");
-            let coalesced = race::coalesced();
+            let coalesced = interleave::coalesced();
             let start = time::now();
             let second = time::timeout(10 * MS, port.after(1)).await;
             end_race(ACCESSES);
@@ -119,10 +121,10 @@ fn no_interleaving_brings_an_event_of_a_closed_port_or_loses_that_of_another() {
             let number = port.number();
             deliver(look).await?;
             before.notify()?;
-            race::begin(number, &choice);
+            interleave::begin(number, &choice);
             let _ = look.count();
             drop(port);
-            let _ = race::end();
+            let _ = interleave::end();
             behind.notify()?;
             assert_eq!(behind.after(seen).await, Ok(seen + 1), "{choice:?}");
             assert_eq!(before.count(), seen + 1, "{choice:?}");
@@ -144,11 +146,11 @@ fn no_interleaving_loses_an_event_while_its_page_of_words_is_added() {
     // when the page is given to Xen.
     const WORDS: u32 = 1024;
     const ACCESSES: usize = 20;
-    let place = |first: usize| (first..ACCESSES).chain([race::HALT]);
-    let choices = (1..race::FIFO_STEPS).flat_map(|split| {
+    let place = |first: usize| (first..ACCESSES).chain([interleave::HALT]);
+    let choices = (1..interleave::FIFO_STEPS).flat_map(|split| {
         place(0).flat_map(move |a| place(a).map(move |b| core::array::from_fn(|step| if step < split { a } else { b })))
     });
-    let choices: Vec<[usize; race::FIFO_STEPS]> = choices.collect();
+    let choices: Vec<[usize; interleave::FIFO_STEPS]> = choices.collect();
     // Miri has a page alone.
     let stride = choices.len().div_ceil(if cfg!(miri) { 1 } else { 127 });
     let guest = Guest::new().port_limit(u32::MAX).offer_port(9, 5);
@@ -160,12 +162,12 @@ fn no_interleaving_loses_an_event_while_its_page_of_words_is_added() {
                 while ports.last().is_none_or(|port: &Port| port.number() % WORDS != WORDS - 1) {
                     ports.push(eventchn::bind_ipi()?);
                 }
-                race::begin(ports.len() as u32 + 4, choice);
+                interleave::begin(ports.len() as u32 + 4, choice);
                 let port = eventchn::bind_interdomain(DomainId(9), 5)?;
                 assert_eq!(port.number() % WORDS, 0);
                 // The first event comes with the binding.
                 assert_eq!(port.after(0).await, Ok(1), "{choice:?}");
-                let coalesced = race::coalesced();
+                let coalesced = interleave::coalesced();
                 let start = time::now();
                 let second = time::timeout(10 * MS, port.after(1)).await;
                 end_race(ACCESSES);

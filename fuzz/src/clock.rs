@@ -2,7 +2,7 @@
 
 use domu::sim::Guest;
 use domu::sim::abi::xen::{shared_info, vcpu_time_info};
-use domu::sim::hostile::Kind;
+use domu::sim::access::fuzz_peer::Kind;
 use domu::time;
 
 use crate::input::Input;

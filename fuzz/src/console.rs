@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domu::console::{Error, MAX_LINE};
 use domu::sim::abi::console::{IN_CONS, OUT_PROD};
-use domu::sim::hostile::{self, Kind};
+use domu::sim::access::fuzz_peer::{self, Kind};
 use domu::sim::{Backend, Guest};
 use domu::time;
 
@@ -15,7 +15,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// The index at a place in the console's page.
 fn index(at: usize) -> Option<u32> {
-    hostile::console().map(|page| page.load(at))
+    fuzz_peer::console().map(|page| page.load(at))
 }
 
 /// The console's rings, both directions. What the domain publishes are its own indices, whatever the peer writes over them; a

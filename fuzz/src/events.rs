@@ -7,7 +7,7 @@ use domu::eventchn::{self, Port, Priority};
 use domu::executor::{spawn, yield_now};
 use domu::sim::Guest;
 use domu::sim::abi::xen::{shared_info, vcpu_time_info};
-use domu::sim::hostile::{self, Kind};
+use domu::sim::access::fuzz_peer::{self, Kind};
 
 use crate::input::Input;
 use crate::{guest, liar};
@@ -49,7 +49,7 @@ pub fn events(bytes: &[u8]) {
                     waiting.push(spawn(async move { port.after(before).await }));
                 }
                 7 if !waiting.is_empty() => drop(waiting.swap_remove(input.below(waiting.len())).abort().await),
-                8 => hostile::notify(input.u8().into()),
+                8 => fuzz_peer::notify(input.u8().into()),
                 9 => {
                     let now = port.count();
                     assert!(now >= *before, "a count falls");

@@ -9,7 +9,8 @@ use domu::DomainId;
 use domu::gnttab::copy::Batch;
 use domu::gnttab::{self, Grant, Granted, Mapping, ReadOnly, ReadWrite, Reference};
 use domu::sim::abi::grant_table::Status;
-use domu::sim::{Guest, hostile, outside};
+use domu::sim::access::fuzz_peer;
+use domu::sim::{Guest, outside};
 use domu::time;
 
 use crate::guest;
@@ -58,9 +59,9 @@ pub fn grants(bytes: &[u8]) {
     let kept = Kept::default();
     let (peers, held) = (input.clone(), Rc::clone(&kept));
     let mut pause = input.u8();
-    hostile::at_each_access(move |_| match pause.checked_sub(1) {
+    fuzz_peer::at_each_access(move |_| match pause.checked_sub(1) {
         Some(less) => pause = less,
-        None if !peers.is_over() && hostile::is_booted() => {
+        None if !peers.is_over() && fuzz_peer::is_booted() => {
             act(&peers, &held);
             pause = peers.u8();
         }

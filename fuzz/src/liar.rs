@@ -5,7 +5,7 @@
 
 use domu::sim::abi::event_channel::fifo::BUSY;
 use domu::sim::abi::xen::{shared_info, vcpu_time_info};
-use domu::sim::hostile::{self, Access, Kind};
+use domu::sim::access::fuzz_peer::{self, Access, Kind};
 
 use crate::input::Input;
 
@@ -13,7 +13,7 @@ use crate::input::Input;
 pub fn begin(input: &Input, may: impl Fn(Kind, usize) -> bool + 'static) {
     let input = input.clone();
     let mut pause = input.u8();
-    hostile::at_each_access(move |access| {
+    fuzz_peer::at_each_access(move |access| {
         let (kind, at) = (access.kind(), access.offset());
         if input.is_over() {
             return let_go(kind, access);
@@ -50,7 +50,7 @@ pub fn lie(input: &Input, access: usize, load: impl Fn(usize) -> u32, store: imp
         5 => u32::MAX,
         6 => load(usize::from(input.u16())),
         _ => {
-            hostile::notify(u32::from(input.u8()));
+            fuzz_peer::notify(u32::from(input.u8()));
             before
         }
     };

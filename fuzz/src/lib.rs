@@ -26,7 +26,8 @@ use std::sync::{Mutex, PoisonError};
 
 use domu::Domain;
 use domu::lifecycle::Outcome;
-use domu::sim::{Guest, Report, hostile};
+use domu::sim::access::fuzz_peer;
+use domu::sim::{Guest, Report};
 
 pub use boot::boot;
 pub use clock::clock;
@@ -71,7 +72,7 @@ pub fn run(target: &Target, bytes: &[u8]) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     target.1(bytes);
     // SAFETY: domains are run by targets alone, one target at a time, and none of them keeps anything of a domain's.
-    unsafe { hostile::reclaim() };
+    unsafe { fuzz_peer::reclaim() };
 }
 
 /// Boots a guest whose surroundings may be hostile, and runs its main. It may end in any way but by a panic.

@@ -8,7 +8,7 @@ use domu::executor::{Task, activity, spawn, yield_now};
 use domu::sim::abi::xs_wire::{
     CONNECTION, ERROR, FEATURE_ERROR, FEATURE_RECONNECTION, MessageType, REQ_CONS, RSP_PROD, SERVER_FEATURES,
 };
-use domu::sim::hostile::{self, Kind};
+use domu::sim::access::fuzz_peer::{self, Kind};
 use domu::sim::{Guest, Store};
 use domu::xenstore::{Access, Error, Permission, Xenstore};
 use domu::{Domain, DomainId, time};
@@ -306,5 +306,5 @@ async fn talk(domain: Domain, input: Input, lies: bool, gives_up: bool) {
     }
     tasks.clear();
     liar.settle().await;
-    assert!(hostile::xenstore_is_clean(), "something is kept");
+    assert!(fuzz_peer::xenstore_is_clean(), "something is kept");
 }

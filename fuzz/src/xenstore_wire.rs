@@ -2,7 +2,8 @@
 
 use domu::executor::{Task, spawn};
 use domu::sim::abi::xs_wire::{FEATURE_RECONNECTION, HEADER_SIZE, MessageType, PAYLOAD_MAX};
-use domu::sim::{Guest, Store, hostile};
+use domu::sim::access::fuzz_peer;
+use domu::sim::{Guest, Store};
 use domu::xenstore::{Access, Error, ErrorKind, Xenstore};
 use domu::{Domain, DomainId};
 
@@ -383,7 +384,7 @@ async fn talk(domain: Domain, input: Input) {
         call.judge().await;
     }
     turns().await;
-    assert!(hostile::xenstore_is_clean(), "something is kept");
+    assert!(fuzz_peer::xenstore_is_clean(), "something is kept");
     if model.broken {
         assert_eq!(
             store.read("name").await.map_err(|error| error.kind()),

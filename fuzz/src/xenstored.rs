@@ -5,7 +5,7 @@ use domu::sim::abi::xs_wire::{
     CONNECTED, CONNECTION, ERROR, HEADER_SIZE, MessageType, PAYLOAD_MAX, RECONNECT, REQ, REQ_CONS, REQ_PROD, RING_SIZE,
     RSP, RSP_CONS, RSP_PROD, SERVER_FEATURES,
 };
-use domu::sim::hostile::{self, Access};
+use domu::sim::access::fuzz_peer::{self, Access};
 
 /// A request of the domain's that came whole.
 #[derive(Debug)]
@@ -46,14 +46,14 @@ pub struct Server {
 impl Server {
     /// Of the domain that this thread runs, before it asks for anything.
     pub fn new(features: u32) -> Self {
-        let (page, port) = hostile::xenstore().expect("a domain with xenstore");
+        let (page, port) = fuzz_peer::xenstore().expect("a domain with xenstore");
         page.store(SERVER_FEATURES, features);
         let (consumed, produced) = (page.load(REQ_PROD), page.load(RSP_PROD));
         Self { page, port, consumed, produced, incoming: Vec::new() }
     }
 
     pub fn notify(&self) {
-        hostile::notify(self.port);
+        fuzz_peer::notify(self.port);
     }
 
     /// Overwrites a word beside the rings, or an index.

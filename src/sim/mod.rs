@@ -3,7 +3,7 @@
 //! This module exists on the host only, not in a unikernel. Use it to test drivers and applications with `cargo test`, without
 //! Xen. It is not a part of the interface that a unikernel is built on, and is less stable: a minor release may rename its items
 //! and change how the simulated parties behave. [`Guest`], its `run` and `look`, [`Host`], [`Report`], [`outside`], [`Store`] and
-//! [`SharedPages`] change only with a line in the change log that says how to adapt. Everything else, [`abi`] and [`race`] among
+//! [`SharedPages`] change only with a line in the change log that says how to adapt. Everything else, [`abi`] and [`access`] among
 //! it, serves this crate's own tests and may change in any release.
 //!
 //! [`Guest`] describes a domain and its surroundings, [`Guest::run`] boots it through the same steps as a unikernel and
@@ -33,23 +33,11 @@ pub mod abi {
     pub use crate::abi::*;
 }
 
-mod backend;
-mod baton;
-mod events;
-mod fifo;
-mod grants;
-mod host;
-#[cfg(fuzzing)]
-pub mod hostile;
-pub(crate) mod hypercalls;
+pub mod access;
+mod backends;
 pub(crate) mod machine;
-mod mappings;
-mod memory;
-mod peer;
-pub mod race;
-mod raise;
-mod shared_pages;
-mod suspend;
+mod scheduler;
+mod toolstack;
 mod xenstored;
 
 use core::cell::RefCell;
@@ -61,18 +49,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-pub use backend::Backend;
-use events::Action;
-pub use events::Outside;
-pub use grants::GrantFault;
-pub use host::Host;
-pub(crate) use hypercalls::hypercall;
+pub use access::shared_pages::SharedPages;
+pub use backends::console::Backend;
+pub use backends::peer::{PeerPage, outside};
 use machine::Machine;
+use machine::events::Action;
+pub use machine::events::Outside;
+pub use machine::grants::GrantFault;
+pub(crate) use machine::hypercalls::hypercall;
+use machine::memory;
 #[cfg(test)]
-pub(crate) use memory::xl_map;
-pub use peer::{PeerPage, outside};
-pub use shared_pages::SharedPages;
-pub use suspend::Saved;
+pub(crate) use machine::memory::xl_map;
+pub use scheduler::host::Host;
+use toolstack::saved::Save;
+pub use toolstack::saved::Saved;
 pub use xenstored::{Dom0, Message, Store};
 
 use crate::abi::errno::Errno;
@@ -204,7 +194,7 @@ pub struct Guest {
     pub(crate) xenstore: Option<Store>,
     pub(crate) xenstore_index: u32,
     pub(crate) obedient: bool,
-    pub(crate) save: Option<suspend::Save>,
+    pub(crate) save: Option<Save>,
 }
 
 /// What a CPU's generator of random numbers gives.

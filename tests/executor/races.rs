@@ -2,7 +2,7 @@
 
 use domu::DomainId;
 use domu::eventchn::{self, Abi};
-use domu::sim::race;
+use domu::sim::access::interleave;
 use domu::time;
 
 use crate::{BOTH, MS, on, run};
@@ -11,15 +11,15 @@ use crate::{BOTH, MS, on, run};
 /// when the domain halts. Miri takes a second for a wait, and has a few choices from all over.
 fn places(abi: Abi, accesses: usize) -> Vec<Vec<usize>> {
     let steps = match abi {
-        Abi::TwoLevel => race::TWO_LEVEL_STEPS,
-        Abi::Fifo => race::FIFO_STEPS,
+        Abi::TwoLevel => interleave::TWO_LEVEL_STEPS,
+        Abi::Fifo => interleave::FIFO_STEPS,
         other => unreachable!("{other:?}"),
     };
     let mut all = vec![Vec::new()];
     for _ in 0..steps {
         let longer = |before: Vec<usize>| {
             let first = before.last().copied().unwrap_or(0);
-            let places = (first..accesses).step_by(if cfg!(miri) { 4 } else { 1 }).chain([race::HALT]);
+            let places = (first..accesses).step_by(if cfg!(miri) { 4 } else { 1 }).chain([interleave::HALT]);
             places.map(move |next| [before.as_slice(), &[next]].concat())
         };
         all = all.into_iter().flat_map(longer).collect();
@@ -31,9 +31,9 @@ fn places(abi: Abi, accesses: usize) -> Vec<Vec<usize>> {
 /// Ends a race. The domain must have halted within the accesses that there were places for: else there would be interleavings
 /// that nobody has tried.
 fn end_race(accesses: usize) {
-    let before = race::before_halt().unwrap_or(0);
+    let before = interleave::before_halt().unwrap_or(0);
     assert!(before <= accesses, "{before} accesses before the halt, of which {accesses} were tried");
-    let all = race::end();
+    let all = interleave::end();
     assert!(all < 60, "{all} accesses: a loop?");
 }
 
@@ -44,7 +44,7 @@ fn no_interleaving_loses_an_event() {
             const ACCESSES: usize = 2;
             for choice in places(abi, ACCESSES) {
                 let port = eventchn::alloc_unbound(DomainId(1))?;
-                race::begin(port.number(), &choice);
+                interleave::begin(port.number(), &choice);
                 assert_eq!(port.after(0).await, Ok(1), "{choice:?}");
                 end_race(ACCESSES);
             }
@@ -63,7 +63,7 @@ fn no_interleaving_loses_an_event_beside_another() {
             let (one, other) = (&ports[0], &ports[distance]);
             for (seen, choice) in (0..).zip(places(abi, accesses)) {
                 one.notify()?;
-                race::begin(other.number(), &choice);
+                interleave::begin(other.number(), &choice);
                 assert_eq!(one.after(seen).await, Ok(seen + 1), "{choice:?}");
                 assert_eq!(other.after(seen).await, Ok(seen + 1), "{choice:?}");
                 end_race(accesses);
@@ -86,9 +86,9 @@ fn no_interleaving_loses_an_event_behind_another() {
                 let port = eventchn::bind_ipi()?;
                 port.notify()?;
                 // The accesses up to here are none of the race's.
-                race::begin(port.number(), choice);
+                interleave::begin(port.number(), choice);
                 assert_eq!(port.after(0).await, Ok(1));
-                let coalesced = race::coalesced();
+                let coalesced = interleave::coalesced();
                 // Whoever has seen the first waits for the second.
                 let start = time::now();
                 let second = time::timeout(10 * MS, port.after(1)).await;

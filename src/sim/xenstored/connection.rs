@@ -8,22 +8,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::string::String;
 use std::vec::Vec;
 
-use super::Message;
-use super::tree::Transaction;
 use crate::abi::xs_wire::{
     CONNECTED, CONNECTION, ERROR, ERROR_PROTOCOL, ERROR_RING_INDEX, FEATURE_ERROR, HEADER_SIZE, Header, MessageType,
     PAYLOAD_MAX, REQ, REQ_CONS, REQ_PROD, RING_SIZE, RSP, RSP_CONS, RSP_PROD, SERVER_FEATURES,
 };
 use crate::shared::SharedPage;
+use crate::sim::xenstored::Message;
+use crate::sim::xenstored::tree::Transaction;
 
 /// A watch of a domain's.
-pub(super) struct Watch {
+pub(in crate::sim) struct Watch {
     /// As the domain wrote it.
-    pub(super) path: String,
-    pub(super) absolute: String,
-    pub(super) token: Vec<u8>,
+    pub(in crate::sim) path: String,
+    pub(in crate::sim) absolute: String,
+    pub(in crate::sim) token: Vec<u8>,
     /// How many levels below its node it goes.
-    pub(super) depth: Option<usize>,
+    pub(in crate::sim) depth: Option<usize>,
 }
 
 /// What waits to be written.
@@ -34,7 +34,7 @@ struct Outgoing {
 }
 
 /// What reading has come to.
-pub(super) enum Read {
+pub(in crate::sim) enum Read {
     /// There is no more.
     Empty,
     /// Some bytes, but no whole request yet.
@@ -43,9 +43,9 @@ pub(super) enum Read {
 }
 
 /// A domain that the server knows.
-pub(super) struct Connection {
+pub(in crate::sim) struct Connection {
     page: SharedPage,
-    features: u32,
+    pub(in crate::sim) features: u32,
     /// The true index of what was read.
     consumed: u32,
     /// The true index of what was written.
@@ -54,18 +54,18 @@ pub(super) struct Connection {
     outgoing: VecDeque<Outgoing>,
     /// Bytes of the first of those that are written.
     written: usize,
-    pub(super) watches: Vec<Watch>,
-    pub(super) transactions: BTreeMap<u32, Transaction>,
+    pub(in crate::sim) watches: Vec<Watch>,
+    pub(in crate::sim) transactions: BTreeMap<u32, Transaction>,
     /// When the server has its next turn here.
-    pub(super) due_ns: Option<u64>,
+    pub(in crate::sim) due_ns: Option<u64>,
     /// Until when the connection is yet to be made.
-    pub(super) waits_ns: Option<u64>,
+    pub(in crate::sim) waits_ns: Option<u64>,
     /// Words of the page to be overwritten, by offset.
-    pub(super) words: Vec<(usize, u32)>,
+    pub(in crate::sim) words: Vec<(usize, u32)>,
     /// An event is to be raised.
-    pub(super) raise: bool,
+    pub(in crate::sim) raise: bool,
     /// Why it is served no more.
-    pub(super) error: Option<u32>,
+    pub(in crate::sim) error: Option<u32>,
 }
 
 /// Fills both buffers with something: where an access takes long, here and there.
@@ -77,7 +77,7 @@ fn fill(page: SharedPage, byte: u8) {
 
 impl Connection {
     /// A page as the toolstack leaves it, but that its indices and buffers may hold anything.
-    pub(super) fn new(page: SharedPage, features: u32, state: u32, index: u32) -> Self {
+    pub(in crate::sim) fn new(page: SharedPage, features: u32, state: u32, index: u32) -> Self {
         fill(page, 0xaa);
         let produced = index.wrapping_mul(3);
         let words = [(REQ_PROD, index), (REQ_CONS, index), (RSP_PROD, produced), (RSP_CONS, produced)];
@@ -102,12 +102,12 @@ impl Connection {
         }
     }
 
-    pub(super) fn state(&self) -> u32 {
+    pub(in crate::sim) fn state(&self) -> u32 {
         self.page.u32(CONNECTION).load(Ordering::Acquire)
     }
 
     /// Begins anew: the rings are empty, and what is not written or not committed is lost.
-    pub(super) fn reconnect(&mut self) {
+    pub(in crate::sim) fn reconnect(&mut self) {
         fill(self.page, 0xff);
         for offset in [REQ_PROD, REQ_CONS, RSP_PROD, RSP_CONS, ERROR] {
             self.page.u32(offset).store(0, Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl Connection {
     }
 
     /// Overwrites words of the page as a test ordered.
-    pub(super) fn overwrite(&mut self) {
+    pub(in crate::sim) fn overwrite(&mut self) {
         for (offset, word) in core::mem::take(&mut self.words) {
             self.page.u32(offset).store(word, Ordering::Release);
             self.raise = true;
@@ -139,12 +139,12 @@ impl Connection {
     }
 
     /// Requests that were read and are not answered yet.
-    pub(super) fn outstanding(&self) -> usize {
+    pub(in crate::sim) fn outstanding(&self) -> usize {
         self.outgoing.iter().filter(|outgoing| outgoing.is_reply).count()
     }
 
     /// Reads up to the end of the next request, and at most so many bytes.
-    pub(super) fn read(&mut self, limit: &mut u32) -> Read {
+    pub(in crate::sim) fn read(&mut self, limit: &mut u32) -> Read {
         let produced = self.page.u32(REQ_PROD).load(Ordering::Acquire);
         let unread = produced.wrapping_sub(self.consumed);
         if unread > RING_SIZE {
@@ -196,7 +196,7 @@ impl Connection {
     }
 
     /// Lets a message wait to be written.
-    pub(super) fn send(&mut self, message: &Message, is_reply: bool) {
+    pub(in crate::sim) fn send(&mut self, message: &Message, is_reply: bool) {
         let Header { ty, req_id, tx_id, len } = message.header;
         let header = [ty.0, req_id, tx_id, len].into_iter().flat_map(u32::to_le_bytes);
         let bytes = header.chain(message.payload.iter().copied()).collect();
@@ -204,7 +204,7 @@ impl Connection {
     }
 
     /// Writes as many bytes as there is room for, and at most so many; says if it wrote any.
-    pub(super) fn write(&mut self, limit: &mut u32) -> bool {
+    pub(in crate::sim) fn write(&mut self, limit: &mut u32) -> bool {
         let taken = self.page.u32(RSP_CONS).load(Ordering::Acquire);
         let unread = self.produced.wrapping_sub(taken);
         if unread > RING_SIZE {
@@ -232,7 +232,7 @@ impl Connection {
     }
 
     /// Whether there is something to read, or to write with room for it.
-    pub(super) fn has_work(&self, most_outstanding: usize) -> bool {
+    pub(in crate::sim) fn has_work(&self, most_outstanding: usize) -> bool {
         let unread = self.page.u32(REQ_PROD).load(Ordering::Acquire).wrapping_sub(self.consumed);
         let used = self.produced.wrapping_sub(self.page.u32(RSP_CONS).load(Ordering::Acquire));
         let reads = unread > 0 && self.outstanding() < most_outstanding;

@@ -3,8 +3,8 @@
 use std::string::String;
 use std::vec::Vec;
 
-use super::tree::{Permission, Refusal};
-use super::{Server, nodes};
+use crate::sim::xenstored::tree::{Permission, Refusal};
+use crate::sim::xenstored::{Server, nodes};
 
 /// Dom0, whom nothing is refused that makes sense.
 pub struct Dom0<'a>(pub(super) &'a mut Server);

@@ -27,15 +27,14 @@
 //! Not simulated: limits of memory and of the rate of writes, and how oxenstored merges transactions: conflicts are found as
 //! C xenstored finds them, by the nodes that a transaction has seen.
 
-mod connection;
+pub(super) mod connection;
 mod dom0;
-mod home;
 mod nodes;
 mod requests;
+mod server_loop;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod turn;
+pub(super) mod tree;
 
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
@@ -45,10 +44,10 @@ use std::vec::Vec;
 
 use connection::Connection;
 pub use dom0::Dom0;
-pub(crate) use home::Memory;
 use tree::{Permission, Refusal, Tree, View};
 
 use crate::abi::xs_wire::{FEATURE_RECONNECTION, Header, MessageType};
+use crate::sim::toolstack::home::Memory;
 
 /// Which of the two servers is simulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,15 +96,15 @@ type Refuse = Box<dyn FnMut(MessageType, &[u8]) -> Option<&'static str> + Send>;
 type Reaction = Box<dyn FnMut(&mut Dom0<'_>, &str) + Send>;
 
 /// The server.
-struct Server {
+pub(in crate::sim) struct Server {
     flavour: Flavour,
-    features: u32,
-    tree: Tree,
+    pub(in crate::sim) features: u32,
+    pub(in crate::sim) tree: Tree,
     /// The roots are there.
-    planted: bool,
+    pub(in crate::sim) planted: bool,
     /// Domains whose homes are to be made before anybody looks.
-    homes: Vec<(u16, Memory)>,
-    connections: BTreeMap<u16, Connection>,
+    pub(in crate::sim) homes: Vec<(u16, Memory)>,
+    pub(in crate::sim) connections: BTreeMap<u16, Connection>,
     last_transaction: u32,
     /// Requests that came whole: who, what, and its payload.
     log: Vec<(u16, MessageType, Vec<u8>)>,
@@ -121,7 +120,7 @@ struct Server {
     pace: Option<u32>,
     stopped: bool,
     /// How long a connection takes to be made; none if it is there when the domain starts.
-    connects_after_ns: Option<u64>,
+    pub(in crate::sim) connects_after_ns: Option<u64>,
 }
 
 /// A simulated xenstored, in the hands of a test. A clone is another handle to the same.
@@ -348,7 +347,7 @@ impl Store {
 
 impl Server {
     /// Does something to nodes outside of a transaction, for a domain, and tells of what has changed.
-    fn actor<T>(
+    pub(in crate::sim) fn actor<T>(
         &mut self,
         domain: u16,
         act: impl FnOnce(&mut nodes::Actor<'_>) -> Result<T, Refusal>,

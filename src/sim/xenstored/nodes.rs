@@ -4,9 +4,9 @@ use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::Flavour;
-use super::tree::{Change, Node, Permission, Refusal, View, Want, may};
 use crate::abi::xs_wire::{ABS_PATH_MAX, PAYLOAD_MAX};
+use crate::sim::xenstored::Flavour;
+use crate::sim::xenstored::tree::{Change, Node, Permission, Refusal, View, Want, may};
 
 /// Nodes that a domain may own.
 const NODES: usize = 1000;
@@ -45,7 +45,7 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 /// A domain, or dom0, at work on nodes.
-pub(super) struct Actor<'a> {
+pub(in crate::sim) struct Actor<'a> {
     pub(super) domain: u16,
     pub(super) flavour: Flavour,
     pub(super) view: View<'a>,
@@ -102,7 +102,7 @@ impl Actor<'_> {
         Ok(self.node(path, Want::Read)?.permissions.clone())
     }
 
-    pub(super) fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Refusal> {
+    pub(in crate::sim) fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Refusal> {
         let mut node = match self.node(path, Want::Write) {
             Ok(node) => Node { value: value.to_vec(), ..node.clone() },
             Err("ENOENT") => Node { value: value.to_vec(), ..Node::default() },
@@ -184,7 +184,7 @@ impl Actor<'_> {
         Ok(())
     }
 
-    pub(super) fn set_permissions(&mut self, path: &str, permissions: Vec<Permission>) -> Result<(), Refusal> {
+    pub(in crate::sim) fn set_permissions(&mut self, path: &str, permissions: Vec<Permission>) -> Result<(), Refusal> {
         let node = self.node(path, Want::Own)?.clone();
         if self.domain != 0 && permissions.len() > PERMISSIONS {
             return Err(self.flavour.quota("ENOSPC"));

@@ -4,11 +4,11 @@ use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::connection::Watch;
-use super::nodes::{Actor, absolute};
-use super::tree::{Permission, Refusal, Transaction, View};
-use super::{Flavour, Message, Server};
 use crate::abi::xs_wire::{FEATURE_WATCH_DEPTH, Header, MessageType, REL_PATH_MAX};
+use crate::sim::xenstored::connection::Watch;
+use crate::sim::xenstored::nodes::{Actor, absolute};
+use crate::sim::xenstored::tree::{Permission, Refusal, Transaction, View};
+use crate::sim::xenstored::{Flavour, Message, Server};
 
 /// Transactions that a domain may have open.
 const TRANSACTIONS: usize = 10;

@@ -5,11 +5,11 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 /// The name of an error.
-pub(super) type Refusal = &'static str;
+pub(in crate::sim) type Refusal = &'static str;
 
 /// What somebody wants to do to a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Want {
+pub(in crate::sim) enum Want {
     Read,
     Write,
     /// Only its owner may.
@@ -18,14 +18,14 @@ pub(super) enum Want {
 
 /// One permission: what a domain may do. The first of a node names its owner, and what all that are not named may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Permission {
+pub(in crate::sim) struct Permission {
     letter: u8,
-    pub(super) domain: u16,
+    pub(in crate::sim) domain: u16,
 }
 
 impl Permission {
     /// From a letter and a number in decimal.
-    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+    pub(in crate::sim) fn parse(text: &str) -> Result<Self, Refusal> {
         let domain = text.get(1..).and_then(|number| number.parse().ok()).ok_or("EINVAL")?;
         match text.as_bytes()[0] {
             letter @ (b'n' | b'r' | b'w' | b'b') => Ok(Self { letter, domain }),
@@ -34,12 +34,12 @@ impl Permission {
     }
 
     /// Nothing for all but this domain.
-    pub(super) const fn owner(domain: u16) -> Self {
+    pub(in crate::sim) const fn owner(domain: u16) -> Self {
         Self { letter: b'n', domain }
     }
 
     /// Reading for this domain.
-    pub(super) const fn reader(domain: u16) -> Self {
+    pub(in crate::sim) const fn reader(domain: u16) -> Self {
         Self { letter: b'r', domain }
     }
 
@@ -59,7 +59,7 @@ impl core::fmt::Display for Permission {
 }
 
 /// Whether a domain may do something to a node with these permissions.
-pub(super) fn may(domain: u16, permissions: &[Permission], want: Want) -> bool {
+pub(in crate::sim) fn may(domain: u16, permissions: &[Permission], want: Want) -> bool {
     let named = permissions.iter().skip(1).find(|permission| permission.domain == domain);
     match permissions.first() {
         _ if domain == 0 => true,
@@ -70,13 +70,13 @@ pub(super) fn may(domain: u16, permissions: &[Permission], want: Want) -> bool {
 
 /// A node.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Node {
-    pub(super) value: Vec<u8>,
-    pub(super) permissions: Vec<Permission>,
+pub(in crate::sim) struct Node {
+    pub(in crate::sim) value: Vec<u8>,
+    pub(in crate::sim) permissions: Vec<Permission>,
     /// Names, in the order in which they were made.
-    pub(super) children: Vec<String>,
+    pub(in crate::sim) children: Vec<String>,
     /// When it was changed last.
-    pub(super) generation: u64,
+    pub(in crate::sim) generation: u64,
 }
 
 impl Node {
@@ -85,7 +85,7 @@ impl Node {
     }
 
     /// The names of the children, each with a NUL.
-    pub(super) fn listing(&self) -> Vec<u8> {
+    pub(in crate::sim) fn listing(&self) -> Vec<u8> {
         let mut listing = Vec::new();
         for name in &self.children {
             listing.extend_from_slice(name.as_bytes());
@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// Bytes of the record that the server keeps: what counts against the quota of a node.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::sim) fn size(&self) -> usize {
         let names: usize = self.children.iter().map(|name| name.len() + 1).sum();
         20 + 8 * self.permissions.len() + self.value.len() + names
     }
@@ -103,7 +103,7 @@ impl Node {
 
 /// All nodes by their absolute paths.
 #[derive(Default)]
-pub(super) struct Tree {
+pub(in crate::sim) struct Tree {
     nodes: BTreeMap<String, Node>,
     /// How many nodes a domain owns.
     owned: BTreeMap<u16, usize>,
@@ -142,31 +142,31 @@ struct Touched {
 
 /// Changes that others do not see yet.
 #[derive(Default)]
-pub(super) struct Transaction {
+pub(in crate::sim) struct Transaction {
     nodes: BTreeMap<String, Touched>,
     /// How many requests it was of.
-    pub(super) requests: usize,
+    pub(in crate::sim) requests: usize,
     /// What is to be told to watches then.
-    pub(super) changes: Vec<Change>,
+    pub(in crate::sim) changes: Vec<Change>,
 }
 
 /// Something that watches are told of.
-pub(super) struct Change {
-    pub(super) path: String,
+pub(in crate::sim) struct Change {
+    pub(in crate::sim) path: String,
     /// Who may read the node, and thus may know.
-    pub(super) permissions: Vec<Permission>,
+    pub(in crate::sim) permissions: Vec<Permission>,
     /// Only watches of exactly this path are told: it went with a node above.
-    pub(super) exact: bool,
+    pub(in crate::sim) exact: bool,
 }
 
 impl Transaction {
     /// How many nodes it has seen.
-    pub(super) fn touched(&self) -> usize {
+    pub(in crate::sim) fn touched(&self) -> usize {
         self.nodes.len()
     }
 
     /// Makes its changes everybody's, unless somebody else has changed one of the nodes that it has seen.
-    pub(super) fn commit(self, tree: &mut Tree) -> Result<Vec<Change>, Refusal> {
+    pub(in crate::sim) fn commit(self, tree: &mut Tree) -> Result<Vec<Change>, Refusal> {
         let now = |path: &String| tree.nodes.get(path).map(|node| node.generation);
         if self.nodes.iter().any(|(path, touched)| now(path) != touched.base) {
             return Err("EAGAIN");
@@ -182,9 +182,9 @@ impl Transaction {
 }
 
 /// The nodes as a transaction sees them, or as they are.
-pub(super) struct View<'a> {
-    pub(super) tree: &'a mut Tree,
-    pub(super) transaction: Option<&'a mut Transaction>,
+pub(in crate::sim) struct View<'a> {
+    pub(in crate::sim) tree: &'a mut Tree,
+    pub(in crate::sim) transaction: Option<&'a mut Transaction>,
 }
 
 impl View<'_> {
@@ -195,7 +195,7 @@ impl View<'_> {
         })
     }
 
-    pub(super) fn get(&mut self, path: &str) -> Option<&Node> {
+    pub(in crate::sim) fn get(&mut self, path: &str) -> Option<&Node> {
         match &mut self.transaction {
             Some(transaction) => Self::touch(self.tree, transaction, path).node.as_ref(),
             None => self.tree.nodes.get(path),
@@ -203,7 +203,7 @@ impl View<'_> {
     }
 
     /// Changes all of a node but its owner, if it is there.
-    pub(super) fn update(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
+    pub(in crate::sim) fn update(&mut self, path: &str, change: impl FnOnce(&mut Node)) {
         match &mut self.transaction {
             Some(transaction) => {
                 let touched = Self::touch(self.tree, transaction, path);
@@ -221,7 +221,7 @@ impl View<'_> {
     }
 
     /// Puts a node there, or takes it away. Its parent's list is another matter.
-    pub(super) fn set(&mut self, path: &str, node: Option<Node>) {
+    pub(in crate::sim) fn set(&mut self, path: &str, node: Option<Node>) {
         match (&mut self.transaction, node) {
             (Some(transaction), node) => {
                 let touched = Self::touch(self.tree, transaction, path);
@@ -233,7 +233,7 @@ impl View<'_> {
     }
 
     /// How many nodes a domain owns.
-    pub(super) fn owned(&self, domain: u16) -> usize {
+    pub(in crate::sim) fn owned(&self, domain: u16) -> usize {
         let count = self.tree.owned.get(&domain).copied().unwrap_or(0);
         let is_own = |node: Option<&Node>| usize::from(node.is_some_and(|node| node.owner() == domain));
         let touched = self.transaction.iter().flat_map(|transaction| &transaction.nodes);
@@ -244,7 +244,7 @@ impl View<'_> {
     }
 
     /// Takes note of something for watches.
-    pub(super) fn note(&mut self, changes: &mut Vec<Change>, change: Change) {
+    pub(in crate::sim) fn note(&mut self, changes: &mut Vec<Change>, change: Change) {
         match &mut self.transaction {
             Some(transaction) => transaction.changes.push(change),
             None => changes.push(change),

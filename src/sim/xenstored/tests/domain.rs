@@ -1,9 +1,9 @@
 //! The server and the machine: where a domain finds its ring, when the server acts, and when the domain is interrupted.
 
-use super::*;
 use crate::abi::hvm::{Param, STORE_EVTCHN, STORE_PFN};
 use crate::sim::Guest;
 use crate::sim::machine::Machine;
+use crate::sim::xenstored::tests::*;
 
 const PORT: u32 = 1;
 

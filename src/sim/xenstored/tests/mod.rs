@@ -23,12 +23,12 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
-use super::*;
 use crate::abi::xs_wire::{
     CONNECTED, CONNECTION, ERROR, ERROR_PROTOCOL, ERROR_RING_INDEX, FEATURE_ERROR, FEATURE_WATCH_DEPTH, RECONNECT, REQ,
     REQ_CONS, REQ_PROD, RSP, RSP_CONS, RSP_PROD, SERVER_FEATURES,
 };
 use crate::shared::SharedPage;
+use crate::sim::xenstored::*;
 use MessageType as Ty;
 
 #[repr(align(4096))]

@@ -1,6 +1,6 @@
 //! Values, directories and permissions.
 
-use super::*;
+use crate::sim::xenstored::tests::*;
 
 #[test]
 fn a_value_is_bytes_and_its_node_is_made_with_those_above() {

@@ -1,6 +1,6 @@
 //! The ring's page, and a server that misbehaves.
 
-use super::*;
+use crate::sim::xenstored::tests::*;
 
 #[test]
 fn the_server_reads_no_further_while_twenty_replies_wait() {

@@ -1,6 +1,6 @@
 //! Transactions, their conflicts, and quotas.
 
-use super::*;
+use crate::sim::xenstored::tests::*;
 
 #[test]
 fn a_transaction_is_seen_when_it_is_committed() {

@@ -1,6 +1,6 @@
 //! Watches, and who hears of what when.
 
-use super::*;
+use crate::sim::xenstored::tests::*;
 
 #[test]
 fn a_watch_fires_at_once_and_then_for_what_is_below() {

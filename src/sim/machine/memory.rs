@@ -74,7 +74,7 @@ unsafe impl Send for Placed {}
 ///
 /// There are none, and nobody uses what was theirs.
 #[cfg(fuzzing)]
-pub(super) unsafe fn reclaim() {
+pub(in crate::sim) unsafe fn reclaim() {
     for Kept(memory) in KEPT.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         // SAFETY: it was a box before it was leaked, and nobody uses it, as the caller promises.
         drop(unsafe { Box::from_raw(memory.as_ptr()) });
@@ -118,7 +118,7 @@ pub(crate) fn page() -> SharedPage {
 
 /// Overwrites a page of Xen's or of a ring, while the domain is suspended or waits for Xen to place it. As plain memory: that is
 /// done before what comes then, whatever the sizes of the words that it is accessed by.
-pub(super) fn refill(page: SharedPage, byte: u8) {
+pub(in crate::sim) fn refill(page: SharedPage, byte: u8) {
     // SAFETY: the page is there as long as the process, and this thread alone runs.
     unsafe { page.start().as_ptr().write_bytes(byte, PAGE_SIZE as usize) };
 }

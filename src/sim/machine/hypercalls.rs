@@ -4,17 +4,17 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use std::vec::Vec;
 
-use super::baton::{self, Wait};
-use super::machine::{Machine, START_NS, with};
-use super::memory::{STORE_FRAME, refill};
-use super::suspend::suspend;
-use super::{End, end};
 use crate::abi::errno::Errno;
 use crate::abi::xen::{CONSOLE_IO_WRITE, DomainId, Hypercall, shared_info, vcpu_time_info};
 use crate::abi::{event_channel, grant_table, hvm, memory, sched};
 use crate::hypercall::Arg;
 use crate::lifecycle::Reason;
 use crate::shared::SharedPage;
+use crate::sim::machine::memory::{STORE_FRAME, refill};
+use crate::sim::machine::suspend::suspend;
+use crate::sim::machine::{Machine, START_NS, with};
+use crate::sim::scheduler::{self, Wait};
+use crate::sim::{End, end};
 
 /// How long an event takes to come.
 const EVENT_NS: u64 = 1_000_000;
@@ -25,7 +25,7 @@ const EVENT_NS: u64 = 1_000_000;
 ///
 /// As for the real one: the pointers among the arguments are valid for what the hypercall does with them.
 pub(crate) unsafe fn hypercall(number: Hypercall, args: [Arg; 5]) -> i64 {
-    baton::step();
+    scheduler::step();
     let operation = args[0].as_int();
     let fault = with(|machine| {
         assert!(machine.is_xen(), "a hypercall without Xen is an invalid instruction");
@@ -199,7 +199,7 @@ unsafe fn poll(poll: &sched::Poll) -> Result<u64, Errno> {
     });
     if !pending {
         let deadline_ns = (poll.timeout != 0).then(|| with(|machine| machine.clock_at(poll.timeout)));
-        baton::wait(&Wait::Poll { ports, deadline_ns });
+        scheduler::wait(&Wait::Poll { ports, deadline_ns });
     }
     Ok(0)
 }
@@ -353,7 +353,7 @@ fn console_io(text: &[u8]) -> Result<u64, Errno> {
 }
 
 impl Machine {
-    pub(super) fn get_param(&self, param: &mut hvm::Param) -> Result<u64, Errno> {
+    pub(in crate::sim) fn get_param(&self, param: &mut hvm::Param) -> Result<u64, Errno> {
         param.value = match param.index {
             hvm::CONSOLE_PFN => self.console_frame,
             hvm::CONSOLE_EVTCHN if self.reader.is_some() => {
@@ -367,7 +367,7 @@ impl Machine {
         Ok(0)
     }
 
-    pub(super) fn any_pending(&self, ports: &[u32]) -> bool {
+    pub(in crate::sim) fn any_pending(&self, ports: &[u32]) -> bool {
         ports.iter().any(|&port| self.is_pending(port))
     }
 }

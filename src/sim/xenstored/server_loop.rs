@@ -3,13 +3,13 @@
 use std::string::ToString;
 use std::vec::Vec;
 
-use super::connection::Read;
-use super::home::Memory;
-use super::nodes::is_below;
-use super::tree::{Change, Want, may};
-use super::{Dom0, Message, Server, Store};
 use crate::abi::xs_wire::{FEATURE_RECONNECTION, RECONNECT};
 use crate::shared::SharedPage;
+use crate::sim::toolstack::home::Memory;
+use crate::sim::xenstored::connection::Read;
+use crate::sim::xenstored::nodes::is_below;
+use crate::sim::xenstored::tree::{Change, Want, may};
+use crate::sim::xenstored::{Dom0, Message, Server, Store};
 
 /// How long a slow server rests between two turns.
 const REST_NS: u64 = 10_000;
@@ -111,7 +111,7 @@ impl Server {
     /// # Panics
     ///
     /// If dom0 reacts to itself, over and over.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::sim) fn settle(&mut self) {
         self.flush();
         let mut count = 0;
         while let Some(path) = self.changed.pop_front() {
@@ -149,7 +149,7 @@ impl Server {
     }
 
     /// Tells watches of a special path.
-    pub(super) fn fire_special(&mut self, special: &str) {
+    pub(in crate::sim) fn fire_special(&mut self, special: &str) {
         let permissions = self.actor(0, |actor| actor.permissions(special)).unwrap_or_default();
         self.fire(Vec::from([Change { path: special.to_string(), permissions, exact: true }]));
     }

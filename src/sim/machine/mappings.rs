@@ -5,12 +5,12 @@
 use core::ptr::NonNull;
 use std::vec::Vec;
 
-use super::machine::Machine;
 use crate::abi::grant_table::{
     COPY, COPY_DESTINATION_GRANT, COPY_SOURCE_GRANT, CopySide, GrantCopy, MAP_GRANT_REF, MAP_HOST, MAP_READ_ONLY,
     MapGrantRef, Status, UNMAP_GRANT_REF, UnmapGrantRef,
 };
 use crate::abi::xen::DomainId;
+use crate::sim::machine::Machine;
 
 /// What a domain has mapped.
 #[derive(Default)]
@@ -50,12 +50,12 @@ struct Side {
 
 impl Mappings {
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::sim) fn count(&self) -> usize {
         self.all.len() - self.free.len()
     }
 
     /// A number by which a copy may name the page that a pointer lies in.
-    pub(super) fn lend(&mut self, pointer: *const u8) -> u64 {
+    pub(in crate::sim) fn lend(&mut self, pointer: *const u8) -> u64 {
         self.lent.push(Lent(pointer.wrapping_sub(pointer.addr() % 4096).cast_mut()));
         LENT + self.lent.len() as u64 - 1
     }
@@ -79,7 +79,7 @@ impl Machine {
         if let Some(peer) = self.grants.peers.get_mut(&domain) {
             return peer.pin(reference, write);
         }
-        let at_peer = self.seat.as_ref().and_then(|seat| seat.peer(domain, |peer| peer.pin(reference, own, write)));
+        let at_peer = self.slot.as_ref().and_then(|slot| slot.peer(domain, |peer| peer.pin(reference, own, write)));
         at_peer.unwrap_or(Err(Status::BAD_DOMAIN))
     }
 
@@ -89,12 +89,12 @@ impl Machine {
             self.unpin(reference, write);
         } else if let Some(peer) = self.grants.peers.get_mut(&domain) {
             peer.unpin(reference, write);
-        } else if let Some(seat) = &self.seat {
-            let _ = seat.peer(domain, |peer| peer.unpin(reference, write));
+        } else if let Some(slot) = &self.slot {
+            let _ = slot.peer(domain, |peer| peer.unpin(reference, write));
         }
     }
 
-    pub(super) fn map_grant(&mut self, request: &mut MapGrantRef) {
+    pub(in crate::sim) fn map_grant(&mut self, request: &mut MapGrantRef) {
         request.status = match self.try_map(request) {
             Ok(handle) => {
                 request.handle = handle;
@@ -128,7 +128,7 @@ impl Machine {
         Ok(handle)
     }
 
-    pub(super) fn unmap_grant(&mut self, request: &mut UnmapGrantRef) {
+    pub(in crate::sim) fn unmap_grant(&mut self, request: &mut UnmapGrantRef) {
         request.status = match self.grant_fault(UNMAP_GRANT_REF, request.handle) {
             Ok(()) => {
                 self.unmap(request.handle, request.host_addr);
@@ -148,7 +148,7 @@ impl Machine {
         self.let_go(mapping.domain, mapping.reference, mapping.write);
     }
 
-    pub(super) fn copy_grant(&mut self, request: &mut GrantCopy) {
+    pub(in crate::sim) fn copy_grant(&mut self, request: &mut GrantCopy) {
         request.status = self.try_copy(request).err().unwrap_or(Status::OKAY);
     }
 
@@ -192,7 +192,7 @@ impl Machine {
     }
 
     /// What becomes of a domain's mappings when it has ended, or goes on elsewhere: Xen takes them away.
-    pub(super) fn end_mappings(&mut self) {
+    pub(in crate::sim) fn end_mappings(&mut self) {
         for handle in 0..self.grants.mappings.all.len() {
             if let Some(mapping) = self.grants.mappings.all[handle] {
                 self.unmap(handle as u32, mapping.frame << 12);

@@ -1,17 +1,20 @@
 //! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
 
+pub(super) mod events;
+pub(super) mod evtchn_send;
+mod fifo;
+pub(super) mod grants;
+pub(crate) mod hypercalls;
+mod mappings;
+pub(super) mod memory;
+mod suspend;
+
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::cell::RefCell;
 use std::vec::Vec;
 
-use super::backend::{Backend, Reader};
-use super::baton::{self, Seat, Wait};
-use super::events::Events;
-use super::grants::Grants;
-use super::memory::{CONSOLE_FRAME, Memory, STORE_FRAME, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
-use super::{End, Fault, Guest, Random, Report, Store, xenstored};
 use crate::abi::cpuid::{HVM, HVM_DOMID_PRESENT, SIGNATURE, VERSION};
 use crate::abi::memory::E820_RAM;
 use crate::abi::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, Sif, StartInfo};
@@ -20,6 +23,12 @@ use crate::arch::{ControlRegisters, Cpu, DEBUG_PORT};
 use crate::local::Instance;
 use crate::memory::{FrameRange, HIGHEST_FRAME, Image, Stack};
 use crate::shared::SharedPage;
+use crate::sim::backends::console::{Backend, Reader};
+use crate::sim::machine::events::Events;
+use crate::sim::machine::grants::Grants;
+use crate::sim::machine::memory::{CONSOLE_FRAME, Memory, STORE_FRAME, XL_EXTRA_PAGES, XL_SPARE_PAGES, placed_address};
+use crate::sim::scheduler::{self, Slot, Wait};
+use crate::sim::{End, Fault, Guest, Random, Report, Store};
 use crate::{MAX_COMMAND_LINE, XenVersion};
 
 /// RAM that has something behind it, from address 0, unless a test asks for more: enough for what boot touches.
@@ -66,13 +75,13 @@ pub(crate) struct Machine {
     /// The store, and the number by which it knows the domain.
     pub(crate) store: Option<(Store, u16)>,
     /// The page of its rings, and what the toolstack says of the domain's memory.
-    pub(super) store_page: Option<SharedPage>,
-    pub(super) store_memory: xenstored::Memory,
+    pub(in crate::sim) store_page: Option<SharedPage>,
+    pub(in crate::sim) store_memory: crate::sim::toolstack::home::Memory,
     /// What becomes of the domain when it suspends itself, and how often it went on in another.
-    pub(super) save: Option<super::suspend::Save>,
-    pub(super) resumes: u32,
+    pub(in crate::sim) save: Option<crate::sim::toolstack::saved::Save>,
+    pub(in crate::sim) resumes: u32,
     /// How far the system time of the host is ahead of the clock here.
-    pub(super) ahead_ns: i64,
+    pub(in crate::sim) ahead_ns: i64,
     pub(crate) fault: Option<Fault>,
     pub(crate) info: Option<SharedPage>,
     pub(crate) clock_ns: u64,
@@ -82,10 +91,10 @@ pub(crate) struct Machine {
     /// When they end the domain, those that it has.
     pub(crate) watchdogs: [Option<u64>; 2],
     /// It has suspended itself, and does not go on yet.
-    pub(super) suspended: bool,
+    pub(in crate::sim) suspended: bool,
     pub(crate) grants: Grants,
     /// Its place among the domains of a host, if it is not alone.
-    pub(crate) seat: Option<Seat>,
+    pub(crate) slot: Option<Slot>,
     pub(crate) hypercalls: Vec<(Hypercall, u64)>,
     pub(crate) given_back: Vec<Range<u64>>,
     /// Bytes of RAM that have something behind them.
@@ -142,22 +151,22 @@ pub(crate) fn if_there<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
 }
 
 /// Looks at the machine of this thread if there is one, and the domain on it is at work, not the machine itself.
-pub(super) fn at_work<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+pub(in crate::sim) fn at_work<T>(look: impl FnOnce(&mut Machine) -> T) -> Option<T> {
     MACHINE.with(|machine| machine.try_borrow_mut().ok()?.as_mut().map(look))
 }
 
 /// Whether the machine of this thread is itself at work.
-pub(super) fn is_busy() -> bool {
+pub(in crate::sim) fn is_busy() -> bool {
     MACHINE.with(|machine| machine.try_borrow_mut().is_err())
 }
 
 /// Takes the machine off this thread.
-pub(super) fn take_off() -> Machine {
+pub(in crate::sim) fn take_off() -> Machine {
     MACHINE.take().expect("a thread that runs a domain")
 }
 
 /// Puts a machine on this thread.
-pub(super) fn put_on(machine: Machine) {
+pub(in crate::sim) fn put_on(machine: Machine) {
     let before = MACHINE.replace(Some(machine));
     assert!(before.is_none(), "this thread runs a simulated domain already");
 }
@@ -170,7 +179,7 @@ fn bytes_of<T: Copy>(value: &T) -> &[u8] {
 
 impl Machine {
     /// A machine with a guest, loaded.
-    pub(super) fn new(guest: Guest) -> Self {
+    pub(in crate::sim) fn new(guest: Guest) -> Self {
         let mut memory = Memory::default();
         memory.back(0, guest.backed);
         let page = memory.back(CONSOLE_FRAME << 12, 4096);
@@ -189,7 +198,10 @@ impl Machine {
         let reader =
             (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
         let target = reservation.saturating_sub(XL_EXTRA_PAGES).min(ram);
-        let store_memory = xenstored::Memory { most_kib: ram.saturating_mul(4), target_kib: target.saturating_mul(4) };
+        let store_memory = crate::sim::toolstack::home::Memory {
+            most_kib: ram.saturating_mul(4),
+            target_kib: target.saturating_mul(4),
+        };
         let store = guest.xenstore.clone().filter(|_| !guest.initial_domain);
         // SAFETY: as above.
         let store_page = store.is_some().then(|| unsafe { SharedPage::new(memory.back(STORE_FRAME << 12, 4096), 1) });
@@ -225,7 +237,7 @@ impl Machine {
             suspended: false,
             events: Events::new(guest.port_limit, guest.fifo, guest.offered, guest.actions),
             grants: Grants::new(guest.grant_frames, guest.initial_domain, guest.grant_fault),
-            seat: None,
+            slot: None,
             hypercalls: Vec::new(),
             given_back: Vec::new(),
             backed: guest.backed,
@@ -253,7 +265,7 @@ impl Machine {
     }
 
     /// Puts the machine on this thread, and returns the address of its start info.
-    pub(super) fn enter(self) -> u32 {
+    pub(in crate::sim) fn enter(self) -> u32 {
         put_on(self);
         START_INFO as u32
     }
@@ -261,7 +273,7 @@ impl Machine {
     /// Takes the guest off this thread.
     pub(crate) fn leave(end: End) -> Report {
         crate::local::forget();
-        let _ = super::race::end();
+        let _ = crate::sim::access::interleave::end();
         let mut machine = take_off();
         if let Some((store, domain)) = &machine.store {
             store.release(*domain);
@@ -348,11 +360,11 @@ impl Machine {
     }
 
     /// The moment of the clock here for a system time of the host's.
-    pub(super) const fn clock_at(&self, system_time_ns: u64) -> u64 {
+    pub(in crate::sim) const fn clock_at(&self, system_time_ns: u64) -> u64 {
         system_time_ns.saturating_add_signed(self.ahead_ns.saturating_neg())
     }
 
-    pub(super) fn is_older_than(&self, major: u16, minor: u16) -> bool {
+    pub(in crate::sim) fn is_older_than(&self, major: u16, minor: u16) -> bool {
         self.xen.is_some_and(|version| version < XenVersion { major, minor })
     }
 
@@ -422,7 +434,7 @@ impl Machine {
 /// Halts until an event is pending.
 pub(crate) fn idle() {
     with(Machine::halt);
-    baton::wait(&Wait::Halt);
+    scheduler::wait(&Wait::Halt);
 }
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf: zero outside of a domain.
@@ -478,7 +490,7 @@ pub(crate) fn input(port: u16) -> u8 {
 /// Outside of a simulated domain.
 pub(crate) fn stop() -> ! {
     assert!(if_there(|_| ()).is_some(), "a domain is ended outside of a simulated domain");
-    super::end(End::Stopped)
+    crate::sim::end(End::Stopped)
 }
 
 /// What is behind an address of shared memory, now: pages of others come and go.

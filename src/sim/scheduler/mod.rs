@@ -1,12 +1,14 @@
-//! Whose turn it is among the domains of a simulated host.
+//! The scheduler of a simulated host: one domain runs at a time.
 //!
-//! Each domain has a thread, but one of them runs at a time: the one that holds the baton. It passes the baton when it
+//! Each domain has a thread, but one of them runs at a time: the one whose turn it is. It passes the turn on when it
 //! waits, when it ends, and, as a virtual CPU that is preempted, when its slice of steps is used up: hypercalls, and
 //! accesses to pages that are shared. So a run depends on nothing but the domains and the seed.
 //!
-//! The machines of those that do not run are parked here, where the one that runs reaches them ([`Seat::peer`]), and where
+//! The machines of those that do not run are parked here, where the one that runs reaches them ([`Slot::peer`]), and where
 //! their clocks are one: it moves as the domain that runs takes time, and, when all of them wait, to the earliest thing
 //! that will happen to any.
+
+pub(super) mod host;
 
 use core::fmt;
 use std::boxed::Box;
@@ -17,22 +19,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::panicking;
 use std::vec::Vec;
 
-use super::machine::{self, Machine, START_NS, with};
+use crate::sim::machine::{self, Machine, START_NS, with};
 
 /// What a step takes on a host's clock.
 const STEP_NS: u64 = 100;
 
-/// Steps after which a domain without a seed loses the baton.
+/// Steps after which a domain without a seed loses the turn.
 const SLICE: u32 = 1000;
 
 /// Steps that a domain has to come to a halt when the test has failed. Most drop what they have before; unwinding them at
 /// the next step could be in the middle of that, which aborts the process if a task is being dropped.
 const GRACE: u32 = 1_000;
 
-/// What a domain without the baton waits for.
+/// What a domain without the turn waits for.
 #[derive(Clone, Debug)]
-pub(super) enum Wait {
-    /// The baton.
+pub(in crate::sim) enum Wait {
+    /// The turn.
     Turn,
     /// An event: it halts.
     Halt,
@@ -70,25 +72,25 @@ impl fmt::Display for Wait {
 }
 
 /// A domain's place among those of a host.
-pub(crate) struct Seat {
-    baton: Arc<Baton>,
+pub(crate) struct Slot {
+    scheduler: Arc<Scheduler>,
     index: usize,
     /// Steps that are left of the slice.
     steps: u32,
 }
 
 /// What the threads of a host share.
-pub(super) struct Baton {
+pub(in crate::sim) struct Scheduler {
     inner: Mutex<Inner>,
-    /// One for each domain: it has the baton, or the test has failed.
+    /// One for each domain: it has the turn, or the test has failed.
     turns: Vec<Condvar>,
 }
 
 struct Inner {
     places: Vec<Place>,
-    /// The time when a domain last gave the baton away.
+    /// The time when a domain last gave the turn away.
     clock_ns: u64,
-    /// Who has the baton.
+    /// Who has the turn.
     turn: Option<usize>,
     /// The state of the generator that chooses, if it is not simply one after the other.
     random: Option<u64>,
@@ -103,13 +105,13 @@ struct Place {
     wait: Wait,
 }
 
-/// A place where a domain may lose the baton. Says whether one is at work here, not the machine itself.
-pub(super) fn step() -> bool {
+/// A place where a domain may lose the turn. Says whether one is at work here, not the machine itself.
+pub(in crate::sim) fn step() -> bool {
     let over = machine::at_work(|machine| {
-        let Some(seat) = &mut machine.seat else { return false };
+        let Some(slot) = &mut machine.slot else { return false };
         machine.clock_ns += STEP_NS;
-        seat.steps = seat.steps.saturating_sub(1);
-        seat.steps == 0
+        slot.steps = slot.steps.saturating_sub(1);
+        slot.steps == 0
     });
     if over == Some(true) && !panicking() {
         pass(&Wait::Turn);
@@ -123,11 +125,11 @@ pub(super) fn step() -> bool {
 /// # Panics
 ///
 /// If nothing will happen any more: the domain would sleep for ever.
-pub(super) fn wait(wait: &Wait) {
+pub(in crate::sim) fn wait(wait: &Wait) {
     loop {
         let (over, alone) = with(|machine| {
             machine.catch_up();
-            (wait.is_over(machine), machine.seat.is_none() || panicking())
+            (wait.is_over(machine), machine.slot.is_none() || panicking())
         });
         match (over, alone) {
             (true, _) => return,
@@ -140,53 +142,53 @@ pub(super) fn wait(wait: &Wait) {
     }
 }
 
-/// Gives the baton away, until it comes back.
+/// Gives the turn away, until it comes back.
 fn pass(wait: &Wait) {
     let machine = machine::take_off();
-    let seat = machine.seat.as_ref().expect("a domain of a host");
-    let (baton, index) = (Arc::clone(&seat.baton), seat.index);
-    let had_failed = baton.has_failed();
+    let slot = machine.slot.as_ref().expect("a domain of a host");
+    let (scheduler, index) = (Arc::clone(&slot.scheduler), slot.index);
+    let had_failed = scheduler.has_failed();
     machine::put_on(if had_failed {
         machine
     } else {
-        baton.park(index, machine, wait.clone());
-        baton.next();
-        baton.take(index)
+        scheduler.park(index, machine, wait.clone());
+        scheduler.next();
+        scheduler.take(index)
     });
     // The test has failed: the domain is left, but one that does not wait has some steps first.
-    if had_failed || baton.has_failed() && !matches!(wait, Wait::Turn) {
+    if had_failed || scheduler.has_failed() && !matches!(wait, Wait::Turn) {
         resume_unwind(Box::new("the test has failed"));
     }
 }
 
-impl Seat {
+impl Slot {
     /// Gives the domain another number.
-    pub(super) fn renumber(&self, number: u16) {
-        self.baton.lock().places[self.index].number = number;
+    pub(in crate::sim) fn renumber(&self, number: u16) {
+        self.scheduler.lock().places[self.index].number = number;
     }
 
     /// Does something to another domain, unless there is none of that number, or no more.
-    pub(super) fn peer<T>(&self, number: u16, act: impl FnOnce(&mut Machine) -> T) -> Option<T> {
-        let mut inner = self.baton.lock();
+    pub(in crate::sim) fn peer<T>(&self, number: u16, act: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+        let mut inner = self.scheduler.lock();
         // Numbers differ: this finds no more than one, and not the caller's own, whose machine is not parked.
         let place = inner.places.iter_mut().find(|place| place.number == number)?;
         place.machine.as_mut().map(act)
     }
 }
 
-impl Baton {
+impl Scheduler {
     /// Parks the machines of domains, by number.
-    pub(super) fn new(machines: Vec<(u16, Machine)>, seed: Option<u64>) -> Arc<Self> {
+    pub(in crate::sim) fn new(machines: Vec<(u16, Machine)>, seed: Option<u64>) -> Arc<Self> {
         let turns = machines.iter().map(|_| Condvar::new()).collect();
         let places =
             machines.into_iter().map(|(number, machine)| Place { number, machine: Some(machine), wait: Wait::Turn });
         let inner = Inner { places: places.collect(), clock_ns: START_NS, turn: None, random: seed, failure: None };
-        let baton = Arc::new(Self { inner: Mutex::new(inner), turns });
-        for (index, place) in baton.lock().places.iter_mut().enumerate() {
-            let seat = Seat { baton: Arc::clone(&baton), index, steps: 0 };
-            place.machine.as_mut().expect("just parked").seat = Some(seat);
+        let scheduler = Arc::new(Self { inner: Mutex::new(inner), turns });
+        for (index, place) in scheduler.lock().places.iter_mut().enumerate() {
+            let slot = Slot { scheduler: Arc::clone(&scheduler), index, steps: 0 };
+            place.machine.as_mut().expect("just parked").slot = Some(slot);
         }
-        baton
+        scheduler
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -198,7 +200,7 @@ impl Baton {
     }
 
     /// Why the test has failed.
-    pub(super) fn failure(&self) -> Option<String> {
+    pub(in crate::sim) fn failure(&self) -> Option<String> {
         self.lock().failure.clone()
     }
 
@@ -209,8 +211,8 @@ impl Baton {
         inner.places[index].wait = wait;
     }
 
-    /// Gives the baton to a domain that can run.
-    pub(super) fn next(&self) {
+    /// Gives the turn to a domain that can run.
+    pub(in crate::sim) fn next(&self) {
         let mut inner = self.lock();
         match inner.choose() {
             Ok(turn) => {
@@ -227,28 +229,28 @@ impl Baton {
         }
     }
 
-    /// Waits for the baton, or for the failure of the test, and takes the machine.
-    pub(super) fn take(&self, index: usize) -> Machine {
+    /// Waits for the turn, or for the failure of the test, and takes the machine.
+    pub(in crate::sim) fn take(&self, index: usize) -> Machine {
         let inner = self.lock();
         let waits = |inner: &mut Inner| inner.turn != Some(index) && inner.failure.is_none();
         let mut inner = self.turns[index].wait_while(inner, waits).unwrap_or_else(PoisonError::into_inner);
         let steps = if inner.failure.is_none() { inner.slice() } else { GRACE };
         let mut machine = inner.places[index].machine.take().expect("who waits is parked");
         machine.clock_ns = machine.clock_ns.max(inner.clock_ns);
-        if let Some(seat) = &mut machine.seat {
-            seat.steps = steps;
+        if let Some(slot) = &mut machine.slot {
+            slot.steps = steps;
         }
         machine
     }
 
-    /// A domain has ended: another one has the baton.
-    pub(super) fn end(&self, elapsed_ns: u64) {
+    /// A domain has ended: another one has the turn.
+    pub(in crate::sim) fn end(&self, elapsed_ns: u64) {
         self.lock().clock_ns = START_NS + elapsed_ns;
         self.next();
     }
 
     /// The test has failed; the first reason is the one that counts.
-    pub(super) fn fail(&self, reason: String) {
+    pub(in crate::sim) fn fail(&self, reason: String) {
         self.lock().failure.get_or_insert(reason);
         self.turns.iter().for_each(Condvar::notify_one);
     }

@@ -8,9 +8,6 @@ use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::fifo::Fifo;
-use super::machine::{CONSOLE_PORT, Machine, STORE_PORT};
-use super::race;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo;
 use crate::abi::event_channel::{
@@ -20,6 +17,9 @@ use crate::abi::hvm::CALLBACK_VECTOR;
 use crate::abi::xen::{DomainId, shared_info};
 use crate::arch;
 use crate::lifecycle::Reason;
+use crate::sim::access::interleave;
+use crate::sim::machine::fifo::Fifo;
+use crate::sim::machine::{CONSOLE_PORT, Machine, STORE_PORT};
 
 /// The deadline of a watchdog that has passed while the domain was suspended.
 const PASSED: u64 = u64::MAX;
@@ -29,7 +29,7 @@ pub(crate) type Action = Box<dyn FnOnce(&mut Outside<'_>) + Send>;
 
 /// The other end of what a port is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::sim) enum End {
     /// Nothing yet: a domain may bind.
     Unbound(u16),
     /// A port of this domain's own.
@@ -42,16 +42,16 @@ pub(super) enum End {
 
 /// What Xen knows of the domain's ports and timer.
 pub(crate) struct Events {
-    pub(super) ports: BTreeMap<u32, End>,
+    pub(in crate::sim) ports: BTreeMap<u32, End>,
     /// Those of the rings that the toolstack has made.
-    pub(super) store_port: u32,
-    pub(super) console_port: u32,
+    pub(in crate::sim) store_port: u32,
+    pub(in crate::sim) console_port: u32,
     /// All ports below are taken.
     lowest_free: u32,
     /// The FIFO interface is to be had.
-    pub(super) offers_fifo: bool,
+    pub(in crate::sim) offers_fifo: bool,
     /// It, once the domain uses it.
-    pub(super) fifo: Option<Fifo>,
+    pub(in crate::sim) fifo: Option<Fifo>,
     /// Ports from here on are not to be had.
     pub(crate) limit: u32,
     /// Ports of others that this domain may bind to.
@@ -103,18 +103,18 @@ impl Events {
     }
 
     /// The domain is gone, and with it what Xen had of its events.
-    pub(super) fn leave_domain(&mut self) {
+    pub(in crate::sim) fn leave_domain(&mut self) {
         assert!(self.ports.is_empty(), "they were closed");
         (self.lowest_free, self.fifo, self.timer_ns, self.callback) = (0, None, None, None);
     }
 
-    pub(super) fn is_bound(&self, port: u32) -> bool {
+    pub(in crate::sim) fn is_bound(&self, port: u32) -> bool {
         self.ports.contains_key(&port)
     }
 }
 
 /// The surroundings of a domain, in the hands of a test.
-pub struct Outside<'a>(pub(super) &'a mut Machine);
+pub struct Outside<'a>(pub(in crate::sim) &'a mut Machine);
 
 impl core::fmt::Debug for Outside<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -232,7 +232,7 @@ impl Machine {
     }
 
     pub(crate) fn close_port(&mut self, port: u32) -> Result<u64, Errno> {
-        race::close(self, port);
+        interleave::close(self, port);
         let end = self.events.ports.remove(&port).ok_or(Errno::EINVAL)?;
         self.events.lowest_free = self.events.lowest_free.min(port);
         self.clear_pending(port);
@@ -279,7 +279,7 @@ impl Machine {
     }
 
     /// The number of a domain that may be named as the calling one.
-    pub(super) fn number_of(&self, domain: u16) -> u16 {
+    pub(in crate::sim) fn number_of(&self, domain: u16) -> u16 {
         if domain == DomainId::SELF.0 { self.domain } else { domain }
     }
 
@@ -302,7 +302,7 @@ impl Machine {
     }
 
     /// The ports that are pending by the two-level interface.
-    pub(super) fn pending_ports(&self) -> impl Iterator<Item = u32> {
+    pub(in crate::sim) fn pending_ports(&self) -> impl Iterator<Item = u32> {
         let words = self.info.into_iter().flat_map(|info| {
             (0..shared_info::WORDS).map(move |word| info.u64(shared_info::PENDING + 8 * word).load(Ordering::SeqCst))
         });
@@ -322,12 +322,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn upcall_pending(&self) -> bool {
+    pub(in crate::sim) fn upcall_pending(&self) -> bool {
         self.info.as_ref().is_some_and(|info| info.u8(shared_info::UPCALL_PENDING).load(Ordering::SeqCst) != 0)
     }
 
     /// When the next thing happens: an action of the test's, the timer, the console's backend, xenstored, or a watchdog.
-    pub(super) fn next(&self) -> Option<u64> {
+    pub(in crate::sim) fn next(&self) -> Option<u64> {
         let backend = self.reader.as_ref().and_then(|reader| reader.next_ns);
         let watchdogs = self.watchdogs.into_iter().flatten().filter(|when| *when != PASSED);
         let others = self.events.timer_ns.into_iter().chain(backend).chain(self.store_next()).chain(watchdogs);
@@ -346,7 +346,7 @@ impl Machine {
                 self.watchdogs = [None; 2];
                 // Not while it is being left.
                 if !std::thread::panicking() {
-                    super::end(super::End::Shutdown(Reason::Watchdog));
+                    crate::sim::end(crate::sim::End::Shutdown(Reason::Watchdog));
                 }
             } else if self.events.timer_ns == Some(when) {
                 self.events.timer_ns = None;
@@ -369,7 +369,7 @@ impl Machine {
     /// If no interrupt would end the halt: the domain would sleep for ever.
     pub(crate) fn halt(&mut self) {
         self.events.halts += 1;
-        race::halt(self);
+        interleave::halt(self);
         let callback = CALLBACK_VECTOR | u64::from(arch::CALLBACK_VECTOR);
         assert_eq!(self.events.callback, Some(callback), "no interrupt ends this halt");
     }

@@ -8,15 +8,15 @@ use core::sync::atomic::Ordering;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::machine::Machine;
-use super::mappings::Mappings;
-use super::memory::{self, CONSOLE_FRAME, STORE_FRAME};
-use super::peer::Peer;
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, ENTRY_SIZE, Flags, QuerySize, Status};
 use crate::abi::memory::E820_RAM;
 use crate::abi::xen::DomainId;
 use crate::shared::SharedPage;
+use crate::sim::backends::peer::Peer;
+use crate::sim::machine::Machine;
+use crate::sim::machine::mappings::Mappings;
+use crate::sim::machine::memory::{self, CONSOLE_FRAME, STORE_FRAME};
 
 /// Decides about one of the operations of a hypercall on grants before Xen does, by the hypercall's operation and the grant's
 /// reference, or the mapping's handle: what is returned is its status.
@@ -39,10 +39,10 @@ pub(crate) struct Grants {
     granted: Vec<Option<u64>>,
     /// How many those are: nothing is looked for among none.
     count: usize,
-    pub(super) mappings: Mappings,
+    pub(in crate::sim) mappings: Mappings,
     /// Domains whose part the test plays.
-    pub(super) peers: BTreeMap<u16, Peer>,
-    pub(super) fault: Option<GrantFault>,
+    pub(in crate::sim) peers: BTreeMap<u16, Peer>,
+    pub(in crate::sim) fault: Option<GrantFault>,
 }
 
 /// An entry in use.
@@ -94,13 +94,13 @@ impl Grants {
     }
 
     /// Those of a domain that goes on from this one, with the same limit and the same tests around it.
-    pub(super) fn next(&mut self) -> Self {
+    pub(in crate::sim) fn next(&mut self) -> Self {
         let next = Self::new(self.limit, false, self.fault.take());
         Self { peers: core::mem::take(&mut self.peers), ..next }
     }
 
     /// Where the table is placed.
-    pub(super) fn placed_frames(&self) -> Vec<u64> {
+    pub(in crate::sim) fn placed_frames(&self) -> Vec<u64> {
         self.placed.values().copied().collect()
     }
 
@@ -128,7 +128,7 @@ impl Grants {
     }
 
     /// The domain does something else: what it did to the entry that it accessed last is done.
-    pub(super) fn check_touched(&mut self) {
+    pub(in crate::sim) fn check_touched(&mut self) {
         if let Some(reference) = self.touched.take() {
             self.check(reference);
             self.note(reference);
@@ -146,7 +146,7 @@ impl Grants {
     }
 
     /// The domain accesses a page that Xen has placed at a frame.
-    pub(super) fn touch(&mut self, frame: u64, offset: usize) {
+    pub(in crate::sim) fn touch(&mut self, frame: u64, offset: usize) {
         self.check_touched();
         if let Some((index, _)) = self.placed.iter().find(|(_, place)| **place == frame) {
             self.touched = Some(index * ENTRIES_PER_FRAME + (offset / ENTRY_SIZE) as u32);
@@ -154,7 +154,7 @@ impl Grants {
     }
 
     /// References that are granted to somebody, without those of the toolstack's.
-    pub(super) fn granted(&mut self) -> Vec<u32> {
+    pub(in crate::sim) fn granted(&mut self) -> Vec<u32> {
         self.check_touched();
         let granted = (0..).zip(&self.granted).skip(2).filter(|(_, frame)| frame.is_some());
         granted.map(|(reference, _)| reference).collect()
@@ -165,7 +165,7 @@ impl Grants {
     /// # Panics
     ///
     /// If somebody else may still access them.
-    pub(super) fn freed(&mut self, frames: core::ops::Range<u64>) {
+    pub(in crate::sim) fn freed(&mut self, frames: core::ops::Range<u64>) {
         // A domain that panics leaves things as they are.
         if std::thread::panicking() {
             return;
@@ -183,7 +183,7 @@ impl Grants {
 
 impl Machine {
     /// Answers how large a table is.
-    pub(super) fn grant_table_size(&self, query: &mut QuerySize) {
+    pub(in crate::sim) fn grant_table_size(&self, query: &mut QuerySize) {
         if query.dom != DomainId::SELF.0 {
             query.status = Status::PERMISSION_DENIED;
             return;
@@ -194,7 +194,7 @@ impl Machine {
     }
 
     /// Places a page of the table, which grows up to it.
-    pub(super) fn place_grant_table(&mut self, index: u64, frame: u64) -> Result<u64, Errno> {
+    pub(in crate::sim) fn place_grant_table(&mut self, index: u64, frame: u64) -> Result<u64, Errno> {
         let index = u32::try_from(index).ok().filter(|index| *index < self.grants.limit).ok_or(Errno::EINVAL)?;
         while self.grants.frames.len() <= index as usize {
             self.grants.frames.push(memory::page());
@@ -214,7 +214,7 @@ impl Machine {
     /// # Panics
     ///
     /// If something lies there: that would be lost.
-    pub(super) fn place(&mut self, frame: u64, page: NonNull<u8>, what: &str) {
+    pub(in crate::sim) fn place(&mut self, frame: u64, page: NonNull<u8>, what: &str) {
         let address = frame << 12;
         let over = self.shown_at(frame);
         assert!(over.is_none(), "{what} is mapped over {over:x?}: that page is lost");
@@ -223,7 +223,7 @@ impl Machine {
     }
 
     /// The page of RAM behind a frame.
-    pub(super) fn ram(&self, frame: u64) -> Option<NonNull<u8>> {
+    pub(in crate::sim) fn ram(&self, frame: u64) -> Option<NonNull<u8>> {
         let address = frame << 12;
         let is_ram = |&&(start, size, kind): &&(u64, u64, u32)| {
             kind == E820_RAM && address >= start && address.saturating_add(4096) <= start + size
@@ -234,7 +234,7 @@ impl Machine {
     }
 
     /// Somebody uses a grant of this domain's: gives its page.
-    pub(super) fn pin(&mut self, reference: u32, by: u16, write: bool) -> Result<NonNull<u8>, Status> {
+    pub(in crate::sim) fn pin(&mut self, reference: u32, by: u16, write: bool) -> Result<NonNull<u8>, Status> {
         let entry = self.grants.entry(reference).ok_or(Status::BAD_REFERENCE)?;
         self.grants.check(reference);
         let kind = entry.flags & Flags::from_bits_retain(3);
@@ -256,7 +256,7 @@ impl Machine {
     }
 
     /// One use of a grant of this domain's ends.
-    pub(super) fn unpin(&mut self, reference: u32, write: bool) {
+    pub(in crate::sim) fn unpin(&mut self, reference: u32, write: bool) {
         self.grants.check(reference);
         let Some(pin) = self.grants.pins.get_mut(&reference) else { panic!("grant {reference} is not in use") };
         *if write { &mut pin.writers } else { &mut pin.readers } -= 1;

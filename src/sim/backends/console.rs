@@ -4,10 +4,10 @@ use core::sync::atomic::Ordering;
 use std::collections::VecDeque;
 use std::vec::Vec;
 
-use super::machine::START_NS;
-use super::memory;
 use crate::abi::console::{IN, IN_CONS, IN_PROD, IN_SIZE, OUT, OUT_CONS, OUT_PROD, OUT_SIZE};
 use crate::shared::SharedPage;
+use crate::sim::machine::START_NS;
+use crate::sim::machine::memory;
 
 /// What one that crawls takes for a byte.
 const CRAWL_NS: u64 = 250_000_000;
@@ -75,14 +75,14 @@ impl Reader {
     }
 
     /// Serves a new domain, whose rings are empty. What was typed goes there.
-    pub(super) fn restart(&mut self) {
+    pub(in crate::sim) fn restart(&mut self) {
         memory::refill(self.page, 0);
         (self.consumed, self.produced, self.next_ns) = (0, 0, None);
     }
 
     /// The page of its rings.
     #[cfg(fuzzing)]
-    pub(super) const fn page(&self) -> SharedPage {
+    pub(in crate::sim) const fn page(&self) -> SharedPage {
         self.page
     }
 

@@ -5,30 +5,15 @@
 //! exchanged, the rings are empty, and where Xen had placed something there are ones.
 
 use core::time::Duration;
-use std::boxed::Box;
 
-use super::baton::{self, Wait};
-use super::machine::{Machine, with};
-use super::memory;
 use crate::abi::errno::Errno;
-
-/// What becomes of a domain that suspends itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Saved {
-    /// It goes on where it was, after so long.
-    Cancelled(Duration),
-    /// It goes on in a domain of the next number, after so long.
-    Restored(Duration),
-    /// It goes on in a domain of the next number, after so long, on a host that has been up for so long.
-    Moved(Duration, Duration),
-}
-
-/// Says what becomes of the domain when it suspends itself, each time.
-pub(crate) type Save = Box<dyn FnMut() -> Saved + Send>;
+use crate::sim::machine::memory;
+use crate::sim::machine::{Machine, with};
+use crate::sim::scheduler::{self, Wait};
+use crate::sim::toolstack::saved::Saved;
 
 /// Answers the hypercall by which a domain suspends itself.
-pub(super) fn suspend() -> Result<u64, Errno> {
+pub(in crate::sim) fn suspend() -> Result<u64, Errno> {
     let saved = with(|machine| machine.save.as_mut().map_or(Saved::Restored(Duration::from_secs(3)), |save| save()));
     let (Saved::Cancelled(pause) | Saved::Restored(pause) | Saved::Moved(pause, _)) = saved;
     let cancelled = matches!(saved, Saved::Cancelled(_));
@@ -39,7 +24,7 @@ pub(super) fn suspend() -> Result<u64, Errno> {
         machine.suspended = true;
         machine.clock_ns + pause.as_nanos() as u64
     });
-    baton::wait(&Wait::Poll { ports: std::vec![], deadline_ns: Some(until) });
+    scheduler::wait(&Wait::Poll { ports: std::vec![], deadline_ns: Some(until) });
     with(|machine| {
         machine.suspended = false;
         if cancelled {
@@ -59,7 +44,7 @@ impl Machine {
     fn leave_domain(&mut self) {
         self.close_ports();
         self.end_mappings();
-        self.grants.peers.values_mut().for_each(super::peer::Peer::forget_maps);
+        self.grants.peers.values_mut().for_each(crate::sim::backends::peer::Peer::forget_maps);
         for frame in self.grants.placed_frames() {
             self.memory.leave_ones(frame);
         }
@@ -78,8 +63,8 @@ impl Machine {
     fn enter_domain(&mut self) {
         self.resumes += 1;
         self.domain += 1;
-        if let Some(seat) = &self.seat {
-            seat.renumber(self.domain);
+        if let Some(slot) = &self.slot {
+            slot.renumber(self.domain);
         }
         core::mem::swap(&mut self.events.store_port, &mut self.events.console_port);
         if let Some((store, number)) = &mut self.store {

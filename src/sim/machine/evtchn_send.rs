@@ -2,12 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
-use super::fifo::Fifo;
-use super::machine::Machine;
 use crate::abi::event_channel::TWO_LEVEL_PORTS;
 use crate::abi::event_channel::fifo::{BUSY, LINK, LINKED, MASKED, PENDING, PORTS};
 use crate::abi::xen::shared_info;
 use crate::shared::SharedPage;
+use crate::sim::machine::Machine;
+use crate::sim::machine::fifo::Fifo;
 
 /// Steps by the two-level interface: Xen sets the pending bit; looks at the mask; sets the word's bit in the selector;
 /// sets upcall_pending. An earlier step may find that there is nothing more to do.
@@ -18,14 +18,14 @@ pub const TWO_LEVEL_STEPS: usize = 4;
 pub const FIFO_STEPS: usize = 6;
 
 /// An event on its way.
-pub(super) struct Raise {
+pub(in crate::sim) struct Raise {
     port: u32,
     /// The queue that it goes into, from when Xen has looked at the port's priority.
     queue: usize,
     next: usize,
-    pub(super) done: bool,
+    pub(in crate::sim) done: bool,
     /// The port was pending already when the event came.
-    pub(super) coalesced: bool,
+    pub(in crate::sim) coalesced: bool,
     /// The port that is BUSY for this one, and whether it has been masked since.
     busy: Option<(u32, bool)>,
 }
@@ -34,13 +34,13 @@ impl Raise {
     /// # Panics
     ///
     /// For a number that is no port's.
-    pub(super) fn new(port: u32) -> Self {
+    pub(in crate::sim) fn new(port: u32) -> Self {
         assert!(port < PORTS, "no such port: {port}");
         Self { port, queue: 0, next: 0, done: false, coalesced: false, busy: None }
     }
 
     /// Does the next step, and says whether there are more.
-    pub(super) fn step(&mut self, machine: &mut Machine) -> bool {
+    pub(in crate::sim) fn step(&mut self, machine: &mut Machine) -> bool {
         if let (Some(info), false) = (&machine.info, self.done) {
             let go_on = match &mut machine.events.fifo {
                 Some(fifo) => self.step_fifo(info, fifo),
@@ -53,12 +53,12 @@ impl Raise {
     }
 
     /// Whether it is an event of a port's.
-    pub(super) const fn is_for(&self, port: u32) -> bool {
+    pub(in crate::sim) const fn is_for(&self, port: u32) -> bool {
         self.port == port
     }
 
     /// Whether a port is BUSY for this event.
-    pub(super) const fn has_busy(&self) -> bool {
+    pub(in crate::sim) const fn has_busy(&self) -> bool {
         self.busy.is_some()
     }
 
@@ -67,7 +67,7 @@ impl Raise {
     /// # Panics
     ///
     /// If it unmasks the port.
-    pub(super) fn watch(&mut self, machine: &Machine) {
+    pub(in crate::sim) fn watch(&mut self, machine: &Machine) {
         if let (Some((port, was_masked)), Some(fifo)) = (&mut self.busy, &machine.events.fifo) {
             let masked = fifo.word(*port).is_some_and(|word| word.load(Ordering::SeqCst) & MASKED != 0);
             assert!(masked || !*was_masked, "port {port} is unmasked while Xen has it BUSY");

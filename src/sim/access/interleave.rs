@@ -8,11 +8,11 @@ use core::ptr::NonNull;
 use std::cell::RefCell;
 use std::vec::Vec;
 
-use super::machine::{self, Machine};
-use super::raise::Raise;
-pub use super::raise::{FIFO_STEPS, TWO_LEVEL_STEPS};
 use crate::abi::xen::shared_info::VCPU_TIME;
 use crate::abi::xen::vcpu_time_info::TSC_SHIFT;
+use crate::sim::machine::evtchn_send::Raise;
+pub use crate::sim::machine::evtchn_send::{FIFO_STEPS, TWO_LEVEL_STEPS};
+use crate::sim::machine::{self, Machine};
 
 /// An event on its way.
 struct Race {
@@ -77,10 +77,10 @@ pub(crate) fn access(start: NonNull<u8>, offset: usize) {
     if machine::is_busy() {
         return;
     }
-    super::shared_pages::access(start, offset);
+    crate::sim::access::shared_pages::access(start, offset);
     #[cfg(fuzzing)]
-    super::hostile::access(start, offset);
-    if !super::baton::step() {
+    crate::sim::access::fuzz_peer::access(start, offset);
+    if !crate::sim::scheduler::step() {
         return;
     }
     // Reads of the clock are many, and have no part in an event.
@@ -118,7 +118,7 @@ impl Race {
 }
 
 /// A port is to be closed: Xen does what is left of its event first, as a lock of the port's has it do.
-pub(super) fn close(machine: &mut Machine, port: u32) {
+pub(in crate::sim) fn close(machine: &mut Machine, port: u32) {
     RACE.with_borrow_mut(|race| {
         if let Some(race) = race.as_mut().filter(|race| race.raise.is_for(port)) {
             race.finish(machine);
@@ -127,7 +127,7 @@ pub(super) fn close(machine: &mut Machine, port: u32) {
 }
 
 /// The domain halts: Xen does what is left.
-pub(super) fn halt(machine: &mut Machine) {
+pub(in crate::sim) fn halt(machine: &mut Machine) {
     RACE.with_borrow_mut(|race| {
         if let Some(race) = race {
             if !race.raise.done {
@@ -153,7 +153,7 @@ pub(crate) mod script {
     use std::cell::RefCell;
     use std::vec::Vec;
 
-    use crate::sim::events::Action;
+    use crate::sim::machine::events::Action;
     use crate::sim::outside;
 
     /// Accesses so far, and what comes before which.
@@ -174,7 +174,7 @@ pub(crate) mod script {
     }
 
     /// The domain is about to access a shared page.
-    pub(super) fn access() {
+    pub(in crate::sim) fn access() {
         // What is done here has accesses of its own.
         let Some((count, acts)) = SCRIPT.take() else { return };
         let (now, later) = acts.into_iter().partition(|(place, _)| *place <= count);

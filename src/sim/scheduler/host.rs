@@ -1,7 +1,7 @@
 //! A simulated host with several domains: our code on both sides of what joins them.
 //!
 //! Event channels between domains are here. Whatever else one domain does to another hooks in at the same place:
-//! [`Machine::at_peer`] has the way to the other machine, whose thread stands still meanwhile (see [`baton`](super::baton)).
+//! [`Machine::at_peer`] has the way to the other machine, whose thread stands still meanwhile (see [`scheduler`](super)).
 
 use core::future::Future;
 use std::boxed::Box;
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::thread;
 use std::vec::Vec;
 
-use super::baton::Baton;
-use super::events::End;
-use super::machine::{self, Machine};
-use super::{Guest, Never, Report, execute};
 use crate::abi::errno::Errno;
 use crate::abi::xen::DomainId;
 use crate::lifecycle::{self, Outcome};
+use crate::sim::machine::events::End;
+use crate::sim::machine::{self, Machine};
+use crate::sim::scheduler::Scheduler;
+use crate::sim::{Guest, Never, Report, execute};
 use crate::{Domain, boot};
 
 /// Boots a domain's main, and ends it.
@@ -47,7 +47,7 @@ type Program<'a> = Box<dyn FnOnce(Domain) -> Never + Send + 'a>;
 /// ```
 ///
 /// A lock of the test's must not be held while a domain waits or calls the crate: the thread of another domain that wants it
-/// would keep the baton for ever.
+/// would keep the turn for ever.
 #[derive(Default)]
 pub struct Host<'a> {
     domains: Vec<(u16, Guest, Program<'a>)>,
@@ -113,22 +113,22 @@ impl<'a> Host<'a> {
             machines.push((number, Machine::new(guest)));
             programs.push((number, program));
         }
-        let baton = Baton::new(machines, self.seed);
+        let scheduler = Scheduler::new(machines, self.seed);
         let reports: Vec<Option<Report>> = thread::scope(|scope| {
             let mut threads = Vec::new();
             for (index, (number, program)) in programs.into_iter().enumerate() {
-                let its_baton = Arc::clone(&baton);
+                let its_scheduler = Arc::clone(&scheduler);
                 let thread = thread::Builder::new().name(format!("domain {number}"));
-                match thread.spawn_scoped(scope, move || drive(&its_baton, index, number, program)) {
+                match thread.spawn_scoped(scope, move || drive(&its_scheduler, index, number, program)) {
                     Ok(thread) => threads.push(thread),
                     // Those that have a thread wait for their turn: they must not do so for ever.
-                    Err(error) => baton.fail(format!("no thread for domain {number}: {error}")),
+                    Err(error) => scheduler.fail(format!("no thread for domain {number}: {error}")),
                 }
             }
-            baton.next();
+            scheduler.next();
             threads.into_iter().map(|thread| thread.join().expect("panics of domains are caught")).collect()
         });
-        if let Some(failure) = baton.failure() {
+        if let Some(failure) = scheduler.failure() {
             panic!("{failure}");
         }
         reports.into_iter().flatten().collect()
@@ -136,9 +136,9 @@ impl<'a> Host<'a> {
 }
 
 /// Runs a domain on its thread, unless the test has failed.
-fn drive(baton: &Baton, index: usize, number: u16, program: Program<'_>) -> Option<Report> {
-    let machine = baton.take(index);
-    if baton.failure().is_some() {
+fn drive(scheduler: &Scheduler, index: usize, number: u16, program: Program<'_>) -> Option<Report> {
+    let machine = scheduler.take(index);
+    if scheduler.failure().is_some() {
         return None;
     }
     match execute(machine, program) {
@@ -146,12 +146,12 @@ fn drive(baton: &Baton, index: usize, number: u16, program: Program<'_>) -> Opti
             machine::with(Machine::close_ports);
             machine::with(Machine::end_mappings);
             let report = Machine::leave(end);
-            baton.end(report.elapsed_ns);
+            scheduler.end(report.elapsed_ns);
             Some(report)
         }
         Err(panic) => {
-            baton.fail(format!("domain {number}: {panic}"));
-            drop(Machine::leave(super::End::Stopped));
+            scheduler.fail(format!("domain {number}: {panic}"));
+            drop(Machine::leave(crate::sim::End::Stopped));
             None
         }
     }
@@ -159,7 +159,7 @@ fn drive(baton: &Baton, index: usize, number: u16, program: Program<'_>) -> Opti
 
 impl Machine {
     /// Does something to another domain of this host, provided that a port of its has this other end.
-    pub(super) fn at_peer<T>(
+    pub(in crate::sim) fn at_peer<T>(
         &self,
         domain: u16,
         port: u32,
@@ -170,16 +170,16 @@ impl Machine {
             Some(found) if *found == end => Ok(act(peer)),
             _ => Err(Errno::EINVAL),
         };
-        self.seat.as_ref().and_then(|seat| seat.peer(domain, act)).unwrap_or(Err(Errno::ESRCH))
+        self.slot.as_ref().and_then(|slot| slot.peer(domain, act)).unwrap_or(Err(Errno::ESRCH))
     }
 
     /// Gives a port of a peer's another end. Where the test plays the peer, there is nothing to do.
-    pub(super) fn rebind_peer(&self, domain: u16, port: u32, from: End, to: End) {
+    pub(in crate::sim) fn rebind_peer(&self, domain: u16, port: u32, from: End, to: End) {
         let _ = self.at_peer(domain, port, from, |peer| peer.events.ports.insert(port, to));
     }
 
     /// What becomes of a domain's ports when it has ended, or goes on elsewhere.
-    pub(super) fn close_ports(&mut self) {
+    pub(in crate::sim) fn close_ports(&mut self) {
         let ports: Vec<u32> = self.events.ports.keys().copied().collect();
         for port in ports {
             // It is there.

@@ -5,7 +5,6 @@ use core::sync::atomic::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-use super::machine::Machine;
 use crate::abi::errno::Errno;
 use crate::abi::event_channel::fifo::{
     CONTROL_SIZE, HEAD, LINKED, MASKED, PENDING, PORTS, PRIORITIES, PRIORITY_DEFAULT, READY, WORDS,
@@ -13,63 +12,64 @@ use crate::abi::event_channel::fifo::{
 use crate::abi::event_channel::{ExpandArray, InitControl, SetPriority};
 use crate::abi::memory::PAGE_SIZE;
 use crate::shared::{SharedPage, SharedWord};
+use crate::sim::machine::Machine;
 
 /// Queues and words of a domain.
-pub(super) struct Fifo {
+pub(in crate::sim) struct Fifo {
     control: SharedPage,
     /// Where in its page the control block begins.
     offset: usize,
     words: Vec<SharedPage>,
     /// The last port that was put into each queue.
-    pub(super) tails: [u32; PRIORITIES],
+    pub(in crate::sim) tails: [u32; PRIORITIES],
     /// The queue that a port was put into last.
-    pub(super) queues: BTreeMap<u32, usize>,
+    pub(in crate::sim) queues: BTreeMap<u32, usize>,
     /// Priorities that were set.
     priorities: BTreeMap<u32, usize>,
     /// Ports with an event that have no word yet.
-    pub(super) without_word: BTreeSet<u32>,
+    pub(in crate::sim) without_word: BTreeSet<u32>,
 }
 
 impl Fifo {
     /// A port's word, if its page was given.
-    pub(super) fn word(&self, port: u32) -> Option<SharedWord<'_, u32>> {
+    pub(in crate::sim) fn word(&self, port: u32) -> Option<SharedWord<'_, u32>> {
         self.words.get(port as usize / WORDS).map(|page| page.u32(4 * (port as usize % WORDS)))
     }
 
     #[cfg(fuzzing)]
-    pub(super) const fn control(&self) -> SharedPage {
+    pub(in crate::sim) const fn control(&self) -> SharedPage {
         self.control
     }
 
     #[cfg(fuzzing)]
-    pub(super) fn words(&self) -> &[SharedPage] {
+    pub(in crate::sim) fn words(&self) -> &[SharedPage] {
         &self.words
     }
 
-    pub(super) fn ready(&self) -> SharedWord<'_, u32> {
+    pub(in crate::sim) fn ready(&self) -> SharedWord<'_, u32> {
         self.control.u32(self.offset + READY)
     }
 
-    pub(super) fn head(&self, queue: usize) -> SharedWord<'_, u32> {
+    pub(in crate::sim) fn head(&self, queue: usize) -> SharedWord<'_, u32> {
         self.control.u32(self.offset + HEAD + 4 * queue)
     }
 
     /// The queue that a port is to be put into.
-    pub(super) fn priority(&self, port: u32) -> usize {
+    pub(in crate::sim) fn priority(&self, port: u32) -> usize {
         self.priorities.get(&port).copied().unwrap_or(PRIORITY_DEFAULT.into())
     }
 
-    pub(super) fn is_pending(&self, port: u32) -> bool {
+    pub(in crate::sim) fn is_pending(&self, port: u32) -> bool {
         self.word(port).is_some_and(|word| word.load(Ordering::SeqCst) & PENDING != 0)
     }
 
     /// Whether a port is in a queue.
-    pub(super) fn is_linked(&self, port: u32) -> bool {
+    pub(in crate::sim) fn is_linked(&self, port: u32) -> bool {
         self.word(port).is_some_and(|word| word.load(Ordering::SeqCst) & LINKED != 0)
     }
 
     /// A port is closed: it has no event. In its queue it stays, if it is in one, and is nobody else's as long.
-    pub(super) fn close(&mut self, port: u32) {
+    pub(in crate::sim) fn close(&mut self, port: u32) {
         self.without_word.remove(&port);
         self.priorities.remove(&port);
         if let Some(word) = self.word(port) {
@@ -86,7 +86,7 @@ impl Machine {
         Ok(unsafe { SharedPage::new(page, 1) })
     }
 
-    pub(super) fn init_control(&mut self, request: &mut InitControl) -> Result<u64, Errno> {
+    pub(in crate::sim) fn init_control(&mut self, request: &mut InitControl) -> Result<u64, Errno> {
         if !self.events.offers_fifo {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -112,7 +112,7 @@ impl Machine {
         Ok(0)
     }
 
-    pub(super) fn expand_array(&mut self, request: &ExpandArray) -> Result<u64, Errno> {
+    pub(in crate::sim) fn expand_array(&mut self, request: &ExpandArray) -> Result<u64, Errno> {
         let page = self.given_page(request.array_gfn)?;
         let fifo = self.events.fifo.as_mut().ok_or(Errno::EOPNOTSUPP)?;
         if fifo.words.len() == PORTS as usize / WORDS {
@@ -130,7 +130,7 @@ impl Machine {
         Ok(0)
     }
 
-    pub(super) fn set_priority(&mut self, request: &SetPriority) -> Result<u64, Errno> {
+    pub(in crate::sim) fn set_priority(&mut self, request: &SetPriority) -> Result<u64, Errno> {
         if !self.events.is_bound(request.port) {
             return Err(Errno::EINVAL);
         }

@@ -4,11 +4,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 use std::collections::BTreeMap;
 
-use super::events::Outside;
-use super::machine::with;
-use super::memory;
 use crate::abi::grant_table::Status;
 use crate::shared::SharedPage;
+use crate::sim::machine::events::Outside;
+use crate::sim::machine::memory;
+use crate::sim::machine::with;
 
 /// Does something around the domain that this thread runs, now. See also [`Guest::after`](super::Guest::after).
 ///
@@ -25,7 +25,7 @@ pub struct PeerPage(SharedPage);
 
 impl PeerPage {
     /// Takes a page of a simulated domain's.
-    pub(super) fn new(page: NonNull<u8>) -> Self {
+    pub(in crate::sim) fn new(page: NonNull<u8>) -> Self {
         // SAFETY: the page is aligned and lives as long as the process. Whoever else has it accesses it as shared memory,
         // or not while a peer may.
         Self(unsafe { SharedPage::new(page, 1) })
@@ -69,11 +69,11 @@ struct Offer {
 
 impl Peer {
     /// What it has mapped is of a domain that is gone.
-    pub(super) fn forget_maps(&mut self) {
+    pub(in crate::sim) fn forget_maps(&mut self) {
         self.maps.clear();
     }
 
-    pub(super) fn pin(&mut self, reference: u32, write: bool) -> Result<NonNull<u8>, Status> {
+    pub(in crate::sim) fn pin(&mut self, reference: u32, write: bool) -> Result<NonNull<u8>, Status> {
         if self.ended {
             return Err(Status::BAD_DOMAIN);
         }
@@ -85,7 +85,7 @@ impl Peer {
         Ok(offer.page.start())
     }
 
-    pub(super) fn unpin(&mut self, reference: u32, _: bool) {
+    pub(in crate::sim) fn unpin(&mut self, reference: u32, _: bool) {
         let offer = self.grants.get_mut(&reference).expect("a grant in use is kept");
         offer.uses -= 1;
     }

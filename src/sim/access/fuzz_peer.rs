@@ -9,10 +9,10 @@ use core::sync::atomic::Ordering;
 use std::boxed::Box;
 use std::cell::RefCell;
 
-use super::machine::{self, Machine, STORE_PORT};
-use super::memory::STORE_FRAME;
 use crate::abi::event_channel::fifo::WORDS;
 use crate::shared::SharedPage;
+use crate::sim::machine::memory::STORE_FRAME;
+use crate::sim::machine::{self, Machine, STORE_PORT};
 use crate::xenstore::CONNECTION;
 
 /// What a page is for, and with it who writes there.
@@ -96,7 +96,8 @@ pub fn is_booted() -> bool {
 /// The page of the console's rings of the domain that this thread runs.
 #[must_use]
 pub fn console() -> Option<Access> {
-    let page = machine::at_work(|machine| machine.reader.as_ref().map(super::backend::Reader::page)).flatten();
+    let page =
+        machine::at_work(|machine| machine.reader.as_ref().map(crate::sim::backends::console::Reader::page)).flatten();
     page.map(|page| Access { start: page.start(), offset: 0 })
 }
 
@@ -137,7 +138,7 @@ pub fn notify(port: u32) {
 }
 
 /// A field is about to be accessed, unless the test does so.
-pub(super) fn access(start: NonNull<u8>, offset: usize) {
+pub(in crate::sim) fn access(start: NonNull<u8>, offset: usize) {
     let Some(mut peer) = PEER.take() else { return };
     peer(&Access { start, offset });
     PEER.set(Some(peer));
@@ -161,6 +162,6 @@ pub unsafe fn reclaim() {
     // SAFETY: passed on from the caller.
     unsafe {
         crate::local::reclaim();
-        super::memory::reclaim();
+        crate::sim::machine::memory::reclaim();
     }
 }

@@ -4,11 +4,11 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use super::Server;
-use super::connection::Connection;
-use super::tree::{Node, Permission, View};
 use crate::abi::xs_wire::{CONNECTED, RECONNECT};
 use crate::shared::SharedPage;
+use crate::sim::xenstored::Server;
+use crate::sim::xenstored::connection::Connection;
+use crate::sim::xenstored::tree::{Node, Permission, View};
 
 /// What the toolstack says of a domain's memory.
 #[derive(Clone, Copy)]
@@ -47,7 +47,7 @@ const OWNED: [&str; 13] = [
 
 impl Server {
     /// Makes the roots, which no guest may list, and the homes of domains, unless they are there.
-    pub(super) fn plant(&mut self) {
+    pub(in crate::sim) fn plant(&mut self) {
         if !self.planted {
             self.planted = true;
             let mut view = View { tree: &mut self.tree, transaction: None };
@@ -102,7 +102,7 @@ impl Server {
     }
 
     /// Begins to serve a domain's ring.
-    pub(super) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
+    pub(in crate::sim) fn introduce(&mut self, domain: u16, page: SharedPage, index: u32, memory: Memory, now_ns: u64) {
         let state = if self.connects_after_ns.is_some() { RECONNECT } else { CONNECTED };
         let mut connection = Connection::new(page, self.features, state, index);
         connection.due_ns = self.connects_after_ns.map(|delay| now_ns + delay);
@@ -112,7 +112,7 @@ impl Server {
     }
 
     /// The domain has ended: nobody is left to be served. Its nodes are the toolstack's matter.
-    pub(super) fn release(&mut self, domain: u16) {
+    pub(in crate::sim) fn release(&mut self, domain: u16) {
         self.connections.remove(&domain);
         // Without roots there is nobody who watches.
         if self.planted {

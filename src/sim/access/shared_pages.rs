@@ -81,7 +81,7 @@ impl Drop for EndOfWatch {
 }
 
 /// Shared memory that begins here is accessed by this thread.
-pub(super) fn access(start: NonNull<u8>, offset: usize) {
+pub(in crate::sim) fn access(start: NonNull<u8>, offset: usize) {
     if !WATCHED.get() {
         return;
     }
