@@ -14,7 +14,7 @@ use core::time::Duration;
 
 use domu::time;
 
-#[path = "../../../src/pattern.rs"]
+#[path = "../../../suite/src/pattern.rs"]
 #[expect(dead_code, reason = "each guest uses a part of it")]
 mod pattern;
 

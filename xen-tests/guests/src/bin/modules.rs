@@ -7,7 +7,7 @@ extern crate alloc;
 
 use alloc::format;
 
-#[path = "../../../src/pattern.rs"]
+#[path = "../../../suite/src/pattern.rs"]
 #[expect(dead_code, reason = "each guest uses a part of it")]
 mod pattern;
 

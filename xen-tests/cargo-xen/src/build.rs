@@ -1,0 +1,372 @@
+//! Builds unikernels, the same way wherever the tree lies.
+//!
+//! *Hardened* is the way to ship: `core` and `alloc` are built along, so that every function, those
+//! of the standard library too, has its stack canary. It needs flags that stable Rust reserves,
+//! hence `RUSTC_BOOTSTRAP`, as Linux does it. *Plain* is what a user gets from a stock toolchain.
+//! *Float* is hardened, for a target of our own on which floating point uses SSE registers: the usual
+//! target passes floats in software's way, and features cannot be added to it.
+//! All say nothing in the image about where it was built.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cargo::{self, TARGET};
+use crate::process::{self, output_of};
+use crate::say;
+use crate::setup;
+
+/// The specification of the target with floating point, in the workspace; its stem is the target's
+/// name. That ends in `-none` because `compiler_builtins` brings `memcpy` and its kind only where the
+/// name says that there is no system to have them.
+pub const FLOAT_TARGET: &str = "targets/x86_64-domu-none.json";
+
+/// What cargo must be told to take a target from a file.
+pub const FLOAT_OPTION: &str = "-Zjson-target-spec";
+
+/// What is built along for a hardened image.
+pub const BUILD_STD: &str = "-Zbuild-std=core,alloc";
+
+/// The compiler flags of a hardened image, beside those in `.cargo/config.toml`.
+const HARDENED: [&str; 1] = ["-Zstack-protector=strong"];
+
+/// Options for cargo to take flags from a profile. They are added to the flags of the crate's own configuration,
+/// wherever that has them.
+const PROFILE_OPTION: &str = "-Zprofile-rustflags";
+
+/// How an image is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flavour {
+    /// With canaries everywhere.
+    Hardened,
+    /// With the toolchain's own `core`.
+    Plain,
+    /// As hardened, with variables and types for a debugger in the ELF.
+    Debugged,
+    /// Hardened, for the target with floating point.
+    Float,
+}
+
+impl Flavour {
+    /// Its name, which is also that of its folder below `target`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavour::Hardened => "hardened",
+            Flavour::Plain => "plain",
+            Flavour::Debugged => "debugged",
+            Flavour::Float => "float",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Flavour; 4] = [Flavour::Hardened, Flavour::Plain, Flavour::Debugged, Flavour::Float];
+
+    /// Whether `core` is built along, with canaries.
+    fn is_hardened(self) -> bool {
+        self != Flavour::Plain
+    }
+
+    /// What cargo's `--target` is given.
+    fn target(self, workspace: &Path) -> PathBuf {
+        match self {
+            Flavour::Hardened | Flavour::Plain | Flavour::Debugged => PathBuf::from(TARGET),
+            Flavour::Float => workspace.join(FLOAT_TARGET),
+        }
+    }
+}
+
+/// A unikernel that has been built.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// With symbols, for debuggers.
+    pub elf: PathBuf,
+    /// What boots.
+    pub stripped: PathBuf,
+    /// Size of the latter in bytes.
+    pub size: u64,
+}
+
+impl Image {
+    /// The bytes that boot.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        fs::read(&self.stripped).with_context(|| format!("reading {}", self.stripped.display()))
+    }
+}
+
+/// Builds examples and test guests of a workspace by name; gives them in the order asked for.
+pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
+    named_in(&workspace.join("target"), workspace, names, flavour)
+}
+
+/// As [`named`], in a folder where others do not build: what they ask for may need other features, and an image of the same
+/// name is replaced then.
+pub fn named_in(folder: &Path, workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
+    named_with(folder, workspace, names, flavour, &[])
+}
+
+/// Builds a hardened hello with more of cargo's options.
+pub fn hello_with(folder: &Path, workspace: &Path, options: &[&str]) -> Result<Image> {
+    named_with(folder, workspace, &["hello"], Flavour::Hardened, options)?.pop().context("building hello gave nothing")
+}
+
+fn named_with(
+    folder: &Path,
+    workspace: &Path,
+    names: &[&str],
+    flavour: Flavour,
+    options: &[&str],
+) -> Result<Vec<Image>> {
+    setup::rust(flavour.is_hardened())?;
+    let target_dir = folder.join(flavour.name());
+    let mut command = cargo::command(workspace);
+    command.args(["build", "--release", "--locked"]);
+    if !workspace.join("Cargo.lock").is_file() {
+        command = cargo::command(workspace);
+        command.args(["build", "--release"]);
+    }
+    let target = flavour.target(workspace);
+    command.arg("--target").arg(&target).arg("--target-dir").arg(&target_dir);
+    for name in names {
+        command.args(selection(workspace, name)?);
+    }
+    let features = required_features(workspace, names)?;
+    if !features.is_empty() {
+        command.arg("--features").arg(features.join(","));
+    }
+    command.args(options);
+    let mut flags = remapped(workspace)?;
+    if flavour == Flavour::Debugged {
+        command.args(["--config", r#"profile.release.debug="full""#]);
+    }
+    if flavour.is_hardened() {
+        flags.extend(HARDENED.map(String::from));
+        command.env("RUSTC_BOOTSTRAP", "1").arg(BUILD_STD);
+    }
+    if flavour == Flavour::Float {
+        command.arg(FLOAT_OPTION);
+    }
+    let flags: Vec<Value> = flags.into_iter().map(Value::String).collect();
+    // A JSON array of strings is a TOML array of strings; cargo joins it with that of the file.
+    command.arg("--config");
+    let target = target.file_stem().unwrap_or_default().to_string_lossy();
+    command.arg(format!("target.{target}.rustflags={}", Value::Array(flags)));
+    say!("building {} ({})", names.join(", "), flavour.name());
+    let built = executables(&mut command)?;
+    names
+        .iter()
+        .map(|name| match built.iter().find(|(built, _)| built == name) {
+            Some((_, elf)) => strip(elf),
+            None => bail!("cargo built no executable for {name}"),
+        })
+        .collect()
+}
+
+/// Builds a crate somewhere else by its own configuration, and hardened unless that is not wanted.
+pub fn folder(folder: &Path, flavour: Flavour) -> Result<Image> {
+    folder_to(folder, None, flavour)
+}
+
+/// As [`folder`], with the results somewhere else.
+pub fn folder_to(folder: &Path, results: Option<&Path>, flavour: Flavour) -> Result<Image> {
+    if flavour == Flavour::Float {
+        bail!("--float is for examples and test guests: the target of a crate is in its .cargo/config.toml");
+    }
+    setup::rust(flavour.is_hardened())?;
+    let mut command = cargo::command(folder);
+    command.args(["build", "--release"]);
+    if let Some(results) = results {
+        command.arg("--target-dir").arg(results);
+    }
+    if flavour.is_hardened() {
+        command.env("RUSTC_BOOTSTRAP", "1").args([BUILD_STD, PROFILE_OPTION, "--config"]);
+        command.arg(format!("profile.release.rustflags={}", Value::from(HARDENED.to_vec())));
+    }
+    say!("building {} ({})", folder.display(), if flavour.is_hardened() { "hardened" } else { "plain" });
+    let built = executables(&mut command)?;
+    match built.as_slice() {
+        [(_, elf)] => strip(elf),
+        [] => bail!("building {} gave no executable", folder.display()),
+        several => bail!(
+            "building {} gave several executables: name one of these files instead\n{}",
+            folder.display(),
+            several.iter().map(|(_, elf)| format!("  {}\n", elf.display())).collect::<String>()
+        ),
+    }
+}
+
+/// Makes an image from an executable: a copy without symbols beside it.
+pub fn strip(elf: &Path) -> Result<Image> {
+    let mut name = elf.file_name().unwrap_or_default().to_os_string();
+    name.push(".stripped");
+    strip_to(elf, &elf.with_file_name(name))
+}
+
+/// As [`strip`], with the copy somewhere else.
+pub fn strip_to(elf: &Path, stripped: &Path) -> Result<Image> {
+    let sysroot = setup::sysroot()?;
+    // The compiler ships its own, which needs no package; the host's folder is the only one with it.
+    let own = fs::read_dir(sysroot.join("lib/rustlib"))
+        .context("listing the toolchain's folder")?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path().join("bin/rust-objcopy")))
+        .find(|path| path.is_file());
+    let mut command = match own {
+        Some(own) => {
+            let mut command = process::command(own);
+            command.env("LD_LIBRARY_PATH", sysroot.join("lib")).arg("--strip-all");
+            command.arg(elf).arg(stripped);
+            command
+        }
+        None => {
+            let mut command = process::command("strip");
+            command.arg("-o").arg(stripped).arg(elf);
+            command
+        }
+    };
+    output_of(&mut command)
+        .context("stripping needs rust-objcopy (part of the toolchain) or strip (package binutils)")?;
+    let size = fs::metadata(stripped).with_context(|| format!("reading {}", stripped.display()))?.len();
+    Ok(Image { elf: elf.to_path_buf(), stripped: stripped.to_path_buf(), size })
+}
+
+/// The names of all unikernels of a workspace.
+pub fn all_names(workspace: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for folder in [workspace.join("examples"), guests(workspace)] {
+        let Ok(entries) = fs::read_dir(folder) else { continue };
+        for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+            if path.extension() == Some(OsStr::new("rs"))
+                && let Some(stem) = path.file_stem()
+            {
+                names.push(stem.to_string_lossy().into_owned());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+fn guests(workspace: &Path) -> PathBuf {
+    workspace.join("xen-tests/guests/src/bin")
+}
+
+/// Cargo's options for an example or a guest.
+fn selection(workspace: &Path, name: &str) -> Result<[String; 4]> {
+    let file = format!("{name}.rs");
+    let (package, kind) = if workspace.join("examples").join(&file).is_file() {
+        ("domu", "--example")
+    } else if guests(workspace).join(&file).is_file() {
+        ("domu-guests", "--bin")
+    } else {
+        bail!(
+            "there is no unikernel `{name}`: neither an example nor a test guest, and no such file; \
+             there are {}",
+            all_names(workspace).join(", ")
+        );
+    };
+    Ok(["--package".into(), package.into(), kind.into(), name.into()])
+}
+
+/// What the unikernels say in their manifests that they need, as cargo takes it: `package/feature`.
+fn required_features(workspace: &Path, names: &[&str]) -> Result<Vec<String>> {
+    let metadata = output_of(cargo::command(workspace).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    features_in(&metadata, names)
+}
+
+fn features_in(metadata: &[u8], names: &[&str]) -> Result<Vec<String>> {
+    let metadata: Value = serde_json::from_slice(metadata).context("reading what `cargo metadata` says")?;
+    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let mut features = Vec::new();
+    for package in list(&metadata, "packages") {
+        for target in list(&package, "targets") {
+            // A test may have the name of an example.
+            let is_program = list(&target, "kind").iter().any(|kind| kind == "example" || kind == "bin");
+            if is_program && names.iter().any(|name| target["name"] == **name) {
+                let required = list(&target, "required-features");
+                let named = required.iter().filter_map(|feature| Some((package["name"].as_str()?, feature.as_str()?)));
+                features.extend(named.map(|(package, feature)| format!("{package}/{feature}")));
+            }
+        }
+    }
+    Ok(features)
+}
+
+/// The flags that keep the folders of this machine out of the image.
+fn remapped(workspace: &Path) -> Result<Vec<String>> {
+    let folders = renamed(workspace)?.into_iter();
+    Ok(folders.map(|(folder, name)| format!("--remap-path-prefix={}={name}", folder.display())).collect())
+}
+
+/// The folders that sources come from, and what an image calls them.
+pub fn renamed(workspace: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
+    let home = match std::env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+    };
+    let mut folders = vec![(workspace.to_path_buf(), "domu"), (setup::sysroot()?.join("lib/rustlib/src/rust"), "rust")];
+    // One folder for each registry, called after its host.
+    for kind in ["registry/src", "git/checkouts"] {
+        if let Ok(entries) = fs::read_dir(home.join(kind)) {
+            let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+            folders.extend(paths.map(|path| (path, "crates")));
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// Runs cargo and gives the executables that it reports, by target name.
+pub fn executables(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting `{}`", process::shown(command)))?;
+    if !output.status.success() {
+        bail!("cargo build failed ({}), as its messages above tell", output.status);
+    }
+    Ok(executables_in(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn executables_in(messages: &str) -> Vec<(String, PathBuf)> {
+    messages
+        .lines()
+        .filter_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            let path = message.get("executable")?.as_str()?;
+            let name = message.get("target")?.get("name")?.as_str()?;
+            Some((name.to_owned(), PathBuf::from(path)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_in_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"log"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"hello"},"executable":"/a/\"b\"/hello"}
+not json
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables_in(messages), [(String::from("hello"), PathBuf::from("/a/\"b\"/hello"))]);
+    }
+
+    #[test]
+    fn features_are_found_in_cargos_metadata() {
+        let metadata = br#"{"packages":[{"name":"domu","targets":[
+            {"kind":["example"],"name":"hello"},
+            {"kind":["example"],"name":"embassy","required-features":["a","b"]},
+            {"kind":["test"],"name":"embassy","required-features":["c"]}]},
+            {"name":"domu-guests","targets":[{"kind":["bin"],"name":"guest","required-features":["d"]}]}]}"#;
+        assert_eq!(features_in(metadata, &["hello"]).unwrap(), [""; 0]);
+        assert_eq!(features_in(metadata, &["hello", "embassy"]).unwrap(), ["domu/a", "domu/b"]);
+        assert_eq!(features_in(metadata, &["guest"]).unwrap(), ["domu-guests/d"]);
+        assert!(features_in(b"no JSON", &[]).is_err());
+    }
+}

@@ -1,0 +1,420 @@
+//! The commands that are about one unikernel: build, run, demo.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Flavour, Image};
+use crate::cpio::Archive;
+use crate::lab::dom0::{Lab, Session, Xenstored};
+use crate::lab::domain::{self, Config, Followed, Outcome, Watch};
+use crate::lab::input;
+use crate::lab::pair;
+use crate::lab::qemu::Cpu;
+use crate::lab::smoke;
+use crate::paths;
+use crate::process;
+use crate::say;
+use crate::say::grouped;
+use crate::setup::{self, Version};
+use crate::symbols;
+
+/// The limit passed before the domain ended.
+const TOO_LONG: u8 = 103;
+/// The domain is gone and nobody knows why.
+const VANISHED: u8 = 104;
+
+/// The examples that are two domains with a device between them.
+const PAIRS: [&str; 1] = ["ping"];
+
+/// What `run` is asked for.
+#[derive(Debug, PartialEq)]
+pub struct Run {
+    /// NAME, ELF or DIR.
+    pub what: OsString,
+    /// The version of Xen.
+    pub version: &'static Version,
+    /// MiB.
+    pub memory: Option<u32>,
+    /// MiB.
+    pub maxmem: Option<u32>,
+    /// The command line.
+    pub cmdline: Option<String>,
+    /// A file.
+    pub ramdisk: Option<PathBuf>,
+    /// Which xenstored.
+    pub xenstored: Xenstored,
+    /// Which processor.
+    pub cpu: Cpu,
+    /// How it is built, if it has to be.
+    pub flavour: Flavour,
+    /// Under QEMU alone.
+    pub without_xen: bool,
+    /// With a debugger.
+    pub gdb: bool,
+    /// How long it may run.
+    pub limit: Duration,
+}
+
+/// What `build` is asked for.
+#[derive(Debug, PartialEq)]
+pub struct Build {
+    /// The unikernel.
+    pub name: String,
+    /// How.
+    pub flavour: Flavour,
+}
+
+/// `cargo xen build`.
+pub fn build(wanted: &Build) -> Result<()> {
+    let image = one_named(&wanted.name, wanted.flavour)?;
+    println!("{}: {} bytes, stripped", wanted.name, grouped(image.size));
+    println!("{}", image.stripped.display());
+    Ok(())
+}
+
+/// `cargo xen run`.
+pub fn run(wanted: &Run) -> Result<u8> {
+    let (image, own_config) = image(wanted)?;
+    let logs = paths::new_logs("run")?;
+    if wanted.without_xen {
+        return without_xen(wanted, &image, &logs);
+    }
+    let name = domain_name(&image);
+    let is_pair = PAIRS.iter().any(|pair| wanted.what == *pair);
+    let base = match own_config {
+        Some(base) => base,
+        None => base_config(&paths::workspace(), &name)?,
+    };
+    let config = Config {
+        base,
+        memory: wanted.memory,
+        maxmem: wanted.maxmem,
+        cmdline: wanted.cmdline.clone(),
+        ramdisk: wanted.ramdisk.as_ref().map(|_| "ramdisk".into()),
+        more: [wanted.cpu.guest_lines(), if wanted.gdb { readable_for_gdb(wanted.version) } else { Vec::new() }]
+            .concat(),
+    };
+    let mut archive = Archive::default();
+    archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
+    if let Some(path) = &wanted.ramdisk {
+        let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        archive.file("guests/ramdisk", 0o644, &bytes);
+    }
+    domain::add(&mut archive, &name, &name, &config);
+    let lab = Lab {
+        cpu: wanted.cpu,
+        xenstored: wanted.xenstored,
+        memory_mb: machine_memory(wanted.memory.unwrap_or(16)),
+        gdb: wanted.gdb,
+        ..Lab::new(wanted.version)
+    };
+    if wanted.gdb && is_pair {
+        bail!("--gdb is for one domain");
+    }
+    let mut session = Session::boot(&lab, archive, &logs)?;
+    if is_pair {
+        return pair(&mut session, &name, wanted, &image, &logs);
+    }
+    say!("xl create {name}.xl");
+    let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
+    let gdb = session.gdb().map(|socket| gdb_command(&image, socket, &logs)).transpose()?;
+    let outcome = domain::run_attached(&mut session, &name, watch, input::stdin(), || {
+        gdb.as_deref().map_or(Ok(()), wait_for_gdb)
+    })?;
+    Ok(verdict(&outcome, &image, &logs, wanted.limit))
+}
+
+/// Runs two domains with a device between them, of the class that is called as they are, until both have ended.
+fn pair(session: &mut Session, name: &str, wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
+    let mark = session.serial().length();
+    let start = Instant::now();
+    let [first, second] = pair::start_ends(session, name, name)?;
+    for (peer, end) in [(&first, "front"), (&second, "back")] {
+        say!("xl create {}.xl: domain {}, with the {end} end of a device of class {name}", peer.name, peer.number);
+    }
+    let (mut ours, mut theirs) = (Lines::of(&first.name), Lines::of(&second.name));
+    let (mut show_ours, mut show_theirs) = (|bytes: &[u8]| ours.show(bytes), |bytes: &[u8]| theirs.show(bytes));
+    let watch = |on_console| Watch { limit: wanted.limit, most: usize::MAX, on_console };
+    let both = [
+        Followed::new(&first.name, start, mark, watch(&mut show_ours)),
+        Followed::new(&second.name, start, mark, watch(&mut show_theirs)),
+    ];
+    let outcomes = domain::follow_both(session, both)?;
+    [ours, theirs].into_iter().for_each(Lines::finish);
+    let verdicts = outcomes.map(|outcome| verdict(&outcome, image, logs, wanted.limit));
+    Ok(verdicts.into_iter().find(|verdict| *verdict != 0).unwrap_or(0))
+}
+
+/// The console of one of several domains: shown line by line, behind the domain's name.
+struct Lines {
+    name: String,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn of(name: &str) -> Lines {
+        Lines { name: name.into(), line: Vec::new() }
+    }
+
+    /// Shows the lines that are whole.
+    fn show(&mut self, bytes: &[u8]) {
+        show(&self.take(bytes));
+    }
+
+    /// Shows what no end of a line came for.
+    fn finish(mut self) {
+        if !self.line.is_empty() {
+            self.show(b"\n");
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if self.line.ends_with(b"\n") {
+                lines.extend_from_slice(format!("{} | ", self.name).as_bytes());
+                lines.append(&mut self.line);
+            }
+        }
+        lines
+    }
+}
+
+/// `cargo xen demo`.
+pub fn demo() -> Result<u8> {
+    const NAME: &str = "hello";
+    let image = one_named(NAME, Flavour::Hardened)?;
+    let workspace = paths::workspace();
+    let logs = paths::new_logs("demo")?;
+    let config = Config { base: base_config(&workspace, NAME)?, ..Config::default() };
+    let mut archive = Archive::default();
+    archive.file("guests/hello", 0o644, &image.read()?);
+    domain::add(&mut archive, NAME, NAME, &config);
+    let mut session = Session::boot(&Lab::new(setup::MAIN), archive, &logs)?;
+    let version = session.xen_version()?;
+    say!("xl create examples/hello.xl ({} bytes); its console:", grouped(image.size));
+    let limit = Duration::from_secs(60);
+    let watch = Watch { limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
+    let outcome = domain::run(&mut session, NAME, watch)?;
+    println!("Xen version: {version}");
+    match outcome.reason {
+        Some(reason) => println!("shutdown reason: {reason}"),
+        None => println!("shutdown reason: none, it did not end within {} s", limit.as_secs()),
+    }
+    eprint!("{}", crash(&outcome, &image));
+    let said_hello = outcome.text().contains("hello from domain");
+    if !said_hello {
+        println!("it did not say hello; the logs are in {}", logs.display());
+    }
+    let passed = said_hello && outcome.reason == Some(domain::Reason::Poweroff);
+    Ok(if passed { 0 } else { 1 })
+}
+
+/// A guest of a test's own: its name, its image's bytes, and its configuration.
+pub struct Guest {
+    /// The domain's name.
+    pub name: String,
+    /// The bytes of the ELF.
+    pub image: Vec<u8>,
+    /// The configuration of `xl`.
+    pub base: String,
+}
+
+/// Runs guests one after the other on one machine.
+pub fn each(guests: &[Guest], cpu: Cpu, limit: Duration, logs: &Path) -> Result<Vec<Outcome>> {
+    let mut archive = Archive::default();
+    for Guest { name, image, base } in guests {
+        archive.file(&format!("guests/{name}"), 0o644, image);
+        domain::add(
+            &mut archive,
+            name,
+            name,
+            &Config { base: base.clone(), more: cpu.guest_lines(), ..Config::default() },
+        );
+    }
+    let mut session = Session::boot(&Lab { cpu, ..Lab::new(setup::MAIN) }, archive, logs)?;
+    let run = |guest: &Guest| {
+        domain::run(&mut session, &guest.name, Watch { limit, most: usize::MAX, on_console: &mut |_| {} })
+    };
+    guests.iter().map(run).collect()
+}
+
+/// The configuration that a guest starts from: its own beside its source, or that of hello.
+pub fn base_config(workspace: &Path, name: &str) -> Result<String> {
+    let examples = workspace.join("examples");
+    let own = examples.join(format!("{name}.xl"));
+    let path = if own.is_file() { own } else { examples.join("hello.xl") };
+    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The memory of a machine for a guest of this size.
+pub fn machine_memory(guest_mb: u32) -> u32 {
+    // dom0's 768 MiB, Xen's own, and what is left of a usual machine for usual guests.
+    if guest_mb <= 1024 { 2048 } else { guest_mb + 2048 }
+}
+
+fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
+    let mut images = build::named(&paths::workspace(), &[name], flavour)?;
+    match images.pop() {
+        Some(image) => Ok(image),
+        None => bail!("building {name} gave nothing"),
+    }
+}
+
+/// Finds out whether NAME, ELF or DIR is meant, and builds what has to be built. A folder may bring
+/// a configuration along.
+fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
+    let path = PathBuf::from(&wanted.what);
+    if path.join("Cargo.toml").is_file() {
+        let image = build::folder(&path, wanted.flavour)?;
+        let config = path.join(format!("{}.xl", domain_name(&image)));
+        let config = match fs::read_to_string(&config) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| format!("reading {}", config.display())),
+        };
+        return Ok((image, config));
+    }
+    if path.is_dir() {
+        bail!("{} is a folder without a Cargo.toml", path.display());
+    }
+    if path.is_file() {
+        let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
+        // What `cargo xen build` names has its symbols beside it.
+        let whole = path.with_extension("");
+        let is_copy = path.extension().is_some_and(|ending| ending == "stripped") && whole.is_file();
+        let elf = if is_copy { whole } else { path.clone() };
+        return Ok((Image { elf, stripped: path, size }, None));
+    }
+    match wanted.what.to_str() {
+        Some(name) if !name.contains('/') => Ok((one_named(name, wanted.flavour)?, None)),
+        _ => bail!("there is no file {}", path.display()),
+    }
+}
+
+/// A name for the domain, of characters that neither `xl` nor a shell takes for something else.
+fn domain_name(image: &Image) -> String {
+    let stem = image.elf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    let name = name.trim_start_matches('-');
+    if name.is_empty() { "guest".into() } else { name.into() }
+}
+
+fn without_xen(wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
+    setup::qemu()?;
+    let cmdline = wanted.cmdline.as_deref().unwrap_or_default();
+    say!("starting it under QEMU without Xen");
+    let ended = smoke::without_xen(image, wanted.cpu, wanted.memory, cmdline, wanted.limit, logs)?;
+    show(ended.serial.as_bytes());
+    say!("debug port: {}", ended.debug_port.trim_end());
+    Ok(0)
+}
+
+/// The lines of a configuration with which gdb can read the domain's memory. QEMU does not follow
+/// nested page tables for it. Without them, the processor uses tables of Xen's making, which lead to
+/// the domain's memory in one step.
+fn readable_for_gdb(version: &Version) -> Vec<String> {
+    if !version.shadow_paging {
+        say!("Xen {} has no shadow paging: gdb will stop at breakpoints, but see no stack and no data", version.xen);
+        return Vec::new();
+    }
+    vec!["hap = 0".into()]
+}
+
+/// Writes down for gdb where the machine and the sources are; gives the command that attaches it.
+fn gdb_command(image: &Image, socket: &Path, logs: &Path) -> Result<String> {
+    let script = logs.join("attach.gdb");
+    let folders = build::renamed(&paths::workspace())?;
+    fs::write(&script, gdb_script(&folders, socket)).with_context(|| format!("writing {}", script.display()))?;
+    let quoted = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"));
+    Ok(format!("gdb {} -x {}", quoted(&image.elf), quoted(&script)))
+}
+
+fn gdb_script(folders: &[(PathBuf, &str)], socket: &Path) -> String {
+    // Code is the same in the ELF, which is there while the machine is elsewhere, in Xen or in dom0.
+    let mut script = String::from("set trust-readonly-sections on\n");
+    for (folder, name) in folders {
+        script.push_str(&format!("set substitute-path {name} \"{}\"\n", folder.display()));
+    }
+    script.push_str(&format!("target remote {}\n", socket.display()));
+    script
+}
+
+/// Tells how to attach gdb, and waits until the user says that it is.
+fn wait_for_gdb(gdb: &str) -> Result<()> {
+    say!("the domain is paused; attach now with\n\n    {gdb}\n");
+    if !process::exists("gdb") {
+        say!("(gdb is not on this machine: it is in a package of that name)");
+    }
+    say!("set breakpoints, `continue`, and press Enter here to start the domain");
+    // At the end of the input nobody is there to press anything.
+    std::io::stdin().read_line(&mut String::new()).context("waiting for Enter")?;
+    Ok(())
+}
+
+/// Shows what came from a console, at once.
+fn show(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    // Nobody listening is no reason to stop: the logs have it too.
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// What a crash is looked into with; empty for any other end.
+fn crash(outcome: &Outcome, image: &Image) -> String {
+    match outcome.reason {
+        Some(domain::Reason::Crash) => symbols::report(&image.elf, &[&outcome.text(), &outcome.own_lines()]),
+        _ => String::new(),
+    }
+}
+
+fn verdict(outcome: &Outcome, image: &Image, logs: &Path, limit: Duration) -> u8 {
+    match outcome.reason {
+        Some(reason) => {
+            say!("domain {} ended: {reason}", outcome.domain);
+            if reason == domain::Reason::Crash {
+                let last: String = outcome.own_lines().lines().map(|line| format!("  {line}\n")).collect();
+                say!("on the hypervisor's log:\n{last}{}the logs are in {}", crash(outcome, image), logs.display());
+            }
+            reason as u8
+        }
+        None if outcome.took > limit => {
+            say!("the domain was still running after {} s", limit.as_secs());
+            say!("the logs are in {}", logs.display());
+            TOO_LONG
+        }
+        None => {
+            say!("the domain vanished; the logs are in {}", logs.display());
+            VANISHED
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_stand_behind_their_domains_name() {
+        let mut lines = Lines::of("a");
+        assert_eq!(lines.take(b"one\ntw"), b"a | one\n");
+        assert_eq!(lines.take(b"o"), b"");
+        assert_eq!(lines.take(b"\n\nthree"), b"a | two\na | \n");
+        assert_eq!(lines.line, b"three");
+    }
+
+    #[test]
+    fn gdb_is_told_where_everything_is() {
+        let script = gdb_script(&[(PathBuf::from("/a b"), "domu"), (PathBuf::from("/r"), "rust")], Path::new("/l/gdb"));
+        let expected = "set trust-readonly-sections on\n\
+            set substitute-path domu \"/a b\"\n\
+            set substitute-path rust \"/r\"\n\
+            target remote /l/gdb\n";
+        assert_eq!(script, expected);
+    }
+}

@@ -1,0 +1,137 @@
+//! Devices on real Xen: front ends of what Linux serves in dom0, and both ends in two domains.
+
+use anyhow::{Result, ensure};
+
+use super::case::{Case, Stage, Where, ended};
+use super::verdict::{all_ok, verdicts};
+use cargo_xen::lab::domain::Reason;
+
+/// What a guest with a device that Linux serves must have said.
+const CASES: [&str; 7] = [
+    "frontend.found",
+    "frontend.again",
+    "frontend.detached",
+    "frontend.attached",
+    "frontend.rebound",
+    "frontend.removed",
+    "frontend.nothing_left",
+];
+
+/// A device that Linux serves in dom0.
+struct Served {
+    class: &'static str,
+    id: &'static str,
+    /// What `xl` calls it, in the names of its commands, and for the domain.
+    kind: &'static str,
+    name: &'static str,
+    config: &'static str,
+    /// How libxl starts its hotplug script.
+    script: &'static str,
+}
+
+const DISK: Served = Served {
+    class: "vbd",
+    id: "51712",
+    kind: "block",
+    name: "xvda",
+    config: "phy:/dev/loop0,xvda,w",
+    script: "block add",
+};
+
+const NETWORK: Served = Served {
+    class: "vif",
+    id: "0",
+    kind: "network",
+    name: "0",
+    config: "mac=00:16:3e:00:00:01",
+    script: "vif-bridge online",
+};
+
+/// All of them.
+pub fn cases(cases: &mut Vec<Case>) {
+    let case = |name: &str, guest, cmdline: String| {
+        Case::new(format!("xenbus::{name}"), guest, |_| Ok(())).cmdline(cmdline).seconds(200)
+    };
+    cases.push(case("disk", "frontend", "vbd times=20".into()).on(Where::VERSIONS).steps(disk));
+    let network = case("network", "frontend", "vif times=20".into()).steps(|stage| served(stage, &NETWORK));
+    cases.push(network.on(Where::VERSIONS));
+    for (name, victim, place) in [("two_domains", "front", Where::MAIN), ("back_end_dies", "back", Where::NOWHERE)] {
+        let case = case(name, "device", format!("times=20 victim={victim}"));
+        cases.push(case.on(place).steps(move |stage| two_domains(stage, victim)));
+    }
+    cases.push(Case::new("xenbus::ping", "ping", |_| Ok(())).steps(ping));
+}
+
+/// A disk, of a mebibyte in a file.
+fn disk(stage: &mut Stage) -> Result<()> {
+    stage.dom0("dd if=/dev/zero of=/run/disk bs=1M count=1 2> /dev/null && losetup /dev/loop0 /run/disk")?;
+    let result = served(stage, &DISK);
+    let cleared = stage.dom0("losetup -d /dev/loop0; rm /run/disk");
+    result.and(cleared.map(drop))
+}
+
+/// Does with a device what the guest says.
+fn served(stage: &mut Stage, device: &Served) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let Served { class, id, kind, name, config, script } = device;
+        let domain = stage.domain.clone();
+        let number: u32 = stage.dom0(&format!("xl domid {domain}"))?.trim().parse()?;
+        let back = format!("/local/domain/0/backend/{class}/{number}/{id}");
+        let attach = format!("xl {kind}-attach {domain} {config}");
+        stage.dom0(&attach)?;
+        for (word, command) in [
+            ("detach", format!("xl {kind}-detach {domain} {name}")),
+            ("attach", attach),
+            // The hotplug script does for the driver what it does when the device is new.
+            (
+                "rebind",
+                format!(
+                    "cd /sys/bus/xen-backend/drivers/{class} && echo {class}-{number}-{id} > unbind && \
+                     echo {class}-{number}-{id} > bind && \
+                     XENBUS_PATH={back} vif=vif{number}.{id} /etc/xen/scripts/{script}"
+                ),
+            ),
+            ("remove", format!("xenstore-rm /local/domain/{number}/device/{class}/{id} && xenstore-rm {back}")),
+        ] {
+            stage.until_said(&domain, &format!("@{word}"))?;
+            stage.dom0(&command)?;
+        }
+        Ok(())
+    })?;
+    stage.destroy()?;
+    all_ok(&outcome, &CASES)
+}
+
+/// Dom0 makes the device and has it removed, and destroys one of the domains at last.
+fn two_domains(stage: &mut Stage, victim: &str) -> Result<()> {
+    const CLASS: &str = "test";
+    let [front, back] = stage.run_ends(CLASS, |stage, [front, back]| {
+        let device = format!("{CLASS} {} {}", front.number, back.number);
+        stage.until_said(&front.name, "@remake")?;
+        stage.dom0(&format!("remove_device {device} && make_device {device}"))?;
+        stage.until_said(&front.name, "@destroy")?;
+        let victim = if victim == "front" { front } else { back };
+        stage.dom0(&format!("xl destroy {}", victim.name))?;
+        Ok(())
+    })?;
+    let (passed, failed) = verdicts(&front.text());
+    ensure!(failed.is_empty(), "the front end says: {}", failed.join("; "));
+    for case in ["device.connects", "device.told_to_close", "device.made_anew"] {
+        ensure!(passed.iter().any(|passed| passed == case), "the front end does not say @ok {case}");
+    }
+    let (dead, other) = if victim == "front" { (front, back) } else { (back, front) };
+    ensure!(dead.reason.is_none(), "the {victim} end is still there: it ended with {:?}", dead.reason);
+    all_ok(&other, &["device.peer_died"])
+}
+
+/// The example: each of five messages is answered.
+fn ping(stage: &mut Stage) -> Result<()> {
+    let both = stage.run_ends("ping", |_, _| Ok(()))?;
+    for (outcome, word) in both.iter().zip(["answers: pong", "says: ping"]) {
+        for count in 1..=5 {
+            ensure!(outcome.text().contains(&format!("{word} {count}")), "it does not say {word} {count}");
+        }
+        ended(outcome, Reason::Poweroff)?;
+    }
+    Ok(())
+}
