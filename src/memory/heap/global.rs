@@ -49,6 +49,13 @@ fn key() -> [u64; 4] {
     core::array::from_fn(|index| u64::from_ne_bytes(words[index]))
 }
 
+/// Whether this heap has memory. Otherwise the program has an allocator of its own.
+pub(super) fn is_used() -> bool {
+    HEAP.lock().accounts().heap > 0
+}
+
+// A call would copy what is returned, which costs more than the look.
+#[inline(always)]
 pub(super) fn with<T>(look: impl FnOnce(&Hardened) -> T) -> T {
     look(&HEAP.lock())
 }

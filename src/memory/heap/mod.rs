@@ -56,7 +56,7 @@ pub(crate) unsafe fn claim(range: FrameRange) {
 #[cfg(target_os = "none")]
 pub(super) fn find(layout: core::alloc::Layout) -> Option<core::ptr::NonNull<u8>> {
     #[cfg(feature = "allocator")]
-    if global::with(Hardened::accounts).heap > 0 {
+    if global::is_used() {
         return global::find(layout);
     }
     // SAFETY: the callers' layouts are not empty.
