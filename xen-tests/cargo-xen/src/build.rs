@@ -165,6 +165,26 @@ fn named_with(
         .collect()
 }
 
+/// Builds the tests of a crate by its own configuration: name and ELF of each, in alphabetical order.
+pub fn tests(folder: &Path, flavour: Flavour) -> Result<Vec<(String, PathBuf)>> {
+    setup::rust(flavour.is_hardened())?;
+    let mut command = cargo::command(folder);
+    command.args(["build", "--release", "--tests"]);
+    harden(&mut command, flavour);
+    say!("building the tests in {} ({})", folder.display(), flavour.name());
+    let mut built = executables_of(&mut command, |kind| kind == "test")?;
+    built.sort();
+    Ok(built)
+}
+
+/// Adds what makes a build hardened, if it is to be.
+fn harden(command: &mut Command, flavour: Flavour) {
+    if flavour.is_hardened() {
+        command.env("RUSTC_BOOTSTRAP", "1").args([BUILD_STD, PROFILE_OPTION, "--config"]);
+        command.arg(format!("profile.release.rustflags={}", Value::from(HARDENED.to_vec())));
+    }
+}
+
 /// Builds a crate somewhere else by its own configuration, and hardened unless that is not wanted.
 pub fn folder(folder: &Path, flavour: Flavour) -> Result<Image> {
     folder_to(folder, None, flavour)
@@ -181,10 +201,7 @@ pub fn folder_to(folder: &Path, results: Option<&Path>, flavour: Flavour) -> Res
     if let Some(results) = results {
         command.arg("--target-dir").arg(results);
     }
-    if flavour.is_hardened() {
-        command.env("RUSTC_BOOTSTRAP", "1").args([BUILD_STD, PROFILE_OPTION, "--config"]);
-        command.arg(format!("profile.release.rustflags={}", Value::from(HARDENED.to_vec())));
-    }
+    harden(&mut command, flavour);
     say!("building {} ({})", folder.display(), if flavour.is_hardened() { "hardened" } else { "plain" });
     let built = executables(&mut command)?;
     match built.as_slice() {
@@ -320,6 +337,11 @@ pub fn renamed(workspace: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
 
 /// Runs cargo and gives the executables that it reports, by target name.
 pub fn executables(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    executables_of(command, |_| true)
+}
+
+/// As [`executables`], of targets of some kinds: `bin`, `example`, `test`.
+fn executables_of(command: &mut Command, is_wanted: fn(&str) -> bool) -> Result<Vec<(String, PathBuf)>> {
     let output = command
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
@@ -329,16 +351,21 @@ pub fn executables(command: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     if !output.status.success() {
         bail!("cargo build failed ({}), as its messages above tell", output.status);
     }
-    Ok(executables_in(&String::from_utf8_lossy(&output.stdout)))
+    Ok(executables_in(&String::from_utf8_lossy(&output.stdout), is_wanted))
 }
 
-fn executables_in(messages: &str) -> Vec<(String, PathBuf)> {
+fn executables_in(messages: &str, is_wanted: fn(&str) -> bool) -> Vec<(String, PathBuf)> {
     messages
         .lines()
         .filter_map(|line| {
             let message: Value = serde_json::from_str(line).ok()?;
             let path = message.get("executable")?.as_str()?;
-            let name = message.get("target")?.get("name")?.as_str()?;
+            let target = message.get("target")?;
+            let name = target.get("name")?.as_str()?;
+            let kinds = target.get("kind").and_then(Value::as_array);
+            if kinds.is_some_and(|kinds| !kinds.iter().any(|kind| kind.as_str().is_some_and(is_wanted))) {
+                return None;
+            }
             Some((name.to_owned(), PathBuf::from(path)))
         })
         .collect()
@@ -351,10 +378,14 @@ mod tests {
     #[test]
     fn executables_are_found_in_cargos_messages() {
         let messages = r#"{"reason":"compiler-artifact","target":{"name":"log"},"executable":null}
-{"reason":"compiler-artifact","target":{"name":"hello"},"executable":"/a/\"b\"/hello"}
+{"reason":"compiler-artifact","target":{"name":"hello","kind":["bin"]},"executable":"/a/\"b\"/hello"}
+{"reason":"compiler-artifact","target":{"name":"basic","kind":["test"]},"executable":"/a/basic"}
 not json
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(executables_in(messages), [(String::from("hello"), PathBuf::from("/a/\"b\"/hello"))]);
+        let hello = (String::from("hello"), PathBuf::from("/a/\"b\"/hello"));
+        let basic = (String::from("basic"), PathBuf::from("/a/basic"));
+        assert_eq!(executables_in(messages, |_| true), [hello, basic.clone()]);
+        assert_eq!(executables_in(messages, |kind| kind == "test"), [basic]);
     }
 
     #[test]

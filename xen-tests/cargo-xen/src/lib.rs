@@ -10,12 +10,18 @@ pub mod say;
 
 pub mod build;
 pub mod cargo;
+pub mod cli;
+pub mod commands;
 pub mod cpio;
+pub mod doctor;
 pub mod lab;
+pub mod new;
 pub mod paths;
 pub mod process;
 pub mod project;
 pub mod run;
+pub mod settings;
 pub mod setup;
 pub mod symbols;
+pub mod tests;
 pub mod turn;

@@ -18,8 +18,10 @@ use crate::lab::qemu::Cpu;
 use crate::lab::smoke;
 use crate::paths;
 use crate::process;
+use crate::project::Project;
 use crate::say;
 use crate::say::grouped;
+use crate::settings::Settings;
 use crate::setup::{self, Version};
 use crate::symbols;
 
@@ -36,8 +38,8 @@ const PAIRS: [&str; 1] = ["ping"];
 pub struct Run {
     /// NAME, ELF or DIR.
     pub what: OsString,
-    /// The version of Xen.
-    pub version: &'static Version,
+    /// The version of Xen, if not that of the settings.
+    pub version: Option<&'static Version>,
     /// MiB.
     pub memory: Option<u32>,
     /// MiB.
@@ -48,10 +50,10 @@ pub struct Run {
     pub ramdisk: Option<PathBuf>,
     /// Which xenstored.
     pub xenstored: Xenstored,
-    /// Which processor.
-    pub cpu: Cpu,
-    /// How it is built, if it has to be.
-    pub flavour: Flavour,
+    /// Which processor, if not that of the settings.
+    pub cpu: Option<Cpu>,
+    /// How it is built if it has to be, and not as the settings say.
+    pub flavour: Option<Flavour>,
     /// Under QEMU alone.
     pub without_xen: bool,
     /// With a debugger.
@@ -79,12 +81,41 @@ pub fn build(wanted: &Build) -> Result<()> {
 
 /// `cargo xen run`.
 pub fn run(wanted: &Run) -> Result<u8> {
-    let (image, own_config) = image(wanted)?;
+    let Found { image, base, settings } = image(wanted)?;
+    start(wanted, &image, base, &settings)
+}
+
+/// Runs an ELF that Cargo has built, with its console on the terminal. The arguments, if any, are its command line.
+pub fn elf(elf: &Path, folder: &Path, settings: &Settings, arguments: &[String]) -> Result<u8> {
+    let image = build::strip(elf)?;
+    let base = own_config(folder, &image)?;
+    let wanted = Run {
+        what: elf.into(),
+        version: None,
+        memory: None,
+        maxmem: None,
+        cmdline: (!arguments.is_empty()).then(|| arguments.join(" ")),
+        ramdisk: None,
+        xenstored: Xenstored::C,
+        cpu: None,
+        flavour: None,
+        without_xen: false,
+        gdb: false,
+        limit: Duration::MAX,
+    };
+    start(&wanted, &image, base, settings)
+}
+
+/// Runs an image; what `wanted` does not say is in the settings, and then in the `.xl` file.
+fn start(wanted: &Run, image: &Image, own_config: Option<String>, settings: &Settings) -> Result<u8> {
+    let version = wanted.version.unwrap_or(settings.xen);
+    let cpu = wanted.cpu.unwrap_or(settings.machine);
+    let memory = wanted.memory.or(settings.memory);
     let logs = paths::new_logs("run")?;
     if wanted.without_xen {
-        return without_xen(wanted, &image, &logs);
+        return without_xen(wanted, cpu, image, &logs);
     }
-    let name = domain_name(&image);
+    let name = domain_name(image);
     let is_pair = PAIRS.iter().any(|pair| wanted.what == *pair);
     let base = match own_config {
         Some(base) => base,
@@ -92,12 +123,15 @@ pub fn run(wanted: &Run) -> Result<u8> {
     };
     let config = Config {
         base,
-        memory: wanted.memory,
-        maxmem: wanted.maxmem,
-        cmdline: wanted.cmdline.clone(),
+        memory,
+        maxmem: wanted.maxmem.or(settings.maxmem),
+        cmdline: wanted.cmdline.clone().or_else(|| settings.cmdline.clone()),
         ramdisk: wanted.ramdisk.as_ref().map(|_| "ramdisk".into()),
-        more: [wanted.cpu.guest_lines(), if wanted.gdb { readable_for_gdb(wanted.version) } else { Vec::new() }]
-            .concat(),
+        more: [
+            Settings { machine: cpu, ..settings.clone() }.lines(),
+            if wanted.gdb { readable_for_gdb(version) } else { Vec::new() },
+        ]
+        .concat(),
     };
     let mut archive = Archive::default();
     archive.file(&format!("guests/{name}"), 0o644, &image.read()?);
@@ -107,26 +141,26 @@ pub fn run(wanted: &Run) -> Result<u8> {
     }
     domain::add(&mut archive, &name, &name, &config);
     let lab = Lab {
-        cpu: wanted.cpu,
+        cpu,
         xenstored: wanted.xenstored,
-        memory_mb: machine_memory(wanted.memory.unwrap_or(16)),
+        memory_mb: machine_memory(memory.unwrap_or(16)),
         gdb: wanted.gdb,
-        ..Lab::new(wanted.version)
+        ..Lab::new(version)
     };
     if wanted.gdb && is_pair {
         bail!("--gdb is for one domain");
     }
     let mut session = Session::boot(&lab, archive, &logs)?;
     if is_pair {
-        return pair(&mut session, &name, wanted, &image, &logs);
+        return pair(&mut session, &name, wanted, image, &logs);
     }
     say!("xl create {name}.xl");
     let watch = Watch { limit: wanted.limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
-    let gdb = session.gdb().map(|socket| gdb_command(&image, socket, &logs)).transpose()?;
+    let gdb = session.gdb().map(|socket| gdb_command(image, socket, &logs)).transpose()?;
     let outcome = domain::run_attached(&mut session, &name, watch, input::stdin(), || {
         gdb.as_deref().map_or(Ok(()), wait_for_gdb)
     })?;
-    Ok(verdict(&outcome, &image, &logs, wanted.limit))
+    Ok(verdict(&outcome, image, &logs, wanted.limit))
 }
 
 /// Runs two domains with a device between them, of the class that is called as they are, until both have ended.
@@ -245,12 +279,17 @@ pub fn each(guests: &[Guest], cpu: Cpu, limit: Duration, logs: &Path) -> Result<
     guests.iter().map(run).collect()
 }
 
-/// The configuration that a guest starts from: its own beside its source, or that of hello.
+/// The configuration of a domain that has none of its own.
+pub const BASE_CONFIG: &str = "type = \"pvh\"\nmemory = 16\nvcpus = 1\ncmdline = \"\"\n";
+
+/// The configuration that an example or a guest of the clone starts from: its own beside its source, or that of all.
 pub fn base_config(workspace: &Path, name: &str) -> Result<String> {
-    let examples = workspace.join("examples");
-    let own = examples.join(format!("{name}.xl"));
-    let path = if own.is_file() { own } else { examples.join("hello.xl") };
-    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    let path = workspace.join("examples").join(format!("{name}.xl"));
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BASE_CONFIG.to_owned()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 /// The memory of a machine for a guest of this size.
@@ -267,19 +306,43 @@ fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
     }
 }
 
-/// Finds out whether NAME, ELF or DIR is meant, and builds what has to be built. A folder may bring
-/// a configuration along.
-fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
+/// What is run: the image, and for a folder its `.xl` file and its settings.
+struct Found {
+    image: Image,
+    base: Option<String>,
+    settings: Settings,
+}
+
+impl Found {
+    fn alone(image: Image) -> Self {
+        Self { image, base: None, settings: Settings::default() }
+    }
+}
+
+/// The `.xl` file of a project for its image, if there is one.
+fn own_config(folder: &Path, image: &Image) -> Result<Option<String>> {
+    let path = folder.join(format!("{}.xl", domain_name(image)));
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Finds out whether NAME, ELF or DIR is meant, and builds what has to be built.
+fn image(wanted: &Run) -> Result<Found> {
     let path = PathBuf::from(&wanted.what);
+    let flavour = wanted.flavour.unwrap_or(Flavour::Hardened);
     if path.join("Cargo.toml").is_file() {
-        let image = build::folder(&path, wanted.flavour)?;
-        let config = path.join(format!("{}.xl", domain_name(&image)));
-        let config = match fs::read_to_string(&config) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).with_context(|| format!("reading {}", config.display())),
+        let folder = fs::canonicalize(&path).with_context(|| format!("finding {}", path.display()))?;
+        let settings = match Project::find(&folder)?.package {
+            Some(package) => Settings::read(&package.settings).with_context(|| format!("package {}", package.name))?,
+            None => bail!("{} is a workspace of several packages: name the folder of one", path.display()),
         };
-        return Ok((image, config));
+        let by_settings = if settings.hardened { Flavour::Hardened } else { Flavour::Plain };
+        let image = build::folder(&folder, wanted.flavour.unwrap_or(by_settings))?;
+        let base = own_config(&folder, &image)?;
+        return Ok(Found { image, base, settings });
     }
     if path.is_dir() {
         bail!("{} is a folder without a Cargo.toml", path.display());
@@ -290,10 +353,10 @@ fn image(wanted: &Run) -> Result<(Image, Option<String>)> {
         let whole = path.with_extension("");
         let is_copy = path.extension().is_some_and(|ending| ending == "stripped") && whole.is_file();
         let elf = if is_copy { whole } else { path.clone() };
-        return Ok((Image { elf, stripped: path, size }, None));
+        return Ok(Found::alone(Image { elf, stripped: path, size }));
     }
     match wanted.what.to_str() {
-        Some(name) if !name.contains('/') => Ok((one_named(name, wanted.flavour)?, None)),
+        Some(name) if !name.contains('/') => Ok(Found::alone(one_named(name, flavour)?)),
         _ => bail!("there is no file {}", path.display()),
     }
 }
@@ -306,11 +369,11 @@ fn domain_name(image: &Image) -> String {
     if name.is_empty() { "guest".into() } else { name.into() }
 }
 
-fn without_xen(wanted: &Run, image: &Image, logs: &Path) -> Result<u8> {
+fn without_xen(wanted: &Run, cpu: Cpu, image: &Image, logs: &Path) -> Result<u8> {
     setup::qemu()?;
     let cmdline = wanted.cmdline.as_deref().unwrap_or_default();
     say!("starting it under QEMU without Xen");
-    let ended = smoke::without_xen(image, wanted.cpu, wanted.memory, cmdline, wanted.limit, logs)?;
+    let ended = smoke::without_xen(image, cpu, wanted.memory, cmdline, wanted.limit, logs)?;
     show(ended.serial.as_bytes());
     say!("debug port: {}", ended.debug_port.trim_end());
     Ok(0)

@@ -19,6 +19,8 @@ use cargo_xen::say;
 use cargo_xen::say::grouped;
 use cargo_xen::setup;
 
+use crate::cli::FuzzArgs;
+
 /// Cases of each target, unless told otherwise.
 pub const CASES: u64 = 1_000_000;
 /// Cases of each among all other tests.
@@ -43,19 +45,6 @@ const FLAGS: &str = "--cfg=fuzzing -Zsanitizer=address -Cpasses=sancov-module -C
 /// The memory of a domain lives as long as it runs, and is then freed whole: what was freed need not be kept apart.
 const CHECKS: &str = "detect_leaks=0:quarantine_size_mb=0:thread_local_quarantine_size_kb=0:\
                       detect_stack_use_after_return=0:malloc_context_size=0";
-
-/// What is asked for.
-#[derive(Debug, PartialEq)]
-pub struct Wanted {
-    /// Part of a target's name.
-    pub filter: String,
-    /// Cases of each.
-    pub cases: u64,
-    /// The seed; by the clock if there is none.
-    pub seed: Option<u32>,
-    /// One input, that of a failure for example, instead of all.
-    pub input: Option<PathBuf>,
-}
 
 /// The folder of the targets.
 pub fn folder() -> PathBuf {
@@ -153,7 +142,7 @@ pub fn any_seed() -> u32 {
 }
 
 /// `cargo xen fuzz`: gives the exit code.
-pub fn run(wanted: &Wanted) -> Result<u8> {
+pub fn run(wanted: &FuzzArgs) -> Result<u8> {
     if let Some(why) = missing() {
         bail!("{why}");
     }

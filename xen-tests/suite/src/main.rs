@@ -20,48 +20,31 @@ mod tiers;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use cargo_xen::{run, say, setup};
+use cargo_xen::{cli as common, run, say};
 
-use cli::Action;
-
-/// Something failed on the way, and has been said.
-const FAILED: u8 = 100;
-/// The command line makes no sense.
-const USAGE: u8 = 102;
+use cli::{Cli, Command, Tier};
 
 fn main() -> ExitCode {
-    let (action, verbose) = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            say!("{error:#}\n`cargo xen help` tells what there is");
-            return ExitCode::from(USAGE);
-        }
+    let cli: Cli = match common::parse(common::arguments()) {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
     };
-    if verbose {
+    if cli.verbose {
         say::set_verbose();
     }
-    match perform(action) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            say!("error: {error:#}");
-            ExitCode::from(FAILED)
-        }
-    }
+    common::exit(perform(cli.command))
 }
 
-fn perform(action: Action) -> Result<u8> {
-    match action {
-        Action::Help => {
-            print!("{}", cli::HELP);
-            Ok(0)
-        }
-        Action::Setup => setup::everything().map(|()| 0),
-        Action::Build(wanted) => run::build(&wanted).map(|()| 0),
-        Action::Run(wanted) => run::run(&wanted),
-        Action::Demo => run::demo(),
-        Action::Test(selection) => tiers::run(&selection),
-        Action::Bench => xen_bench::run().map(|()| 0),
-        Action::Sizes => sizes::run().map(|()| 0),
-        Action::Fuzz(wanted) => fuzz::run(&wanted),
+fn perform(command: Command) -> Result<u8> {
+    match command {
+        Command::Demo => run::demo(),
+        Command::Test(selection) => tiers::run(&selection, None),
+        Command::Smoke(selection) => tiers::run(&selection, Some(Tier::Smoke)),
+        Command::Domu(selection) => tiers::run(&selection, Some(Tier::Domu)),
+        Command::Common(common) => common.perform(),
+        Command::Build(wanted) => run::build(&wanted.wanted()).map(|()| 0),
+        Command::Bench => xen_bench::run().map(|()| 0),
+        Command::Sizes => sizes::run().map(|()| 0),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

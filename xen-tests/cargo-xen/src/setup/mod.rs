@@ -13,7 +13,7 @@ mod rust;
 use anyhow::{Result, bail};
 
 pub use root::Root;
-pub use rust::{cargo_hack, compiler, miri, nightly, sysroot, toolchain};
+pub use rust::{cargo_hack, compiler, host, miri, nightly, sysroot, toolchain};
 
 use crate::process;
 use crate::say;
@@ -84,6 +84,16 @@ pub fn cxx() -> bool {
 /// Makes sure that a version of Xen with its dom0 is in the cache.
 pub fn root(version: &'static Version) -> Result<Root> {
     root::ensure(version)
+}
+
+/// Parts of the Rust toolchain: name, whether it is there, and the command that adds it.
+pub fn rust_parts() -> Vec<(&'static str, bool, &'static str)> {
+    rust::parts()
+}
+
+/// Whether a version of Xen with its dom0 is in the cache.
+pub fn is_prepared(version: &Version) -> bool {
+    root::folder(version).is_ok_and(|folder| folder.is_dir())
 }
 
 /// `cargo xen setup`: all of it.

@@ -45,11 +45,16 @@ impl Root {
     }
 }
 
+/// Where a version's prepared system is, or will be.
+pub fn folder(version: &Version) -> Result<PathBuf> {
+    Ok(crate::paths::cache()?.join(format!("xen-{}-r{RECIPE}", version.xen)))
+}
+
 /// Gives the prepared system, making it when it is not there.
 pub fn ensure(version: &'static Version) -> Result<Root> {
     turn::take()?;
     let cache = crate::paths::cache()?;
-    let folder = cache.join(format!("xen-{}-r{RECIPE}", version.xen));
+    let folder = folder(version)?;
     if !folder.is_dir() {
         say!("Xen {}: preparing it once, in {}", version.xen, cache.display());
         make(version, &cache, &folder).with_context(|| format!("preparing Xen {}", version.xen))?;

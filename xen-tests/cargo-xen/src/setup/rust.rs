@@ -24,6 +24,27 @@ pub fn sysroot() -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8_lossy(&output).trim()))
 }
 
+/// The target of this machine, as `rustc` names it.
+pub fn host() -> Result<String> {
+    let mut command = process::command("rustc");
+    clean_environment(&mut command);
+    let output =
+        output_of(command.arg("-vV").current_dir(crate::paths::workspace())).context("asking rustc for its host")?;
+    let text = String::from_utf8_lossy(&output);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    Ok(host.to_owned())
+}
+
+/// The parts that [`ensure`] adds.
+pub fn parts() -> Vec<(&'static str, bool, &'static str)> {
+    let rustlib = sysroot().map(|sysroot| sysroot.join("lib/rustlib"));
+    let has = |part: &str| rustlib.as_ref().is_ok_and(|rustlib| rustlib.join(part).is_dir());
+    vec![
+        ("target x86_64-unknown-none", has("x86_64-unknown-none/lib"), "rustup target add x86_64-unknown-none"),
+        ("Rust's own sources, for hardened builds", has("src/rust/library/core"), "rustup component add rust-src"),
+    ]
+}
+
 /// Adds the target, and for hardened builds the sources of `core`, when they are missing.
 pub fn ensure(hardened: bool) -> Result<()> {
     let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);

@@ -117,11 +117,11 @@ impl Suite<'_> {
 }
 
 /// `cargo xen test`, `smoke` and `domu`: gives the exit code.
-pub fn run(selection: &Selection) -> Result<u8> {
+pub fn run(selection: &Selection, only: Option<Tier>) -> Result<u8> {
     let start = Instant::now();
     let logs = paths::new_logs("test")?;
     let new = || Suite { selection, report: Report::default(), logs: logs.clone(), images: Images::new() };
-    let wanted = |tier| selection.tier.is_none_or(|only| only == tier);
+    let wanted = |tier| only.is_none_or(|only| only == tier);
     let (mut suite, mut beside) = (new(), new());
     thread::scope(|scope| {
         if wanted(Tier::Host) {
