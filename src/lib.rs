@@ -41,6 +41,9 @@ pub mod xenstore;
 
 pub mod xenbus;
 
+#[cfg(feature = "net")]
+pub mod net;
+
 #[cfg(any(target_os = "none", test))]
 mod crash;
 #[cfg(feature = "getrandom")]
