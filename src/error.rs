@@ -34,6 +34,9 @@ pub enum Error {
     Watchdog(lifecycle::WatchdogError),
     /// Random numbers are not available.
     Random(random::Error),
+    /// An operation on a network interface failed.
+    #[cfg(feature = "net")]
+    Network(crate::net::Error),
 }
 
 /// A result with this crate's error.
@@ -53,6 +56,8 @@ impl fmt::Display for Error {
             Self::Suspend(error) => error.fmt(f),
             Self::Watchdog(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
+            #[cfg(feature = "net")]
+            Self::Network(error) => error.fmt(f),
         }
     }
 }
@@ -71,6 +76,8 @@ impl core::error::Error for Error {
             Self::Suspend(error) => error.source(),
             Self::Watchdog(error) => error.source(),
             Self::Random(error) => error.source(),
+            #[cfg(feature = "net")]
+            Self::Network(error) => error.source(),
         }
     }
 }
@@ -90,6 +97,13 @@ impl From<memory::Error> for Error {
 impl From<memory::Violation> for Error {
     fn from(violation: memory::Violation) -> Self {
         Self::SelfCheck(violation)
+    }
+}
+
+#[cfg(feature = "net")]
+impl From<crate::net::Error> for Error {
+    fn from(error: crate::net::Error) -> Self {
+        Self::Network(error)
     }
 }
 

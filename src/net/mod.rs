@@ -1,5 +1,16 @@
-//! Network interfaces of Xen (vif).
+//! Network interfaces of Xen (vif): the front end that a back end in another domain serves.
 //!
-//! [`protocol`] has the layouts, flags and checks of the wire between the two ends, without any I/O.
+//! [`open`] opens an interface and gives its task, which is to be run, and its two halves: a [`Receiver`], which lends
+//! received frames in place, and a [`Transmitter`], which sends frames from buffers that are granted once. Neither allocates per
+//! frame, and the back end is notified once for each turn of the main loop at most.
+//!
+//! Whatever the back end sends is checked. A violation of the [`protocol`] closes the interface with an error, and nothing else.
 
+mod error;
+mod frontend;
 pub mod protocol;
+
+pub use error::Error;
+pub use frontend::{
+    Checksum, Config, Frame, Handle, Interface, Link, Metadata, Receiver, Statistics, Transmitter, TxChecksum, open,
+};

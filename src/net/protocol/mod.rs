@@ -13,7 +13,7 @@ mod transmit;
 
 pub use ethernet::{MacAddress, ParseMacError};
 pub use extra::{Extra, Segmentation, SegmentationKind};
-pub use receive::{Assembler, Move, Packet, Piece, Progress, RxFlags, RxRequest, RxResponse, Violation};
+pub use receive::{Assembler, Move, Packet, Piece, RxFlags, RxRequest, RxResponse, Violation};
 pub use transmit::{TxFlags, TxRequest, TxResponse, TxStatus};
 
 /// Bytes of a page, which no slot crosses.

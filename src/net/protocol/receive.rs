@@ -9,7 +9,7 @@ use core::fmt;
 use bitflags::bitflags;
 use heapless::Vec;
 
-use super::{Extra, MAX_EXTRAS, MAX_RX_BYTES, MAX_RX_SLOTS, MIN_BYTES, PAGE, Segmentation};
+use super::{Extra, MAX_EXTRAS, MAX_RX_SLOTS, MIN_BYTES, PAGE, Segmentation};
 
 bitflags! {
     /// Flags of a received slot. Bits 0 and 1 mean the opposite on the transmit ring.
@@ -177,6 +177,11 @@ pub struct Packet {
 }
 
 impl Packet {
+    const fn new() -> Self {
+        let (first, slots, flags) = (0, 0, RxFlags::empty());
+        Self { first, slots, flags, segmentation: None, failed: false, len: 0, pieces: Vec::new() }
+    }
+
     /// Its pieces, in order. None has failed if the packet has not.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
@@ -184,7 +189,7 @@ impl Packet {
     }
 
     /// Has the bytes of a packet that has not failed copied until they are one slice, and returns its offset in an area of
-    /// this many slots with room for [`MAX_RX_BYTES`] behind them. Each copy may overlap itself, and they are to be made in this order.
+    /// this many slots with room for the largest packet behind them. Each copy may overlap itself, and they are to be made in this order.
     ///
     /// Only pages of the packet's slots and those behind the last slot are written.
     pub fn gather(&self, area_slots: usize, mut copy: impl FnMut(Move)) -> usize {
@@ -248,15 +253,6 @@ fn gather_run(pieces: &[Piece], anchor: usize, copy: &mut impl FnMut(Move)) -> u
     start
 }
 
-/// Whether a packet is complete.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Progress {
-    /// Its next slot is to be taken.
-    More,
-    /// It is complete.
-    Done(Packet),
-}
-
 /// What the next slot of a packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expect {
@@ -270,6 +266,8 @@ enum Expect {
 pub struct Assembler {
     /// Slots of the area: a power of two.
     slots: usize,
+    /// The most bytes of a packet.
+    most: usize,
     expect: Expect,
     /// More data follow the extra infos.
     more: bool,
@@ -279,20 +277,22 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Puts packets together in an area of this many slots, which are a power of two and more than a packet can have.
+    /// Puts packets of up to `most` bytes together in an area of this many slots, which are a power of two and more than a packet
+    /// can have.
     ///
     /// # Panics
     ///
     /// If they are not.
     #[must_use]
-    pub const fn new(slots: usize) -> Self {
+    pub const fn new(slots: usize, most: usize) -> Self {
         assert!(slots.is_power_of_two() && slots > MAX_RX_SLOTS + MAX_EXTRAS, "a packet fits into the area");
-        Self { slots, expect: Expect::First, more: false, extras: Vec::new(), packet: Self::empty(0) }
+        Self { slots, most, expect: Expect::First, more: false, extras: Vec::new(), packet: Packet::new() }
     }
 
-    const fn empty(first: usize) -> Packet {
-        let flags = RxFlags::empty();
-        Packet { first, slots: 0, flags, segmentation: None, failed: false, len: 0, pieces: Vec::new() }
+    /// The packet whose last slot was taken last.
+    #[must_use]
+    pub const fn packet(&self) -> &Packet {
+        &self.packet
     }
 
     /// Returns true between packets: no further slot is expected.
@@ -301,15 +301,19 @@ impl Assembler {
         self.expect == Expect::First
     }
 
-    /// Takes the slot with this number: the number of the request it answers.
+    /// Takes the slot with this number: the number of the request it answers. Returns true if it is the last of its
+    /// [`packet`](Self::packet).
     ///
     /// # Errors
     ///
     /// The connection is to be closed after each.
-    pub fn slot(&mut self, slot: usize, bytes: &[u8; 8]) -> Result<Progress, Violation> {
+    pub fn slot(&mut self, slot: usize, bytes: &[u8; 8]) -> Result<bool, Violation> {
         let slot = slot % self.slots;
         if self.expect == Expect::First {
-            self.packet = Self::empty(slot);
+            let packet = &mut self.packet;
+            (packet.first, packet.slots, packet.len) = (slot, 0, 0);
+            (packet.segmentation, packet.failed) = (None, false);
+            packet.pieces.clear();
             self.extras.clear();
         }
         self.packet.slots += 1;
@@ -319,10 +323,10 @@ impl Assembler {
             self.data(slot, RxResponse::decode(bytes))?
         }
         if self.expect != Expect::First {
-            return Ok(Progress::More);
+            return Ok(false);
         }
         self.packet.failed |= self.packet.len < MIN_BYTES;
-        Ok(Progress::Done(core::mem::replace(&mut self.packet, Self::empty(0))))
+        Ok(true)
     }
 
     fn data(&mut self, slot: usize, response: RxResponse) -> Result<(), Violation> {
@@ -339,7 +343,7 @@ impl Assembler {
                 }
                 self.packet.len += len;
                 let piece = Piece { start: slot * PAGE + offset, len };
-                if self.packet.len > MAX_RX_BYTES || self.packet.pieces.push(piece).is_err() {
+                if self.packet.len > self.most || self.packet.pieces.push(piece).is_err() {
                     return Err(Violation::TooLarge);
                 }
             }

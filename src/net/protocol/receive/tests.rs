@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use super::super::MAX_RX_BYTES;
 use super::*;
 
 /// A packet as a back end may send it: pieces by offset and length, and how many extra infos.
@@ -31,15 +32,11 @@ fn feed(
     extras: usize,
 ) -> Result<Packet, Violation> {
     let mut slot = first;
-    let mut done = None;
+    let mut done = false;
     let mut step = |bytes: &dyn Fn(usize) -> [u8; 8]| {
         let at = slot % slots;
         slot += 1;
-        match assembler.slot(at, &bytes(at)) {
-            Ok(Progress::Done(packet)) => done = Some(packet),
-            Ok(Progress::More) => {}
-            Err(violation) => return Err(violation),
-        }
+        done = assembler.slot(at, &bytes(at))?;
         Ok(())
     };
     for (index, &(offset, len)) in pieces.iter().enumerate() {
@@ -55,7 +52,8 @@ fn feed(
             })?;
         }
     }
-    Ok(done.expect("a complete packet"))
+    assert!(done, "a complete packet");
+    Ok(assembler.packet().clone())
 }
 
 proptest! {
@@ -64,7 +62,7 @@ proptest! {
     #[test]
     fn any_packet_becomes_one_slice((slots, first, pieces, extras) in shapes()) {
         let total: usize = pieces.iter().map(|&(_, len)| usize::from(len)).sum();
-        let mut assembler = Assembler::new(slots);
+        let mut assembler = Assembler::new(slots, MAX_RX_BYTES);
         let result = feed(&mut assembler, slots, first, &pieces, extras);
         if total > MAX_RX_BYTES {
             prop_assert_eq!(result, Err(Violation::TooLarge));
@@ -99,17 +97,18 @@ proptest! {
 
     #[test]
     fn any_slots_are_judged(slots in prop::collection::vec((any::<[u8; 8]>(), any::<bool>()), 1..60)) {
-        let mut assembler = Assembler::new(32);
+        let mut assembler = Assembler::new(32, MAX_RX_BYTES);
         for (number, (mut bytes, own_id)) in slots.into_iter().enumerate() {
             if own_id {
                 bytes[..2].copy_from_slice(&((number % 32) as u16).to_le_bytes());
             }
             match assembler.slot(number, &bytes) {
-                Ok(Progress::Done(packet)) => {
+                Ok(true) => {
+                    let packet = assembler.packet();
                     prop_assert!(packet.len <= MAX_RX_BYTES && packet.slots <= MAX_RX_SLOTS + MAX_EXTRAS);
                     packet.gather(32, |copy| assert!(copy.to + copy.len <= (32 + 17) * PAGE));
                 }
-                Ok(Progress::More) => {}
+                Ok(false) => {}
                 Err(_) => break,
             }
         }
@@ -120,7 +119,7 @@ proptest! {
 #[test]
 fn extra_behind_first_page_costs_one_page() {
     let moves = |first| {
-        let mut assembler = Assembler::new(256);
+        let mut assembler = Assembler::new(256, MAX_RX_BYTES);
         let packet = feed(&mut assembler, 256, first, &[(0, 4096), (0, 4096), (0, 4096), (0, 100)], 1).unwrap();
         let mut moves = Vec::new();
         let start = packet.gather(256, |copy| moves.push(copy));
@@ -136,8 +135,8 @@ fn extra_behind_first_page_costs_one_page() {
 
 #[test]
 fn xsa448_zero_length_piece_drops_the_packet() {
-    let mut assembler = Assembler::new(32);
-    assert_eq!(assembler.slot(0, &response(0, 0, 100, RxFlags::MORE_DATA)), Ok(Progress::More));
+    let mut assembler = Assembler::new(32, MAX_RX_BYTES);
+    assert_eq!(assembler.slot(0, &response(0, 0, 100, RxFlags::MORE_DATA)), Ok(false));
     let Ok(Progress::Done(packet)) = assembler.slot(1, &response(1, 0, 0, RxFlags::empty())) else {
         panic!("complete")
     };
@@ -146,9 +145,9 @@ fn xsa448_zero_length_piece_drops_the_packet() {
 
 #[test]
 fn packet_with_one_failed_piece_is_dropped() {
-    let mut assembler = Assembler::new(32);
-    assert_eq!(assembler.slot(5, &response(5, 0, 4096, RxFlags::MORE_DATA)), Ok(Progress::More));
-    assert_eq!(assembler.slot(6, &response(6, 9999, -1, RxFlags::MORE_DATA)), Ok(Progress::More));
+    let mut assembler = Assembler::new(32, MAX_RX_BYTES);
+    assert_eq!(assembler.slot(5, &response(5, 0, 4096, RxFlags::MORE_DATA)), Ok(false));
+    assert_eq!(assembler.slot(6, &response(6, 9999, -1, RxFlags::MORE_DATA)), Ok(false));
     let Ok(Progress::Done(packet)) = assembler.slot(7, &response(7, 0, 9, RxFlags::empty())) else {
         panic!("complete")
     };
@@ -157,7 +156,7 @@ fn packet_with_one_failed_piece_is_dropped() {
 
 #[test]
 fn violations_are_named() {
-    let first = |bytes: [u8; 8]| Assembler::new(32).slot(3, &bytes);
+    let first = |bytes: [u8; 8]| Assembler::new(32, MAX_RX_BYTES).slot(3, &bytes);
     assert_eq!(first(response(4, 0, 60, RxFlags::empty())), Err(Violation::WrongId(3, 4)));
     assert_eq!(first(response(3, 4090, 7, RxFlags::empty())), Err(Violation::BeyondPage(4090, 7)));
     assert_eq!(first(response(3, 0, 4097, RxFlags::empty())), Err(Violation::BeyondPage(0, 4097)));
@@ -168,15 +167,15 @@ fn violations_are_named() {
     for bad in
         [[0; 8], [2, 0, 0, 0, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0], [1, 0, 9, 0, 3, 0, 0, 0]]
     {
-        let mut assembler = Assembler::new(32);
+        let mut assembler = Assembler::new(32, MAX_RX_BYTES);
         assembler.slot(0, &response(0, 0, 60, RxFlags::EXTRA_INFO)).unwrap();
         assert_eq!(assembler.slot(1, &bad), Err(Violation::BadExtra(bad[0])));
     }
-    let mut assembler = Assembler::new(32);
+    let mut assembler = Assembler::new(32, MAX_RX_BYTES);
     assembler.slot(0, &response(0, 0, 60, RxFlags::EXTRA_INFO)).unwrap();
     assembler.slot(1, &EXTRAS[1]).unwrap();
     assert_eq!(assembler.slot(2, &EXTRAS[1]), Err(Violation::BadExtra(4)), "twice");
-    let mut assembler = Assembler::new(32);
+    let mut assembler = Assembler::new(32, MAX_RX_BYTES);
     let endless = (0..40).map(|slot| assembler.slot(slot, &response(slot % 32, 0, -1, RxFlags::MORE_DATA)));
     assert_eq!(endless.last(), Some(Err(Violation::TooLarge)));
 }

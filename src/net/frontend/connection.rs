@@ -1,0 +1,78 @@
+//! What belongs to one connection: its ports, and what the back end offers.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::future::Future;
+use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::shared::Shared;
+use crate::eventchn::Port;
+
+/// What the back end takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Offer {
+    /// Frames of several slots.
+    pub(super) scatter: bool,
+    /// Frames of TCP over IPv4, and IPv6, that it divides.
+    pub(super) segmentation: [bool; 2],
+    /// Blank checksums over IPv6.
+    pub(super) ipv6_checksum: bool,
+}
+
+/// One half of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    Receive = 0,
+    Transmit = 1,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    receive: Port,
+    /// None if the back end wants one port for both.
+    transmit: Option<Port>,
+    pub(super) offer: Offer,
+    /// A half has found responses since it waited last.
+    found: [AtomicBool; 2],
+}
+
+/// The wait of a half for events, through a whole connection. It ends when no more can come.
+pub(super) type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Connection {
+    pub(super) fn new(receive: Port, transmit: Option<Port>, offer: Offer) -> Self {
+        Self { receive, transmit, offer, found: Default::default() }
+    }
+
+    pub(super) fn port(&self, side: Side) -> &Port {
+        self.transmit.as_ref().filter(|_| side == Side::Transmit).unwrap_or(&self.receive)
+    }
+
+    /// Notifies the back end of whatever is in the rings.
+    pub(super) fn notify_all(&self) {
+        // They fail after a resume, when there is nobody to tell.
+        let _ = self.receive.notify();
+        let _ = self.transmit.as_ref().map(Port::notify);
+    }
+
+    /// Notes that a half has found something.
+    pub(super) fn found(&self, side: Side) {
+        self.found[side as usize].store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for events as long as it is polled, at the pace that the back end is allowed.
+    ///
+    /// It is polled when the ring was found empty, and then the ring is looked at again: an event before the first poll may
+    /// be counted as seen by it. What the ring had since the last poll is what the last event has brought.
+    pub(super) fn wait(self: &Arc<Self>, side: Side, shared: &Arc<Shared>) -> Wait {
+        let (connection, shared) = (Arc::clone(self), Arc::clone(shared));
+        Box::pin(async move {
+            let found = || connection.found[side as usize].swap(false, Ordering::Relaxed).then_some(());
+            while connection.port(side).until(found).await.is_ok() {
+                shared.counters.wake_ups.add(1);
+            }
+        })
+    }
+}
