@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Context;
 
 use super::shared::Shared;
 use crate::eventchn::Port;
@@ -39,7 +40,43 @@ pub(super) struct Connection {
 }
 
 /// The wait of a half for events, through a whole connection. It ends when no more can come.
-pub(super) type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection, as one half uses it.
+pub(super) struct Live {
+    pub(super) connection: Arc<Connection>,
+    side: Side,
+    /// Made once for a connection. None when no more events can come.
+    wait: Option<Wait>,
+}
+
+impl Live {
+    pub(super) fn new(connection: &Arc<Connection>, side: Side, shared: &Arc<Shared>) -> Self {
+        let wait = connection.wait(side, shared);
+        Self { connection: Arc::clone(connection), side, wait: Some(wait) }
+    }
+
+    /// Notes that the half has found something.
+    pub(super) fn found(&self) {
+        self.connection.found[self.side as usize].store(true, Ordering::Relaxed);
+    }
+
+    /// Has the task woken by the next event.
+    pub(super) fn poll_wait(&mut self, context: &mut Context<'_>) {
+        if let Some(wait) = &mut self.wait
+            && wait.as_mut().poll(context).is_ready()
+        {
+            // After a resume: the task of the interface follows.
+            self.wait = None;
+        }
+    }
+}
+
+impl core::fmt::Debug for Live {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Live").field("side", &self.side).finish_non_exhaustive()
+    }
+}
 
 impl Connection {
     pub(super) fn new(receive: Port, transmit: Option<Port>, offer: Offer) -> Self {
@@ -57,21 +94,19 @@ impl Connection {
         let _ = self.transmit.as_ref().map(Port::notify);
     }
 
-    /// Notes that a half has found something.
-    pub(super) fn found(&self, side: Side) {
-        self.found[side as usize].store(true, Ordering::Relaxed);
-    }
-
     /// Waits for events as long as it is polled, at the pace that the back end is allowed.
     ///
     /// It is polled when the ring was found empty, and then the ring is looked at again: an event before the first poll may
     /// be counted as seen by it. What the ring had since the last poll is what the last event has brought.
-    pub(super) fn wait(self: &Arc<Self>, side: Side, shared: &Arc<Shared>) -> Wait {
-        let (connection, shared) = (Arc::clone(self), Arc::clone(shared));
+    fn wait(self: &Arc<Self>, side: Side, shared: &Arc<Shared>) -> Wait {
+        // The parts of a connection lie in what is shared between calls: this must not keep that alive.
+        let (connection, shared) = (Arc::clone(self), Arc::downgrade(shared));
         Box::pin(async move {
             let found = || connection.found[side as usize].swap(false, Ordering::Relaxed).then_some(());
             while connection.port(side).until(found).await.is_ok() {
-                shared.counters.wake_ups.add(1);
+                if let Some(shared) = shared.upgrade() {
+                    shared.counters.wake_ups.add(1);
+                }
             }
         })
     }

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::config::{Config, HALF_PAGE, RUN_PAGES};
+use super::connection::Live;
 use super::receive::Lent;
 use crate::abi::xen::DomainId;
 use crate::gnttab::{self, Granted, ReadOnly, ReadWrite, Reference, Revocable};
@@ -20,6 +21,8 @@ pub(super) struct Rx {
     pub(super) assembler: Assembler,
     /// The packet that the consumer has, or whose guard it has forgotten.
     pub(super) lent: Option<Lent>,
+    /// The connection, while there is one.
+    pub(super) live: Option<Live>,
 }
 
 /// The transmit ring and its buffers.
@@ -39,6 +42,8 @@ pub(super) struct Tx {
     pub(super) run_slots: Vec<u8>,
     /// Extra-info slots in flight.
     pub(super) extras: u32,
+    /// The connection, while there is one.
+    pub(super) live: Option<Live>,
 }
 
 /// Memory without a peer.
@@ -90,7 +95,7 @@ fn assemble(
     // Nobody waits for it yet.
     let _ = ring.publish();
     let assembler = Assembler::new(slots, config.most_received());
-    let rx = Rx { ring, area, assembler, lent: None };
+    let rx = Rx { ring, area, assembler, lent: None, live: None };
     let mut references = alloc::vec![Reference(0); pool.count()];
     let _ = pool.copy_references(&mut references);
     let tx = Tx {
@@ -102,6 +107,7 @@ fn assemble(
         in_flight: alloc::vec![false; config.half_pages + config.runs * RUN_PAGES],
         run_slots: alloc::vec![0; config.runs],
         extras: 0,
+        live: None,
     };
     Ok((Box::new(rx), Box::new(tx)))
 }
@@ -123,7 +129,9 @@ impl Store {
 
     /// Takes back what a connection had.
     pub(super) fn give_back(&mut self, rx: Option<Box<Rx>>, tx: Option<Box<Tx>>) {
-        if let (Some(rx), Some(tx)) = (rx, tx) {
+        if let (Some(mut rx), Some(mut tx)) = (rx, tx) {
+            // With them go the ports of the connection.
+            (rx.live, tx.live) = (None, None);
             self.granted = Some((rx, tx));
         }
     }

@@ -9,7 +9,7 @@ use core::future::poll_fn;
 use core::ops::Range;
 use core::task::{Context, Poll};
 
-use super::connection::{Connection, Side, Wait};
+use super::connection::{Live, Side};
 use super::memory::Rx;
 use super::shared::{Handle, Shared};
 use crate::gnttab;
@@ -50,27 +50,16 @@ pub(super) struct Lent {
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
-    epoch: u32,
     verify: bool,
-    held: Option<(Box<Rx>, Arc<Connection>)>,
-    wait: WaitSlot,
-}
-
-/// A wait that is made once for a connection.
-#[derive(Default)]
-pub(super) struct WaitSlot(pub(super) Option<Wait>);
-
-impl core::fmt::Debug for WaitSlot {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_tuple("Wait").field(&self.0.is_some()).finish()
-    }
+    /// Checked out, during a call and while a packet is lent.
+    held: Option<Box<Rx>>,
+    /// The packet that is lent was not handed out yet.
+    peeked: bool,
 }
 
 impl Receiver {
     pub(super) fn new(shared: Arc<Shared>, verify: bool) -> Self {
-        // One behind, so that the first call looks.
-        let epoch = shared.epoch().wrapping_sub(1);
-        Self { shared, epoch, verify, held: None, wait: WaitSlot::default() }
+        Self { shared, verify, held: None, peeked: false }
     }
 
     /// A view of the interface.
@@ -99,8 +88,7 @@ impl Receiver {
     ///
     /// Why the interface has ended.
     pub fn try_receive(&mut self) -> Result<Option<Frame<'_>>, Error> {
-        self.sync()?;
-        Ok(if self.next()? { self.frame() } else { None })
+        Ok(if self.peek()? { self.frame() } else { None })
     }
 
     /// Receives a frame, or has the task woken when there is one or the link changes.
@@ -116,28 +104,37 @@ impl Receiver {
         }
     }
 
-    /// Follows what the task of the interface has done.
-    fn sync(&mut self) -> Result<(), Error> {
-        let epoch = self.shared.epoch();
-        if epoch != self.epoch {
-            self.epoch = epoch;
+    /// Begins a call: checks the ring out, unless a packet is lent.
+    fn enter(&mut self) -> Result<(), Error> {
+        if self.held.is_some() && self.shared.has_ended() {
             self.give_back();
-            self.wait.0 = None;
-            self.shared.exchange(&mut self.held, false);
-            if let Some((_, connection)) = &self.held {
-                self.wait.0 = Some(connection.wait(Side::Receive, &self.shared));
-            } else if let Some(error) = self.shared.ended() {
-                // The next call says so again.
-                self.epoch = epoch.wrapping_sub(1);
-                return Err(error);
-            }
+            self.leave();
+        }
+        if self.held.is_none() {
+            self.held = self.shared.check_out()?;
         }
         Ok(())
     }
 
-    pub(in crate::net) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.sync()?;
+    /// Ends a call: checks the ring in, unless a packet is lent.
+    fn leave(&mut self) {
+        if let Some(rx) = self.held.take_if(|rx| rx.lent.is_none()) {
+            self.shared.check_in(rx);
+        }
+    }
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.register(Side::Receive, context);
+        self.enter()?;
+        let ready = self.poll_ring(context);
+        self.leave();
+        ready
+    }
+
+    fn poll_ring(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.peeked {
+            return Poll::Ready(Ok(()));
+        }
         let mut drops = 0;
         loop {
             match self.take_packet()? {
@@ -152,12 +149,9 @@ impl Receiver {
                 }
                 None => {}
             }
-            let Some((rx, _)) = &mut self.held else { return Poll::Pending };
-            if let Some(wait) = &mut self.wait.0
-                && wait.as_mut().poll(context).is_ready()
-            {
-                // After a resume: the task follows.
-                self.wait.0 = None;
+            let Some(rx) = &mut self.held else { return Poll::Pending };
+            if let Some(live) = &mut rx.live {
+                live.poll_wait(context);
             }
             // What came before the wait saw an event.
             match rx.ring.request_notification(1) {
@@ -168,8 +162,28 @@ impl Receiver {
         }
     }
 
+    /// Makes the next packet the one that [`frame`](Self::frame) hands out; says whether there is one. It stays so until it is
+    /// handed out.
+    pub(in crate::net) fn peek(&mut self) -> Result<bool, Error> {
+        self.enter()?;
+        let next = self.next();
+        self.peeked = next == Ok(true);
+        self.leave();
+        next
+    }
+
+    /// The same, or has the task woken when there is one or the link changes.
+    pub(in crate::net) fn poll_peek(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let ready = self.poll_ready(context);
+        self.peeked = ready == Poll::Ready(Ok(()));
+        ready
+    }
+
     /// Takes the next packet that is to be lent; says whether there is one.
     fn next(&mut self) -> Result<bool, Error> {
+        if self.peeked {
+            return Ok(true);
+        }
         for _ in 0..DROPS_IN_A_POLL {
             match self.take_packet()? {
                 Some(false) => {}
@@ -182,10 +196,10 @@ impl Receiver {
     /// Takes the next packet: true if it is lent, false if it was dropped.
     fn take_packet(&mut self) -> Result<Option<bool>, Error> {
         self.give_back();
-        let Some((rx, connection)) = &mut self.held else { return Ok(None) };
+        let Some(rx) = &mut self.held else { return Ok(None) };
         match rx.take_packet() {
             Ok(true) => {
-                connection.found(Side::Receive);
+                rx.live.iter().for_each(Live::found);
                 let lent = rx.lend(&self.shared, self.verify);
                 rx.lent = Some(lent);
                 let lend = rx.lent.as_ref().is_some_and(|lent| !lent.range.is_empty());
@@ -207,7 +221,8 @@ impl Receiver {
 
     /// Gives the packet that was lent last back.
     fn give_back(&mut self) {
-        let Some((rx, _)) = &mut self.held else { return };
+        self.peeked = false;
+        let Some(rx) = &mut self.held else { return };
         if rx.lent.is_some() && rx.give_back() {
             self.shared.notify(Side::Receive);
         }
@@ -215,7 +230,8 @@ impl Receiver {
 
     pub(in crate::net) fn frame(&mut self) -> Option<Frame<'_>> {
         let held = self.held.as_ref()?;
-        held.0.lent.as_ref()?;
+        held.lent.as_ref()?;
+        self.peeked = false;
         Some(Frame { receiver: self })
     }
 }
@@ -223,7 +239,7 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.give_back();
-        self.shared.exchange(&mut self.held, true);
+        self.leave();
     }
 }
 
@@ -327,7 +343,7 @@ pub struct Frame<'a> {
 
 impl Frame<'_> {
     fn lent(&self) -> Option<(&Rx, &Lent)> {
-        let (rx, _) = self.receiver.held.as_ref()?;
+        let rx = self.receiver.held.as_deref()?;
         Some((rx, rx.lent.as_ref()?))
     }
 
@@ -340,9 +356,14 @@ impl Frame<'_> {
     /// The frame, to be changed in place. It is zeroed before the pages go back to the back end, which can read them then.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let Some((rx, _)) = self.receiver.held.as_mut() else { return &mut [] };
+        self.bytes_mut_zeroed(true)
+    }
+
+    /// The same, and whether it is zeroed.
+    pub(in crate::net) fn bytes_mut_zeroed(&mut self, zero: bool) -> &mut [u8] {
+        let Some(rx) = self.receiver.held.as_mut() else { return &mut [] };
         let Some(lent) = rx.lent.as_mut() else { return &mut [] };
-        lent.written = true;
+        lent.written |= zero;
         rx.area.bytes_mut(lent.range.clone()).unwrap_or(&mut [])
     }
 
@@ -362,5 +383,6 @@ impl Frame<'_> {
 impl Drop for Frame<'_> {
     fn drop(&mut self) {
         self.receiver.give_back();
+        self.receiver.leave();
     }
 }

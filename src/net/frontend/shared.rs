@@ -1,7 +1,8 @@
 //! What the task of an interface, its two halves and its handles share.
 //!
-//! A half owns the rings and buffers that it uses, so that moving frames takes no lock. They change hands when a connection
-//! begins or ends: the `epoch` tells a half to look, which is an atomic load at each call.
+//! The rings and buffers of a half lie here between its calls, so that the task can take them when the connection ends,
+//! whether or not the half is called again. A call checks them out, and no lock is held while frames are moved. What is checked out
+//! for longer is a packet that the consumer has.
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -10,7 +11,7 @@ use core::future::poll_fn;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
 
-use super::connection::{Connection, Offer, Side};
+use super::connection::{Connection, Live, Side};
 use super::memory::{Rx, Tx};
 use super::statistics::{Counters, Statistics};
 use crate::executor;
@@ -27,33 +28,12 @@ pub enum Link {
     Down,
 }
 
-/// Something that is the task's between connections and a half's during one.
-#[derive(Debug)]
-pub(super) enum Handoff<T> {
-    /// The half has it, or nobody yet.
-    Away,
-    /// For the half.
-    Ready(Box<T>),
-    /// For the task.
-    Back(Box<T>),
-}
-
-impl<T> Handoff<T> {
-    /// Takes what the task may have: also what the half has never fetched.
-    fn reclaim(&mut self) -> Option<Box<T>> {
-        match core::mem::replace(self, Self::Away) {
-            Self::Away => None,
-            Self::Ready(value) | Self::Back(value) => Some(value),
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Inner {
     link: Link,
-    offer: Offer,
-    rx: Handoff<Rx>,
-    tx: Handoff<Tx>,
+    /// Unless they are checked out, or there is no connection.
+    rx: Option<Box<Rx>>,
+    tx: Option<Box<Tx>>,
     connection: Option<Arc<Connection>>,
     /// How the back end broke the protocol.
     violation: Option<Violation>,
@@ -66,7 +46,6 @@ pub(super) struct Inner {
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    epoch: AtomicU32,
     /// Bits of the sides whose port is to be notified at the end of the turn.
     notify: AtomicU32,
     pub(super) counters: Counters,
@@ -75,19 +54,19 @@ pub(super) struct Shared {
     inner: Mutex<Inner>,
 }
 
-/// The place where a part changes hands.
+/// The place of a part.
 pub(super) trait Place<T> {
-    fn place(&mut self) -> &mut Handoff<T>;
+    fn place(&mut self) -> &mut Option<Box<T>>;
 }
 
 impl Place<Rx> for Inner {
-    fn place(&mut self) -> &mut Handoff<Rx> {
+    fn place(&mut self) -> &mut Option<Box<Rx>> {
         &mut self.rx
     }
 }
 
 impl Place<Tx> for Inner {
-    fn place(&mut self) -> &mut Handoff<Tx> {
+    fn place(&mut self) -> &mut Option<Box<Tx>> {
         &mut self.tx
     }
 }
@@ -95,16 +74,14 @@ impl Place<Tx> for Inner {
 impl Shared {
     pub(super) fn new(mac: MacAddress, mtu: Option<u16>) -> Arc<Self> {
         let shared = Arc::new(Self {
-            epoch: AtomicU32::new(0),
             notify: AtomicU32::new(0),
             counters: Counters::default(),
             mac,
             mtu,
             inner: Mutex::new(Inner {
                 link: Link::Down,
-                offer: Offer::default(),
-                rx: Handoff::Away,
-                tx: Handoff::Away,
+                rx: None,
+                tx: None,
                 connection: None,
                 violation: None,
                 end: None,
@@ -145,23 +122,15 @@ impl Shared {
         self.notify.store(self.notify.load(Ordering::Relaxed) | 1 << side as u32, Ordering::Relaxed);
     }
 
-    #[inline]
-    pub(super) fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// Why the interface has ended, if it has.
-    pub(super) fn ended(&self) -> Option<Error> {
-        self.inner.lock().end.clone()
-    }
-
     /// Begins a connection: the halves get their parts.
-    pub(super) fn begin(&self, connection: Connection, rx: Box<Rx>, tx: Box<Tx>) {
+    pub(super) fn begin(self: &Arc<Self>, connection: Connection, mut rx: Box<Rx>, mut tx: Box<Tx>) {
         self.counters.connections.add(1);
+        let connection = Arc::new(connection);
+        rx.live = Some(Live::new(&connection, Side::Receive, self));
+        tx.live = Some(Live::new(&connection, Side::Transmit, self));
         self.change(|inner| {
-            inner.offer = connection.offer;
-            inner.connection = Some(Arc::new(connection));
-            (inner.rx, inner.tx) = (Handoff::Ready(rx), Handoff::Ready(tx));
+            inner.connection = Some(connection);
+            (inner.rx, inner.tx) = (Some(rx), Some(tx));
             inner.link = Link::Up;
         });
     }
@@ -176,30 +145,32 @@ impl Shared {
 
     /// Ends the interface.
     pub(super) fn end(&self, error: Error) {
+        let mut parts = (None, None);
         self.change(|inner| {
             inner.connection = None;
             inner.link = Link::Down;
             inner.end.get_or_insert(error);
+            parts = (inner.rx.take(), inner.tx.take());
         });
+        drop(parts);
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
         let mut inner = self.inner.lock();
         change(&mut inner);
-        self.epoch.fetch_add(1, Ordering::Relaxed);
         let wakers = core::mem::take(&mut inner.wakers);
         let watchers = core::mem::take(&mut inner.watchers);
         drop(inner);
         wakers.into_iter().flatten().chain(watchers).for_each(Waker::wake);
     }
 
-    /// Waits until both halves have given their parts back, as far as they ever had them.
+    /// Takes the parts of a connection that has ended, as soon as no consumer has a packet.
     pub(super) async fn collect(&self, had: bool) -> (Option<Box<Rx>>, Option<Box<Tx>>) {
         let (mut rx, mut tx) = (None, None);
         poll_fn(|context| {
             let mut inner = self.inner.lock();
-            rx = rx.take().or_else(|| inner.rx.reclaim());
-            tx = tx.take().or_else(|| inner.tx.reclaim());
+            rx = rx.take().or_else(|| inner.rx.take());
+            tx = tx.take().or_else(|| inner.tx.take());
             if !had || rx.is_some() && tx.is_some() {
                 return Poll::Ready(());
             }
@@ -232,29 +203,44 @@ impl Shared {
         task.into_iter().for_each(Waker::wake);
     }
 
-    /// Gives a part of a connection that has ended back, or gets that of the one that has begun.
-    pub(super) fn exchange<T>(&self, held: &mut Option<(Box<T>, Arc<Connection>)>, leaving: bool) -> bool
+    /// Checks the part of a half out, if there is a connection.
+    ///
+    /// # Errors
+    ///
+    /// Why the interface has ended.
+    pub(super) fn check_out<T>(&self) -> Result<Option<Box<T>>, Error>
     where
         Inner: Place<T>,
     {
         let mut inner = self.inner.lock();
-        let mut task = None;
-        let current = |inner: &Inner, connection: &Arc<Connection>| {
-            inner.connection.as_ref().is_some_and(|now| Arc::ptr_eq(now, connection))
-        };
-        if let Some((part, _)) = held.take_if(|(_, connection)| leaving || !current(&inner, connection)) {
-            *inner.place() = Handoff::Back(part);
-            task = inner.task.take();
+        if inner.connection.is_some() {
+            return Ok(inner.place().take());
         }
-        if let (None, Some(connection), false) = (&held, inner.connection.clone(), leaving) {
-            match core::mem::replace(inner.place(), Handoff::Away) {
-                Handoff::Ready(part) => *held = Some((part, connection)),
-                other => *inner.place() = other,
-            }
+        inner.end.clone().map_or(Ok(None), Err)
+    }
+
+    /// Checks the part of a half in.
+    pub(super) fn check_in<T>(&self, part: Box<T>)
+    where
+        Inner: Place<T>,
+    {
+        let mut inner = self.inner.lock();
+        let mut after_end = None;
+        if inner.end.is_some() {
+            // Nobody is left to take it.
+            after_end = Some(part);
+        } else {
+            *inner.place() = Some(part);
         }
+        let task = if inner.connection.is_none() { inner.task.take() } else { None };
         drop(inner);
+        drop(after_end);
         task.into_iter().for_each(Waker::wake);
-        held.is_some()
+    }
+
+    /// Returns true if a part that is checked out is of a connection that has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.inner.lock().connection.is_none()
     }
 
     /// Has a half woken when a connection begins or ends.

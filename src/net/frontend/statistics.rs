@@ -56,6 +56,8 @@ statistics! {
     tx_software_checksums,
     /// Slots of sent frames that the back end has refused or dropped.
     tx_failed,
+    /// Frames of a network stack that were dropped, as the link went down or no buffer is large enough.
+    tx_dropped,
     /// How often a sender found no room.
     tx_full,
     /// Notifications of the back end.

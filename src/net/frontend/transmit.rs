@@ -9,9 +9,8 @@ use core::future::poll_fn;
 use core::task::{Context, Poll};
 
 use super::config::{HALF_PAGE, RUN_PAGES};
-use super::connection::{Connection, Offer, Side};
+use super::connection::{Live, Offer, Side};
 use super::memory::{Tx, half_page};
-use super::receive::WaitSlot;
 use super::shared::{Handle, Shared};
 use super::statistics::Counters;
 use crate::net::Error;
@@ -45,17 +44,15 @@ pub struct Metadata {
 #[derive(Debug)]
 pub struct Transmitter {
     shared: Arc<Shared>,
-    epoch: u32,
     /// Half pages, and slots of the ring, that only replies may use.
     reserve: usize,
-    held: Option<(Box<Tx>, Arc<Connection>)>,
-    wait: WaitSlot,
+    /// Checked out during a call.
+    held: Option<Box<Tx>>,
 }
 
 impl Transmitter {
     pub(super) fn new(shared: Arc<Shared>, reserve: usize) -> Self {
-        let epoch = shared.epoch().wrapping_sub(1);
-        Self { shared, epoch, reserve, held: None, wait: WaitSlot::default() }
+        Self { shared, reserve, held: None }
     }
 
     /// A view of the interface.
@@ -121,22 +118,45 @@ impl Transmitter {
         segmented: bool,
         reply: bool,
     ) -> Poll<Result<(), Error>> {
-        self.sync()?;
         self.shared.register(Side::Transmit, context);
+        self.call(|half| half.poll_ring(context, len, segmented, reply))?
+    }
+
+    /// Returns true if a frame of `len` bytes can be sent now.
+    #[cfg(feature = "smoltcp")]
+    pub(in crate::net) fn has_room(&mut self, len: usize, segmented: bool, reply: bool) -> Result<bool, Error> {
+        self.call(|half| half.find_room(len, segmented, reply))?
+    }
+
+    /// Makes a call with the ring checked out.
+    fn call<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> Result<T, Error> {
+        self.held = self.shared.check_out()?;
+        let output = call(self);
+        if let Some(tx) = self.held.take() {
+            self.shared.check_in(tx);
+        }
+        Ok(output)
+    }
+
+    fn poll_ring(
+        &mut self,
+        context: &mut Context<'_>,
+        len: usize,
+        segmented: bool,
+        reply: bool,
+    ) -> Poll<Result<(), Error>> {
         let mut waited = false;
         loop {
-            if self.has_room(len, segmented, reply)? {
+            if self.find_room(len, segmented, reply)? {
                 return Poll::Ready(Ok(()));
             }
-            let Some((tx, _)) = &mut self.held else { return Poll::Pending };
+            let Some(tx) = &mut self.held else { return Poll::Pending };
             if !waited {
                 self.shared.counters.tx_full.add(1);
                 waited = true;
             }
-            if let Some(wait) = &mut self.wait.0
-                && wait.as_mut().poll(context).is_ready()
-            {
-                self.wait.0 = None;
+            if let Some(live) = &mut tx.live {
+                live.poll_wait(context);
             }
             match tx.ring.request_notification(1) {
                 Ok(false) => return Poll::Pending,
@@ -146,12 +166,27 @@ impl Transmitter {
         }
     }
 
-    /// Returns true if a frame of `len` bytes can be sent now.
-    pub(in crate::net) fn has_room(&mut self, len: usize, segmented: bool, reply: bool) -> Result<bool, Error> {
-        self.sync()?;
+    fn find_room(&mut self, len: usize, segmented: bool, reply: bool) -> Result<bool, Error> {
         self.reap()?;
         let reserve = if reply { 0 } else { self.reserve };
-        Ok(self.held.as_ref().is_some_and(|(tx, _)| tx.has_room(len, segmented, reserve)))
+        Ok(self.held.as_ref().is_some_and(|tx| tx.has_room(len, segmented, reserve)))
+    }
+
+    /// Sends a frame for a network stack, which cannot be told of errors: it is dropped and counted then.
+    #[cfg(any(feature = "smoltcp", feature = "embassy-net-driver"))]
+    pub(in crate::net) fn send_or_drop<T>(&mut self, reply: bool, len: usize, write: impl FnOnce(&mut [u8]) -> T) -> T {
+        let metadata = Metadata { checksum: TxChecksum::Offload, segmentation: None };
+        let mut write = Some(write);
+        let sent = self.try_send_as(reply, len, metadata, |buffer| write.take().map(|write| write(buffer)));
+        if let Ok(Some(output)) = sent {
+            return output;
+        }
+        self.shared.counters.tx_dropped.add(1);
+        match write {
+            // The stack's closure runs exactly once, on a buffer that goes nowhere.
+            Some(write) => write(&mut alloc::vec![0; len]),
+            None => unreachable!("without segmentation no error follows the write"),
+        }
     }
 
     fn try_send_as<T>(
@@ -164,8 +199,19 @@ impl Transmitter {
         if !(MIN_BYTES..=MAX_TX_BYTES).contains(&len) {
             return Err(Error::InvalidLength(len));
         }
-        if !self.has_room(len, metadata.segmentation.is_some(), reply)? {
-            let Some((tx, _)) = &self.held else { return Err(Error::Down) };
+        self.call(|half| half.send_now(reply, len, metadata, write))?
+    }
+
+    fn send_now<T>(
+        &mut self,
+        reply: bool,
+        len: usize,
+        metadata: Metadata,
+        write: impl FnOnce(&mut [u8]) -> T,
+    ) -> Result<T, Error> {
+        let room = self.find_room(len, metadata.segmentation.is_some(), reply)?;
+        let Some(tx) = &mut self.held else { return Err(Error::Down) };
+        if !room {
             self.shared.counters.tx_full.add(1);
             return Err(if len > HALF_PAGE && tx.run_slots.is_empty() {
                 Error::InvalidLength(len)
@@ -173,37 +219,21 @@ impl Transmitter {
                 Error::Full
             });
         }
-        let Some((tx, connection)) = &mut self.held else { return Err(Error::Down) };
-        let output = tx.send(connection.offer, len, metadata, &self.shared.counters, write)?;
+        let offer = tx.live.as_ref().map(|live| live.connection.offer).unwrap_or_default();
+        let output = tx.send(offer, len, metadata, &self.shared.counters, write)?;
         if tx.ring.publish() {
             self.shared.notify(Side::Transmit);
         }
         Ok(output)
     }
 
-    fn sync(&mut self) -> Result<(), Error> {
-        let epoch = self.shared.epoch();
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.wait.0 = None;
-            self.shared.exchange(&mut self.held, false);
-            if let Some((_, connection)) = &self.held {
-                self.wait.0 = Some(connection.wait(Side::Transmit, &self.shared));
-            } else if let Some(error) = self.shared.ended() {
-                self.epoch = epoch.wrapping_sub(1);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Takes all completions.
     fn reap(&mut self) -> Result<(), Error> {
-        let Some((tx, connection)) = &mut self.held else { return Ok(()) };
+        let Some(tx) = &mut self.held else { return Ok(()) };
         match tx.reap(&self.shared.counters) {
             Ok(found) => {
                 if found {
-                    connection.found(Side::Transmit);
+                    tx.live.iter().for_each(Live::found);
                 }
                 Ok(())
             }
@@ -215,12 +245,6 @@ impl Transmitter {
     fn fail(&mut self, violation: Violation) -> Error {
         self.shared.fail(violation);
         Error::Violation(violation)
-    }
-}
-
-impl Drop for Transmitter {
-    fn drop(&mut self) {
-        self.shared.exchange(&mut self.held, true);
     }
 }
 
