@@ -52,7 +52,7 @@ use std::vec::Vec;
 pub use access::shared_pages::SharedPages;
 pub use backends::console::Backend;
 #[cfg(feature = "net")]
-pub use backends::net::{NetBackend, make_vif};
+pub use backends::net::{NetBackend, NetPeer, make_vif};
 pub use backends::peer::{PeerPage, outside};
 use machine::Machine;
 use machine::events::Action;

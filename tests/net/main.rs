@@ -4,6 +4,8 @@
 
 #[cfg(not(miri))]
 mod bridged;
+#[cfg(not(miri))]
+mod hostile;
 
 use std::time::Duration;
 

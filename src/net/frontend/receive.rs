@@ -173,6 +173,7 @@ impl Receiver {
     }
 
     /// The same, or has the task woken when there is one or the link changes.
+    #[cfg(any(feature = "smoltcp", feature = "embassy-net-driver"))]
     pub(in crate::net) fn poll_peek(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let ready = self.poll_ready(context);
         self.peeked = ready == Poll::Ready(Ok(()));

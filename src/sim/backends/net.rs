@@ -463,3 +463,121 @@ impl Vif {
         }
     }
 }
+
+/// The back end's side of one connection, for a test that writes into the rings whatever it wants.
+#[derive(Debug)]
+pub struct NetPeer {
+    peer: crate::DomainId,
+    transmit: Mapping<ReadWrite>,
+    receive: Mapping<ReadWrite>,
+    ports: Vec<Port>,
+    /// Responses that were written: of the transmit ring, and of the receive ring.
+    responses: [u32; 2],
+}
+
+/// Offsets of the indices in a ring's page, and of its first slot.
+const REQUESTS: usize = 0;
+const RESPONSES: usize = 8;
+const SLOTS: usize = 64;
+
+impl NetPeer {
+    /// Goes through the handshake of a device, offering everything.
+    ///
+    /// # Errors
+    ///
+    /// Those of the device.
+    pub async fn connect(back: &mut Backend) -> crate::Result<Self> {
+        let offers: &crate::xenbus::Details<'_> = &[
+            ("feature-rx-copy", &1),
+            ("feature-sg", &1),
+            ("feature-gso-tcpv4", &1),
+            ("feature-gso-tcpv6", &1),
+            ("feature-split-event-channels", &1),
+        ];
+        back.prepare(offers).await?;
+        back.accept().await?;
+        let peer = back.device().peer();
+        let mut rings = Vec::new();
+        for name in ["tx-ring-ref", "rx-ring-ref"] {
+            rings.push(Mapping::<ReadWrite>::new(peer, &[Reference(back.read(name).await?.number()?)]).await?);
+        }
+        let mut ports = Vec::new();
+        for name in ["event-channel-tx", "event-channel-rx"] {
+            ports.push(eventchn::bind_interdomain(peer, back.read(name).await?.number()?)?);
+        }
+        let receive = rings.pop().expect("two rings");
+        let transmit = rings.pop().expect("two rings");
+        back.connect(&[]).await?;
+        Ok(Self { peer, transmit, receive, ports, responses: [0, 0] })
+    }
+
+    /// How many requests are published on the transmit ring, and on the receive ring.
+    #[must_use]
+    pub fn requests(&self) -> [u32; 2] {
+        [&self.transmit, &self.receive].map(|ring| ring.memory().read_value::<u32>(REQUESTS))
+    }
+
+    /// A request of the transmit ring.
+    #[must_use]
+    pub fn tx_request(&self, number: u32) -> TxRequest {
+        TxRequest::decode(&self.transmit.memory().read_value(SLOTS + 12 * (number as usize % 256)))
+    }
+
+    /// A request of the receive ring, unless a response stands there by now.
+    #[must_use]
+    pub fn rx_request(&self, number: u32) -> RxRequest {
+        RxRequest::decode(&self.receive.memory().read_value(SLOTS + 8 * (number as usize % 256)))
+    }
+
+    /// Writes the next response of the transmit ring.
+    pub fn respond_tx(&mut self, response: [u8; 4]) {
+        self.transmit.memory().write(SLOTS + 12 * (self.responses[0] as usize % 256), &response);
+        self.responses[0] = self.responses[0].wrapping_add(1);
+    }
+
+    /// Writes the next response of the receive ring.
+    pub fn respond_rx(&mut self, response: [u8; 8]) {
+        self.receive.memory().write(SLOTS + 8 * (self.responses[1] as usize % 256), &response);
+        self.responses[1] = self.responses[1].wrapping_add(1);
+    }
+
+    /// Shows how many responses there are on both rings, `beyond` more than there are, and notifies.
+    ///
+    /// # Errors
+    ///
+    /// Those of the ports.
+    pub fn publish(&self, beyond: [u32; 2]) -> crate::Result {
+        for (number, ring) in [&self.transmit, &self.receive].into_iter().enumerate() {
+            let index = self.responses[number].wrapping_add(beyond[number]);
+            ring.memory().u32(RESPONSES).store(index, core::sync::atomic::Ordering::SeqCst);
+        }
+        self.notify()
+    }
+
+    /// Notifies the front end on both ports.
+    ///
+    /// # Errors
+    ///
+    /// Those of the ports.
+    pub fn notify(&self) -> crate::Result {
+        self.ports.iter().try_for_each(|port| Ok(port.notify()?))
+    }
+
+    /// Copies bytes to the page of a request of the receive ring.
+    ///
+    /// # Errors
+    ///
+    /// Those of the copy.
+    pub async fn fill(&self, reference: u32, offset: usize, bytes: &[u8]) -> crate::Result {
+        Ok(copy::write(self.peer, &[Reference(reference)], offset, bytes).await?)
+    }
+
+    /// Maps the page of a request, which a back end of today does not do.
+    ///
+    /// # Errors
+    ///
+    /// Those of the mapping.
+    pub async fn map(&self, reference: u32) -> crate::Result<Mapping<ReadWrite>> {
+        Ok(Mapping::new(self.peer, &[Reference(reference)]).await?)
+    }
+}
