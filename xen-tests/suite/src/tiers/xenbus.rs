@@ -55,6 +55,10 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(case("disk", "frontend", "vbd times=20".into()).on(Where::VERSIONS).steps(disk));
     let network = case("network", "frontend", "vif times=20".into()).steps(|stage| served(stage, &NETWORK));
     cases.push(network.on(Where::VERSIONS));
+    for (name, words) in [("net", ""), ("net_small", "small")] {
+        let place = if words.is_empty() { Where::VERSIONS } else { Where::MAIN };
+        cases.push(case(name, "net", words.into()).on(place).steps(pinged));
+    }
     for (name, victim, place) in [("two_domains", "front", Where::MAIN), ("back_end_dies", "back", Where::NOWHERE)] {
         let case = case(name, "device", format!("times=20 victim={victim}"));
         cases.push(case.on(place).steps(move |stage| two_domains(stage, victim)));
@@ -100,6 +104,27 @@ fn served(stage: &mut Stage, device: &Served) -> Result<()> {
     })?;
     stage.destroy()?;
     all_ok(&outcome, &CASES)
+}
+
+/// Dom0 sends pings to a guest that answers frame by frame, in one piece and in fragments.
+fn pinged(stage: &mut Stage) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let domain = stage.domain.clone();
+        let number: u32 = stage.dom0(&format!("xl domid {domain}"))?.trim().parse()?;
+        stage.until_said(&domain, "@attach")?;
+        stage.dom0(&format!("xl network-attach {domain} {}", NETWORK.config))?;
+        stage.until_said(&domain, "@ping")?;
+        stage.dom0(&format!("ip addr add 10.7.0.1/24 dev vif{number}.0"))?;
+        for (size, count) in [(56, 100), (1472, 50), (9000, 20), (60_000, 10)] {
+            let said = stage.dom0(&format!("ping -c {count} -i 0.05 -s {size} 10.7.0.2 | tail -n 3"))?;
+            ensure!(said.contains(" 0% packet loss"), "pings of {size} bytes: {said}");
+        }
+        stage.dom0(&format!("xenstore-write /local/domain/{number}/data/pinged 1"))?;
+        stage.until_said(&domain, "@detach")?;
+        stage.dom0(&format!("xl network-detach {domain} 0"))?;
+        Ok(())
+    })?;
+    all_ok(&outcome, &["net.opened", "net.answered", "net.detached", "net.nothing_left"])
 }
 
 /// Dom0 makes the device and has it removed, and destroys one of the domains at last.
