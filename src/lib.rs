@@ -44,6 +44,9 @@ pub mod xenbus;
 #[cfg(feature = "net")]
 pub mod net;
 
+#[cfg(feature = "block")]
+pub mod block;
+
 #[cfg(any(target_os = "none", test))]
 mod crash;
 #[cfg(feature = "getrandom")]

@@ -8,6 +8,7 @@
 //! `cargo xen fuzz` runs them under libFuzzer, guided by coverage; `tests/smoke.rs`, as a part of `cargo xen test`, with
 //! the inputs in `corpus` and some that are made up.
 
+mod block_protocol;
 mod boot;
 mod clock;
 mod console;
@@ -29,6 +30,7 @@ use domu::lifecycle::Outcome;
 use domu::sim::access::fuzz_peer;
 use domu::sim::{Guest, Report};
 
+pub use block_protocol::block_protocol;
 pub use boot::boot;
 pub use clock::clock;
 pub use console::console;
@@ -44,8 +46,9 @@ pub use xenstore_wire::xenstore_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("back_ring", back_ring),
+    ("block_protocol", block_protocol),
     ("boot", boot),
     ("clock", clock),
     ("console", console),

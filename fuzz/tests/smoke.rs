@@ -42,6 +42,11 @@ fn back_ring() {
 }
 
 #[test]
+fn block_protocol() {
+    smoke("block_protocol");
+}
+
+#[test]
 fn boot() {
     smoke("boot");
 }
