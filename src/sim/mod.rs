@@ -34,7 +34,7 @@ pub mod abi {
 }
 
 pub mod access;
-mod backends;
+pub mod backends;
 pub(crate) mod machine;
 mod scheduler;
 mod toolstack;

@@ -1,5 +1,7 @@
-//! The other ends of a simulated domain's devices: the console's backend, and peers that a test plays.
+//! The other ends of a simulated domain's devices: the console's backend, peers that a test plays, and a block back end.
 
+#[cfg(feature = "block")]
+pub mod block;
 pub(super) mod console;
 #[cfg(feature = "net")]
 pub(super) mod net;
