@@ -28,6 +28,9 @@ pub enum Error {
     Xenstore(xenstore::Error),
     /// An operation on a device failed.
     Device(xenbus::Error),
+    /// An operation on a disk failed.
+    #[cfg(feature = "block")]
+    Block(crate::block::Error),
     /// The domain was not suspended.
     Suspend(lifecycle::SuspendError),
     /// An operation on a watchdog failed.
@@ -53,6 +56,8 @@ impl fmt::Display for Error {
             Self::Shared(error) => error.fmt(f),
             Self::Xenstore(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
+            #[cfg(feature = "block")]
+            Self::Block(error) => error.fmt(f),
             Self::Suspend(error) => error.fmt(f),
             Self::Watchdog(error) => error.fmt(f),
             Self::Random(error) => error.fmt(f),
@@ -73,6 +78,8 @@ impl core::error::Error for Error {
             Self::Shared(error) => error.source(),
             Self::Xenstore(error) => error.source(),
             Self::Device(error) => error.source(),
+            #[cfg(feature = "block")]
+            Self::Block(error) => error.source(),
             Self::Suspend(error) => error.source(),
             Self::Watchdog(error) => error.source(),
             Self::Random(error) => error.source(),
@@ -128,6 +135,27 @@ impl From<xenstore::Error> for Error {
 impl From<xenbus::Error> for Error {
     fn from(error: xenbus::Error) -> Self {
         Self::Device(error)
+    }
+}
+
+#[cfg(feature = "block")]
+impl From<crate::block::DriverError> for Error {
+    fn from(error: crate::block::DriverError) -> Self {
+        use crate::block::DriverError;
+        match error {
+            DriverError::Disk(error) => Self::Block(error),
+            DriverError::Device(error) => Self::Device(error),
+            DriverError::Grant(error) => Self::Grant(error),
+            DriverError::Port(error) => Self::EventChannel(error),
+            DriverError::Xenstore(error) => Self::Xenstore(error),
+        }
+    }
+}
+
+#[cfg(feature = "block")]
+impl From<crate::block::Error> for Error {
+    fn from(error: crate::block::Error) -> Self {
+        Self::Block(error)
     }
 }
 
