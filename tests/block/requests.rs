@@ -54,7 +54,7 @@ fn many_requests_in_flight_complete_once() {
                     let disk = disk.clone();
                     spawn(async move {
                         for round in 0..3 {
-                            let data = pattern(round, task, 512 * (1 + task as usize % 40));
+                            let data = pattern(round, task, 512 * (1 + task as usize % 12));
                             let _ = disk.write(task * 40 * 512, &data).await.unwrap();
                             let mut read = vec![0; data.len()];
                             disk.read(task * 40 * 512, &mut read).await.unwrap();

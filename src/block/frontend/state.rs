@@ -257,9 +257,9 @@ impl State {
         self.transfers.len() - self.free.len()
     }
 
-    /// Whether nothing is in flight, and no flush is to be sent.
+    /// Whether nothing is without an answer, and no flush is to be sent.
     pub(super) fn is_idle(&self) -> bool {
-        self.active() == 0 && self.ledger.is_idle()
+        self.ledger.is_idle() && self.transfers.iter().flatten().all(|transfer| transfer.done)
     }
 
     /// The range that a request names, and whether it may be made of the disk as it is now.

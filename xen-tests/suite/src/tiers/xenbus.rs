@@ -17,6 +17,17 @@ const CASES: [&str; 7] = [
     "frontend.nothing_left",
 ];
 
+/// What the guest of the crate's front end of disks must have said.
+const BLOCK: [&str; 7] = [
+    "block.connected",
+    "block.verified",
+    "block.durable",
+    "block.resized",
+    "block.rebound",
+    "block.detached",
+    "block.nothing_left",
+];
+
 /// A device that Linux serves in dom0.
 struct Served {
     class: &'static str,
@@ -53,6 +64,9 @@ pub fn cases(cases: &mut Vec<Case>) {
         Case::new(format!("xenbus::{name}"), guest, |_| Ok(())).cmdline(cmdline).seconds(200)
     };
     cases.push(case("disk", "frontend", "vbd times=20".into()).on(Where::VERSIONS).steps(disk));
+    // The busybox of the oldest dom0 cannot tell a loop device of its file's new size.
+    cases.push(case("block", "block", "fixed".into()).on(Where::VERSIONS).steps(|stage| block(stage, false)));
+    cases.push(case("block_resized", "block", String::new()).steps(|stage| block(stage, true)));
     let network = case("network", "frontend", "vif times=20".into()).steps(|stage| served(stage, &NETWORK));
     cases.push(network.on(Where::VERSIONS));
     for (name, words) in [("net", ""), ("net_small", "small")] {
@@ -72,6 +86,44 @@ fn disk(stage: &mut Stage) -> Result<()> {
     let result = served(stage, &DISK);
     let cleared = stage.dom0("losetup -d /dev/loop0; rm /run/disk");
     result.and(cleared.map(drop))
+}
+
+/// The crate's front end of a disk of 32 MiB, which may grow.
+fn block(stage: &mut Stage, grows: bool) -> Result<()> {
+    stage.dom0("dd if=/dev/zero of=/run/disk bs=1M count=32 2> /dev/null && losetup /dev/loop0 /run/disk")?;
+    let result = block_steps(stage, grows);
+    let cleared = stage.dom0("losetup -d /dev/loop0; rm /run/disk");
+    result.and(cleared.map(drop))
+}
+
+fn block_steps(stage: &mut Stage, grows: bool) -> Result<()> {
+    let outcome = stage.run_with(|stage| {
+        let domain = stage.domain.clone();
+        let number: u32 = stage.dom0(&format!("xl domid {domain}"))?.trim().parse()?;
+        let (name, back) = (format!("vbd-{number}-51712"), format!("/local/domain/0/backend/vbd/{number}/51712"));
+        stage.dom0(&format!("xl block-attach {domain} {}", DISK.config))?;
+        for (word, command) in [
+            ("grow", "truncate -s 64M /run/disk && losetup -c /dev/loop0".to_owned()),
+            (
+                "rebind",
+                format!(
+                    "cd /sys/bus/xen-backend/drivers/vbd && echo {name} > unbind && echo {name} > bind && \
+                     XENBUS_PATH={back} /etc/xen/scripts/block add"
+                ),
+            ),
+            ("detach", format!("xl block-detach {domain} xvda")),
+        ] {
+            if word == "grow" && !grows {
+                continue;
+            }
+            stage.until_said(&domain, &format!("@{word}"))?;
+            stage.dom0(&command)?;
+        }
+        Ok(())
+    })?;
+    stage.destroy()?;
+    let expected: Vec<&str> = BLOCK.into_iter().filter(|step| grows || *step != "block.resized").collect();
+    all_ok(&outcome, &expected)
 }
 
 /// Does with a device what the guest says.
