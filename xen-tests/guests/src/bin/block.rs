@@ -120,7 +120,7 @@ async fn work(disk: &Disk, start: u64, length: u64, seed: u64) -> Result {
         random % limit
     };
     for generation in 0..12 {
-        let sectors = 1 << next(12);
+        let sectors = 1 << next(10);
         let position = start + 512 * next(length / 512 - sectors);
         let mut data = vec![0; 512 * sectors as usize];
         fill(&mut data, position, generation);
