@@ -12,6 +12,8 @@ mod life;
 mod power;
 #[cfg(not(miri))]
 mod requests;
+#[cfg(not(miri))]
+mod resume;
 
 use std::sync::Mutex;
 use std::time::Duration;
