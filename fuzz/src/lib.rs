@@ -8,6 +8,7 @@
 //! `cargo xen fuzz` runs them under libFuzzer, guided by coverage; `tests/smoke.rs`, as a part of `cargo xen test`, with
 //! the inputs in `corpus` and some that are made up.
 
+mod block_front;
 mod block_protocol;
 mod boot;
 mod clock;
@@ -30,6 +31,7 @@ use domu::lifecycle::Outcome;
 use domu::sim::access::fuzz_peer;
 use domu::sim::{Guest, Report};
 
+pub use block_front::block_front;
 pub use block_protocol::block_protocol;
 pub use boot::boot;
 pub use clock::clock;
@@ -46,8 +48,9 @@ pub use xenstore_wire::xenstore_wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("back_ring", back_ring),
+    ("block_front", block_front),
     ("block_protocol", block_protocol),
     ("boot", boot),
     ("clock", clock),

@@ -42,6 +42,11 @@ fn back_ring() {
 }
 
 #[test]
+fn block_front() {
+    smoke("block_front");
+}
+
+#[test]
 fn block_protocol() {
     smoke("block_protocol");
 }
