@@ -6,6 +6,8 @@
 mod bridged;
 #[cfg(not(miri))]
 mod hostile;
+#[cfg(not(miri))]
+mod reconnect;
 
 use std::time::Duration;
 

@@ -108,6 +108,10 @@ impl Connection {
                     shared.counters.wake_ups.add(1);
                 }
             }
+            // The port is from before a resume.
+            if let Some(shared) = shared.upgrade() {
+                shared.resumed();
+            }
         })
     }
 }

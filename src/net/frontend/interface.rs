@@ -11,10 +11,10 @@ use super::config::Config;
 use super::connection::{Connection, Offer};
 use super::memory::{Rx, Store, Tx};
 use super::receive::Receiver;
-use super::shared::{Handle, Shared};
+use super::shared::{Handle, Interruption, Shared};
 use super::transmit::Transmitter;
 use crate::net::Error;
-use crate::net::protocol::{MacAddress, Violation};
+use crate::net::protocol::MacAddress;
 use crate::xenbus::{self, Details, ErrorKind, Frontend, State};
 use crate::xenstore::{self, Path, Value, Xenstore};
 use crate::{eventchn, time};
@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 #[must_use = "an interface connects while its task runs"]
 pub struct Interface {
+    xenstore: Xenstore,
+    path: Path,
     front: Frontend,
     config: Config,
     store: Store,
@@ -88,7 +90,8 @@ pub async fn open(store: &Xenstore, path: &Path, config: Config) -> Result<(Inte
     let shared = Shared::new(mac, mtu);
     let receiver = Receiver::new(Arc::clone(&shared), config.verify_checksums);
     let transmitter = Transmitter::new(Arc::clone(&shared), config.reserve());
-    Ok((Interface { front, config, store: memory, shared }, receiver, transmitter))
+    let (xenstore, path) = (store.clone(), path.clone());
+    Ok((Interface { xenstore, path, front, config, store: memory, shared }, receiver, transmitter))
 }
 
 impl Interface {
@@ -119,28 +122,35 @@ impl Interface {
         loop {
             let result = self.connect().await;
             let connected = result.is_ok();
-            let violation = match result {
+            let ended = match result {
                 Ok(()) => {
                     pause = PAUSES[0];
                     let shared = Arc::clone(&self.shared);
-                    first(self.front.until_closing(), shared.violated()).await
+                    first(self.front.until_closing(), shared.interrupted()).await
                 }
                 Err(error) => Err(error),
             };
             self.shared.end_connection();
-            if !is_device(&violation, &ErrorKind::Gone) && violation != Err(Error::PagesWithPeer) {
+            if !is_device(&ended, &ErrorKind::Gone)
+                && !matches!(ended, Err(Error::PagesWithPeer) | Ok(Some(Interruption::Resumed)))
+            {
                 // A back end that does not close in time keeps what it uses.
                 let _ = time::timeout(CLOSE, self.front.close()).await;
             }
             let (rx, tx) = self.shared.collect(connected).await;
             self.store.give_back(rx, tx);
-            if is_device(&violation, &ErrorKind::Gone) {
-                return Ok(());
+            if is_device(&ended, &ErrorKind::Gone) {
+                // After a resume, and on a change of the back end's domain, there is another in its place.
+                match Frontend::open(&self.xenstore, &self.path).await {
+                    Ok(front) => self.front = front,
+                    Err(error) if *error.kind() == ErrorKind::Gone => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
             }
-            let again = is_device(&violation, &ErrorKind::Closed);
-            match violation {
-                Ok(Some(violation)) => return Err(Error::Violation(violation)),
-                Ok(None) | Err(Error::PagesWithPeer) => {}
+            let again = is_device(&ended, &ErrorKind::Gone) || is_device(&ended, &ErrorKind::Closed);
+            match ended {
+                Ok(Some(Interruption::Violation(violation))) => return Err(Error::Violation(violation)),
+                Ok(None | Some(Interruption::Resumed)) | Err(Error::PagesWithPeer) => {}
                 Err(_) if again => {}
                 Err(error) => return Err(error),
             }
@@ -232,15 +242,15 @@ fn is_device<T>(result: &Result<T, Error>, kind: &ErrorKind) -> bool {
     matches!(result, Err(Error::Device(error)) if error.kind() == kind)
 }
 
-/// Waits until the connection is to end, or the protocol is broken.
+/// Waits until the connection is to end, or is interrupted.
 async fn first(
     closing: impl Future<Output = Result<(), xenbus::Error>>,
-    violated: impl Future<Output = Violation>,
-) -> Result<Option<Violation>, Error> {
-    let (mut closing, mut violated) = (pin!(closing), pin!(violated));
+    interrupted: impl Future<Output = Interruption>,
+) -> Result<Option<Interruption>, Error> {
+    let (mut closing, mut interrupted) = (pin!(closing), pin!(interrupted));
     poll_fn(|context| {
-        if let Poll::Ready(violation) = violated.as_mut().poll(context) {
-            return Poll::Ready(Ok(Some(violation)));
+        if let Poll::Ready(interruption) = interrupted.as_mut().poll(context) {
+            return Poll::Ready(Ok(Some(interruption)));
         }
         closing.as_mut().poll(context).map(|result| result.map(|()| None).map_err(Error::from))
     })

@@ -28,6 +28,15 @@ pub enum Link {
     Down,
 }
 
+/// Why a connection ends that the back end has not closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Interruption {
+    /// The back end broke the protocol.
+    Violation(Violation),
+    /// It is from before a resume.
+    Resumed,
+}
+
 #[derive(Debug)]
 pub(super) struct Inner {
     link: Link,
@@ -37,6 +46,8 @@ pub(super) struct Inner {
     connection: Option<Arc<Connection>>,
     /// How the back end broke the protocol.
     violation: Option<Violation>,
+    /// The connection is from before a resume.
+    resumed: bool,
     /// The interface has ended.
     end: Option<Error>,
     wakers: [Option<Waker>; 2],
@@ -84,6 +95,7 @@ impl Shared {
                 tx: None,
                 connection: None,
                 violation: None,
+                resumed: false,
                 end: None,
                 wakers: [None, None],
                 task: None,
@@ -130,6 +142,7 @@ impl Shared {
         tx.live = Some(Live::new(&connection, Side::Transmit, self));
         self.change(|inner| {
             inner.connection = Some(connection);
+            inner.resumed = false;
             (inner.rx, inner.tx) = (Some(rx), Some(tx));
             inner.link = Link::Up;
         });
@@ -181,17 +194,29 @@ impl Shared {
         (rx, tx)
     }
 
-    /// Waits until the back end breaks the protocol.
-    pub(super) async fn violated(&self) -> Violation {
+    /// Waits until the back end breaks the protocol, or the domain is resumed elsewhere.
+    pub(super) async fn interrupted(&self) -> Interruption {
         poll_fn(|context| {
             let mut inner = self.inner.lock();
             if let Some(violation) = inner.violation {
-                return Poll::Ready(violation);
+                return Poll::Ready(Interruption::Violation(violation));
+            }
+            if inner.resumed {
+                return Poll::Ready(Interruption::Resumed);
             }
             register(&mut inner.task, context.waker());
             Poll::Pending
         })
         .await
+    }
+
+    /// A half has found that the connection is from before a resume: the task begins another.
+    pub(super) fn resumed(&self) {
+        let mut inner = self.inner.lock();
+        inner.resumed = inner.connection.is_some();
+        let task = inner.task.take();
+        drop(inner);
+        task.into_iter().for_each(Waker::wake);
     }
 
     /// The back end broke the protocol: the task closes the interface.
