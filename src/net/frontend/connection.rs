@@ -1,13 +1,12 @@
 //! What belongs to one connection: its ports, and what the back end offers.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Context;
 
-use super::shared::Shared;
 use crate::eventchn::Port;
 
 /// What the back end takes.
@@ -42,6 +41,15 @@ pub(super) struct Connection {
 /// The wait of a half for events, through a whole connection. It ends when no more can come.
 type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Who is told of what comes of waits.
+pub(super) trait Observer: Send + Sync {
+    /// A wait was resumed.
+    fn woken(&self);
+
+    /// No more events come: the port is from before a resume.
+    fn resumed(&self);
+}
+
 /// A connection, as one half uses it.
 pub(super) struct Live {
     pub(super) connection: Arc<Connection>,
@@ -51,8 +59,8 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(connection: &Arc<Connection>, side: Side, shared: &Arc<Shared>) -> Self {
-        let wait = connection.wait(side, shared);
+    pub(super) fn new(connection: &Arc<Connection>, side: Side, observer: Weak<dyn Observer>) -> Self {
+        let wait = connection.wait(side, observer);
         Self { connection: Arc::clone(connection), side, wait: Some(wait) }
     }
 
@@ -98,19 +106,19 @@ impl Connection {
     ///
     /// It is polled when the ring was found empty, and then the ring is looked at again: an event before the first poll may
     /// be counted as seen by it. What the ring had since the last poll is what the last event has brought.
-    fn wait(self: &Arc<Self>, side: Side, shared: &Arc<Shared>) -> Wait {
-        // The parts of a connection lie in what is shared between calls: this must not keep that alive.
-        let (connection, shared) = (Arc::clone(self), Arc::downgrade(shared));
+    fn wait(self: &Arc<Self>, side: Side, observer: Weak<dyn Observer>) -> Wait {
+        // The parts of a connection lie in the observer between calls: this must not keep it alive.
+        let connection = Arc::clone(self);
         Box::pin(async move {
             let found = || connection.found[side as usize].swap(false, Ordering::Relaxed).then_some(());
             while connection.port(side).until(found).await.is_ok() {
-                if let Some(shared) = shared.upgrade() {
-                    shared.counters.wake_ups.add(1);
+                if let Some(observer) = observer.upgrade() {
+                    observer.woken();
                 }
             }
             // The port is from before a resume.
-            if let Some(shared) = shared.upgrade() {
-                shared.resumed();
+            if let Some(observer) = observer.upgrade() {
+                observer.resumed();
             }
         })
     }

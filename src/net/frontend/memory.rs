@@ -2,16 +2,42 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::config::{Config, HALF_PAGE, RUN_PAGES};
 use super::connection::Live;
-use super::receive::Lent;
 use crate::abi::xen::DomainId;
 use crate::gnttab::{self, Granted, ReadOnly, ReadWrite, Reference, Revocable};
 use crate::memory::Pages;
 use crate::net::Error;
-use crate::net::protocol::{Assembler, PAGE, RxRequest};
+use crate::net::protocol::{Assembler, PAGE, RxRequest, Segmentation};
 use crate::shared::FrontRing;
+
+/// What is known of the TCP or UDP checksum of a received frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    /// Nothing: neither TCP nor UDP, a fragment, or without a checksum, or verification is [off](super::Config::verify_checksums).
+    Unverified,
+    /// It is right.
+    Verified,
+    /// The data are good, and the field holds the sum of the pseudo-header. It is to be
+    /// [completed](crate::net::protocol::checksum::complete) before the frame leaves the host.
+    Blank,
+}
+
+/// What the consumer has, or has had and forgotten.
+#[derive(Clone, Debug)]
+pub(super) struct Lent {
+    /// The first slot, and how many.
+    pub(super) first: usize,
+    pub(super) slots: usize,
+    /// The bytes of the frame.
+    pub(super) range: Range<usize>,
+    pub(super) checksum: Checksum,
+    pub(super) segmentation: Option<Segmentation>,
+    /// They were lent to be written to.
+    pub(super) written: bool,
+}
 
 /// The receive ring and its area.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ mod transmit;
 
 pub use config::Config;
 pub use interface::{Interface, open};
-pub use receive::{Checksum, Frame, Receiver};
+pub use memory::Checksum;
+pub use receive::{Frame, Receiver};
 pub use shared::{Handle, Link};
 pub use statistics::Statistics;
 pub use transmit::{Metadata, Transmitter, TxChecksum};

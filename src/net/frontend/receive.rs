@@ -6,11 +6,10 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::future::poll_fn;
-use core::ops::Range;
 use core::task::{Context, Poll};
 
 use super::connection::{Live, Side};
-use super::memory::Rx;
+use super::memory::{Checksum, Lent, Rx};
 use super::shared::{Handle, Shared};
 use crate::gnttab;
 use crate::net::Error;
@@ -19,32 +18,6 @@ use crate::net::protocol::{Move, RxFlags, RxRequest, Segmentation, Violation};
 
 /// Packets that are dropped before others have their turn.
 const DROPS_IN_A_POLL: u32 = 64;
-
-/// What is known of the TCP or UDP checksum of a received frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Checksum {
-    /// Nothing: neither TCP nor UDP, a fragment, or without a checksum, or verification is [off](super::Config::verify_checksums).
-    Unverified,
-    /// It is right.
-    Verified,
-    /// The data are good, and the field holds the sum of the pseudo-header. It is to be
-    /// [completed](crate::net::protocol::checksum::complete) before the frame leaves the host.
-    Blank,
-}
-
-/// What the consumer has, or has had and forgotten.
-#[derive(Clone, Debug)]
-pub(super) struct Lent {
-    /// The first slot, and how many.
-    first: usize,
-    slots: usize,
-    /// The bytes of the frame.
-    range: Range<usize>,
-    checksum: Checksum,
-    segmentation: Option<Segmentation>,
-    /// They were lent to be written to.
-    written: bool,
-}
 
 /// The half of an interface that receives.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use core::future::poll_fn;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
 
-use super::connection::{Connection, Live, Side};
+use super::connection::{Connection, Live, Observer, Side};
 use super::memory::{Rx, Tx};
 use super::statistics::{Counters, Statistics};
 use crate::executor;
@@ -138,8 +138,9 @@ impl Shared {
     pub(super) fn begin(self: &Arc<Self>, connection: Connection, mut rx: Box<Rx>, mut tx: Box<Tx>) {
         self.counters.connections.add(1);
         let connection = Arc::new(connection);
-        rx.live = Some(Live::new(&connection, Side::Receive, self));
-        tx.live = Some(Live::new(&connection, Side::Transmit, self));
+        let observer: Weak<dyn Observer> = Arc::<Self>::downgrade(self);
+        rx.live = Some(Live::new(&connection, Side::Receive, observer.clone()));
+        tx.live = Some(Live::new(&connection, Side::Transmit, observer));
         self.change(|inner| {
             inner.connection = Some(connection);
             inner.resumed = false;
@@ -210,15 +211,6 @@ impl Shared {
         .await
     }
 
-    /// A half has found that the connection is from before a resume: the task begins another.
-    pub(super) fn resumed(&self) {
-        let mut inner = self.inner.lock();
-        inner.resumed = inner.connection.is_some();
-        let task = inner.task.take();
-        drop(inner);
-        task.into_iter().for_each(Waker::wake);
-    }
-
     /// The back end broke the protocol: the task closes the interface.
     pub(super) fn fail(&self, violation: Violation) {
         let mut inner = self.inner.lock();
@@ -271,6 +263,21 @@ impl Shared {
     /// Has a half woken when a connection begins or ends.
     pub(super) fn register(&self, side: Side, context: &Context<'_>) {
         register(&mut self.inner.lock().wakers[side as usize], context.waker());
+    }
+}
+
+impl Observer for Shared {
+    fn woken(&self) {
+        self.counters.wake_ups.add(1);
+    }
+
+    /// A half has found that the connection is from before a resume: the task begins another.
+    fn resumed(&self) {
+        let mut inner = self.inner.lock();
+        inner.resumed = inner.connection.is_some();
+        let task = inner.task.take();
+        drop(inner);
+        task.into_iter().for_each(Waker::wake);
     }
 }
 
