@@ -77,8 +77,8 @@ proptest! {
         let mut area: Vec<u8> = vec![0; pages * PAGE];
         let mut expected = Vec::new();
         for piece in packet.pieces() {
-            for at in piece.start..piece.start + piece.len {
-                area[at] = (at / PAGE * 31 + at * 7) as u8 | 1;
+            for (at, byte) in area.iter_mut().enumerate().skip(piece.start).take(piece.len) {
+                *byte = (at / PAGE * 31 + at * 7) as u8 | 1;
             }
             expected.extend_from_slice(&area[piece.start..piece.start + piece.len]);
         }
