@@ -2,9 +2,12 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
-use core::future::Future;
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Poll;
 use core::time::Duration;
 
 use crate::sync::Mutex;
@@ -14,6 +17,8 @@ use super::task::{self, Task};
 use crate::local::vcpu_local;
 use crate::{local, time};
 
+/// How long all that is quiesced before a suspend may take together. libxl allows a minute for the suspend.
+const SUSPEND_LIMIT: Duration = Duration::from_secs(10);
 /// How long all that was left to be done [`at_exit`] may take together.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -27,12 +32,19 @@ pub(crate) struct Hooks {
     pub(super) before: Turns,
     pub(super) after: Turns,
     suspended: Turns,
+    quiesces: Quiesces,
     exits: Exits,
 }
 
 impl Hooks {
     const fn new() -> Self {
-        Self { before: Turns::new(), after: Turns::new(), suspended: Turns::new(), exits: Exits::new() }
+        Self {
+            before: Turns::new(),
+            after: Turns::new(),
+            suspended: Turns::new(),
+            quiesces: Quiesces::new(),
+            exits: Exits::new(),
+        }
     }
 
     /// Calls the functions that the application has added for after a suspend.
@@ -82,6 +94,77 @@ impl Turns {
         self.hooks.lock().push(hook);
         self.any.store(true, Ordering::Relaxed);
     }
+}
+
+/// A future that quiesces something, and keeps it so as long as its output is there.
+type Quiescing = Pin<Box<dyn Future<Output = Box<dyn Any>>>>;
+
+/// Functions that begin to quiesce something before a suspend.
+pub(crate) struct Quiesces(Mutex<Vec<Box<dyn FnMut() -> Quiescing>>>);
+
+// SAFETY: as for `Turns`: a function is made, called and kept by the domain's main loop and its tasks alone, on the one virtual
+// CPU (on the host: on the thread that runs the simulated domain), and none is ever dropped elsewhere.
+unsafe impl Send for Quiesces {}
+// SAFETY: as above; the list itself is behind a lock.
+unsafe impl Sync for Quiesces {}
+
+impl Quiesces {
+    const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Begins all, in order. No function is called under the lock.
+    fn begin(&self) -> Vec<Quiescing> {
+        let mut hooks = core::mem::take(&mut *self.0.lock());
+        let begun = hooks.iter_mut().map(|hook| hook()).collect();
+        let mut list = self.0.lock();
+        hooks.append(&mut list);
+        *list = hooks;
+        begun
+    }
+}
+
+impl Hooks {
+    /// Quiesces all that drivers and the application have named, at the same time, for [`SUSPEND_LIMIT`] at most. As long as the
+    /// values are kept, what was done in time stays so.
+    pub(crate) async fn quiesce(&self) -> Vec<Box<dyn Any>> {
+        let (mut pending, mut quiet) = (self.quiesces.begin(), Vec::new());
+        if pending.is_empty() {
+            return quiet;
+        }
+        let all = poll_fn(|context| {
+            pending.retain_mut(|quiescing| match quiescing.as_mut().poll(context) {
+                Poll::Ready(kept) => {
+                    quiet.push(kept);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if pending.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        if time::timeout(SUSPEND_LIMIT, all).await == Err(time::Elapsed) {
+            log::warn!("{} hooks before a suspend timed out after {} s", pending.len(), SUSPEND_LIMIT.as_secs());
+        }
+        quiet
+    }
+}
+
+/// Has something quiesced before each suspend: the function makes a future that does it, and whose value is dropped when the suspend
+/// is over, came to nothing, or was cancelled. All such futures together have ten seconds; those that are not ready then are
+/// dropped, and the domain is suspended without them.
+///
+/// # Panics
+///
+/// Outside of a domain, which nobody suspends.
+pub fn before_suspend<F, T>(mut hook: impl FnMut() -> F + 'static)
+where
+    F: Future<Output = T> + 'static,
+    T: 'static,
+{
+    hooks().quiesces.0.lock().push(Box::new(move || {
+        let quiescing = hook();
+        Box::pin(async move { Box::new(quiescing.await) as Box<dyn Any> })
+    }));
 }
 
 /// Futures for the end of main, not yet begun.

@@ -32,7 +32,7 @@ mod task;
 mod timers;
 
 pub(crate) use hooks::{HOOKS, run_exits, with_exits};
-pub use hooks::{after_suspend, after_turn, at_exit, before_turn};
+pub use hooks::{after_suspend, after_turn, at_exit, before_suspend, before_turn};
 pub(crate) use main_loop::{Source, Stop, Turn, TurnHooks, run};
 pub(crate) use queue::EXECUTOR;
 pub use queue::{Activity, activity};

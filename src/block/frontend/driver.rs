@@ -16,13 +16,13 @@ use super::super::{DriverError, Error, ErrorKind};
 use super::config::{Buffers, OnDetach};
 use super::first_of;
 use super::pool::{self, Pool};
-use super::requests::wake;
+use super::requests::{Flushing, wake};
 use super::state::{Link, Ring, State};
 use crate::eventchn::{self, Port};
 use crate::gnttab::{self, Granted, ReadWrite};
 use crate::xenbus::{self, Frontend, State as BusState};
 use crate::xenstore::{self, Path, Watch};
-use crate::{Domain, time};
+use crate::{Domain, executor, time};
 
 /// How long a back end may take before the log says that it is waited for.
 const SLOW: Duration = Duration::from_secs(30);
@@ -99,6 +99,7 @@ impl Driver {
     ///
     /// The connection ends without being closed.
     pub async fn run(mut self) -> Result<(), DriverError> {
+        quiesce_before_suspends(&self.state);
         let result = self.serve().await;
         if let Err(DriverError::Disk(error)) = &result {
             self.state.borrow_mut().refuse(error.kind());
@@ -308,15 +309,7 @@ impl Driver {
             state.borrow_mut().refuse(ErrorKind::Detached);
             wake(state);
             let drained = async {
-                poll_fn(|context| {
-                    let mut state = state.borrow_mut();
-                    if state.is_idle() {
-                        return Poll::Ready(());
-                    }
-                    state.watch_idle(context.waker());
-                    Poll::Pending
-                })
-                .await;
+                answered(state).await;
                 Ok(End::Closing)
             };
             match time::timeout(END, first_of(serving, drained)).await {
@@ -326,6 +319,55 @@ impl Driver {
         }
         Ok(End::Closing)
     }
+}
+
+/// Has the disk quiesced before each suspend, as long as it is there: requests are answered, completed writes are flushed, and nothing
+/// is submitted until the suspend is over.
+fn quiesce_before_suspends(state: &Rc<RefCell<State>>) {
+    let state = Rc::downgrade(state);
+    executor::before_suspend(move || {
+        let state = state.clone();
+        async move {
+            let paused = Paused::new(state.upgrade()?);
+            answered(&paused.0).await;
+            // A flush that fails is reported to the next that waits for one, and so is a loss.
+            let flush = paused.0.borrow().ledger.is_flushable();
+            if flush && Flushing::new(&paused.0).await == Err(ErrorKind::MayBeLost) {
+                paused.0.borrow_mut().ledger.report_loss();
+            }
+            Some(paused)
+        }
+    });
+}
+
+/// A disk to which nothing is submitted.
+struct Paused(Rc<RefCell<State>>);
+
+impl Paused {
+    fn new(state: Rc<RefCell<State>>) -> Self {
+        state.borrow_mut().pause();
+        Self(state)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.borrow_mut().unpause();
+        wake(&self.0);
+    }
+}
+
+/// Waits until nothing is without an answer.
+async fn answered(state: &RefCell<State>) {
+    poll_fn(|context| {
+        let mut state = state.borrow_mut();
+        if state.is_idle() {
+            return Poll::Ready(());
+        }
+        state.watch_idle(context.waker());
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Tells the back end the details, and waits until it has connected.

@@ -1,8 +1,8 @@
 //! What is durable: writes in the order of their completion, and flushes.
 //!
 //! Each completed write has a number. A flush that is sent when `completed` writes have completed makes all numbers below that
-//! durable, if it succeeds. When a connection is lost, or a flush fails, `floor` is set to `completed`: no later flush vouches for
-//! numbers below it.
+//! durable, if it succeeds. When a connection is lost with writes unflushed, or a flush fails, `floor` is set to `completed`: no later
+//! flush vouches for numbers below it.
 
 use alloc::vec::Vec;
 use core::task::Waker;
@@ -128,9 +128,9 @@ impl Ledger {
     pub(super) fn disconnected(&mut self, wake: &mut Vec<Waker>) {
         let unflushed = self.settled < self.completed;
         self.wanted |= self.sent.take().is_some();
-        (self.floor, self.settled) = (self.completed, self.completed);
-        if unflushed && !self.answer_all(Err(ErrorKind::MayBeLost), wake) {
-            self.lost = true;
+        if unflushed {
+            (self.floor, self.settled) = (self.completed, self.completed);
+            self.lost |= !self.answer_all(Err(ErrorKind::MayBeLost), wake);
         }
         // What was sent is asked for once more with what comes later.
         for waiter in self.waiters.iter_mut().flatten() {
@@ -191,6 +191,16 @@ impl Ledger {
         let is_wanted =
             self.waiters.iter().flatten().any(|waiter| waiter.result.is_none() && waiter.round == self.round);
         self.wanted &= is_wanted;
+    }
+
+    /// Whether a flush has something to do, and no error to report.
+    pub(super) const fn is_flushable(&self) -> bool {
+        !self.lost && !self.failed && self.settled < self.completed && !matches!(self.means, Durability::Unknown)
+    }
+
+    /// The report of a loss is for another than who was told.
+    pub(super) const fn report_loss(&mut self) {
+        self.lost = true;
     }
 
     /// Whether no flush is in flight, or to be sent.

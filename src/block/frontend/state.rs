@@ -188,8 +188,10 @@ pub(super) struct State {
     pub(super) ledger: Ledger,
     /// Why no request is taken any more.
     finished: Option<ErrorKind>,
+    /// Suspends that wait, or are under way: nothing is submitted.
+    pauses: u32,
     driver: Option<Waker>,
-    idle: Option<Waker>,
+    idle: Vec<Waker>,
     wake: Vec<Waker>,
     pub(super) handles: usize,
     pub(super) stat: Stat,
@@ -217,8 +219,9 @@ impl State {
             changes: Waiters::default(),
             ledger: Ledger::new(number),
             finished: None,
+            pauses: 0,
             driver: None,
-            idle: None,
+            idle: Vec::new(),
             wake: Vec::new(),
             handles: 1,
             stat: Stat::default(),
@@ -267,7 +270,7 @@ impl State {
         if let Some(kind) = self.finished {
             return Err(kind.into());
         }
-        let link = self.link.as_ref().ok_or(Refusal::Wait)?;
+        let link = self.link.as_ref().filter(|_| self.pauses == 0).ok_or(Refusal::Wait)?;
         let sectors = Sectors::of_bytes(position, length, link.geometry).map_err(ErrorKind::from)?;
         self.permits(link, operation, sectors)?;
         if operation.writes() && self.ledger.has_failed() {
@@ -460,9 +463,20 @@ impl State {
         self.pool.as_mut().map_or(Ok(()), |pool| pool.resume(peer))
     }
 
-    /// Keeps a waker for when a transfer is over.
+    /// Submits nothing until as many times resumed.
+    pub(super) const fn pause(&mut self) {
+        self.pauses += 1;
+    }
+
+    /// Ends a pause.
+    pub(super) fn unpause(&mut self) {
+        self.pauses -= 1;
+        self.wake_all();
+    }
+
+    /// Keeps a waker for when a transfer or a flush is over.
     pub(super) fn watch_idle(&mut self, waker: &Waker) {
-        self.idle = Some(waker.clone());
+        self.idle.push(waker.clone());
     }
 
     /// Puts what waits into the ring, shows it to the peer, and says whether to notify.
@@ -576,7 +590,7 @@ impl State {
             match transfer {
                 Some(index) => self.answered(index, response.status),
                 None => {
-                    self.wake.extend(self.idle.take());
+                    self.wake.append(&mut self.idle);
                     let barrier = link.features.barrier;
                     if self.ledger.answered(response.status, barrier, &mut self.wake) {
                         log::warn!(
@@ -624,7 +638,7 @@ impl State {
     fn complete(&mut self, index: u16) {
         let Some(transfer) = &mut self.transfers[usize::from(index)] else { return };
         transfer.done = true;
-        self.wake.extend(self.idle.take());
+        self.wake.append(&mut self.idle);
         if transfer.operation.writes() {
             // Of one that failed a part may have been done, which is to be flushed as well.
             transfer.number = self.ledger.complete();

@@ -121,6 +121,8 @@ pub async fn suspend() -> Result<Resumption, SuspendError> {
     }
     let busy = Busy(&suspends.busy);
     check_limit(state, suspends.refuses_over_limit.load(Ordering::Relaxed))?;
+    // Kept until this returns, or the future is dropped.
+    let _quiet = HOOKS.of(state).quiesce().await;
     let held = CONNECTION.of(state).hold();
     // Those that stay open are counted if they come to nothing.
     let _ = time::timeout(LIMIT, held.answered()).await;
