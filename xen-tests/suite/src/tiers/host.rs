@@ -29,13 +29,25 @@ const MIRI_LIMIT: Duration = Duration::from_secs(3 * 3600);
 pub fn tests(suite: &mut Suite) {
     cargo_test(suite, "host::cargo_test", &["--no-fail-fast"]);
     // With features there are more tests; the others hold as well, which need not be shown each time.
-    let few = ["--lib", "--test", "embassy", "--test", "console"];
+    let few =
+        ["--lib", "--test", "embassy", "--test", "console", "--test", "net", "--test", "stacks", "--test", "block"];
     let few = if suite.selection.all { &[] } else { few.as_slice() };
     let arguments = [FEATURES.as_slice(), &["--no-fail-fast"], few].concat();
     cargo_test(suite, "host::cargo_test_of_features", &arguments);
     if suite.selection.all {
         // Those that are ignored for the time that they take. Unoptimised they would take the longer.
-        let long = ["--package", "domu", "--release", "--lib", "--tests", "--no-fail-fast", "--", "--ignored"];
+        let long = [
+            "--package",
+            "domu",
+            "--features",
+            "block,net",
+            "--release",
+            "--lib",
+            "--tests",
+            "--no-fail-fast",
+            "--",
+            "--ignored",
+        ];
         cargo_test(suite, "host::cargo_test_of_what_takes_long", &long);
     }
 }
