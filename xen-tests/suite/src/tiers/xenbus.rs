@@ -65,8 +65,8 @@ pub fn cases(cases: &mut Vec<Case>) {
     };
     cases.push(case("disk", "frontend", "vbd times=20".into()).on(Where::VERSIONS).steps(disk));
     // The busybox of the oldest dom0 cannot tell a loop device of its file's new size.
-    cases.push(case("block", "block", "fixed".into()).on(Where::VERSIONS).steps(|stage| block(stage, false)));
-    cases.push(case("block_resized", "block", String::new()).steps(|stage| block(stage, true)));
+    cases.push(case("block", "disks", "fixed".into()).on(Where::VERSIONS).steps(|stage| block(stage, false)));
+    cases.push(case("block_resized", "disks", String::new()).steps(|stage| block(stage, true)));
     let network = case("network", "frontend", "vif times=20".into()).steps(|stage| served(stage, &NETWORK));
     cases.push(network.on(Where::VERSIONS));
     for (name, words) in [("net", ""), ("net_small", "small")] {
