@@ -1,7 +1,7 @@
 //! The driver of `embassy-time`: this crate's clock and timers, with a tick for each nanosecond.
 //!
 //! Its futures are polled with whatever waker there is, ask for the same moment at each poll, and tell nobody when they are
-//! dropped. [`Timers::set_earliest`](crate::time::Timers::set_earliest) is made for such waiters.
+//! dropped. `Timers::set_earliest` is made for such waiters.
 
 use core::task::Waker;
 

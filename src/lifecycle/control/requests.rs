@@ -32,7 +32,7 @@ pub enum ShutdownRequest {
     Reboot,
     /// To end, as some toolstacks say it.
     Halt,
-    /// To be saved or moved, by `xl save` and `xl migrate`: [`suspend`](super::suspend()) does that. The toolstack waits a
+    /// To be saved or moved, by `xl save` and `xl migrate`: [`suspend`](crate::lifecycle::suspend()) does that. The toolstack waits a
     /// minute for it. It asks by an event where the domain names a channel for that, and is not told that it was heard then.
     Suspend,
     /// To crash, as some tests do.

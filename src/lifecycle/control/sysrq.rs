@@ -33,7 +33,7 @@ impl SysRq {
     ///
     /// # Errors
     ///
-    /// As for [`ShutdownRequests::next`](super::ShutdownRequests::next).
+    /// As for [`ShutdownRequests::next`](crate::lifecycle::ShutdownRequests::next).
     ///
     /// # Cancel safety
     ///

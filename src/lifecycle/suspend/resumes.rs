@@ -25,7 +25,7 @@ pub enum Resumption {
     /// transactions are what they were.
     Cancelled,
     /// In another domain, here or on another host: ports, grants, mappings and transactions are
-    /// [gone](super#suspend-and-resume).
+    /// [gone](crate::lifecycle#suspend-and-resume).
     Restored,
 }
 

@@ -29,13 +29,13 @@ pub struct Allocator;
 ///
 /// # Safety
 ///
-/// As for [`Hardened::claim`].
+/// The memory is readable and writable, nothing else uses it, and it stays the heap's.
 pub unsafe fn claim(start: *mut u8, size: usize) {
     let mut heap = HEAP.lock();
     if heap.accounts().heap == 0 {
         heap.set_key(key());
     }
-    // SAFETY: the caller's promise is the same.
+    // SAFETY: the caller gives this memory away for good, readable and writable.
     unsafe { heap.claim(start, size) };
 }
 

@@ -39,7 +39,7 @@ impl Exhaustion {
 ///
 /// It runs in the middle of whatever allocates, and must not wait. While this crate allocates with one of its own lists in
 /// hand (of tasks, timers, ports, grants), the handler is not asked, so that it may drop what it wants. It may free, for
-/// instance drop a cache or call [`trim`](super::trim). If it returns true and has freed something, the allocation is
+/// instance drop a cache or call [`trim`](crate::memory::trim). If it returns true and has freed something, the allocation is
 /// attempted again.
 ///
 /// Outside of a domain it does nothing.

@@ -2,7 +2,7 @@
 //!
 //! The page of a slot is that of its number in an area of consecutive pages, so the pieces of a packet lie in memory in
 //! their order. Three things make them apart: pages of extra-info slots, pieces that do not fill their page, and the end of
-//! the area. [`Packet::moves`] tells which bytes to copy so that the packet is one slice.
+//! the area. [`Packet::gather`] tells which bytes to copy so that the packet is one slice.
 
 use core::fmt;
 

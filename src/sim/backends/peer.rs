@@ -10,7 +10,7 @@ use crate::sim::machine::events::Outside;
 use crate::sim::machine::memory;
 use crate::sim::machine::with;
 
-/// Does something around the domain that this thread runs, now. See also [`Guest::after`](super::Guest::after).
+/// Does something around the domain that this thread runs, now. See also [`Guest::after`](crate::sim::Guest::after).
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
 //! Event channels, virtual interrupts and the timer of the simulated Xen.
 //!
 //! A peer is another domain of the same host (see `host`), or a function of the test's, called at a moment of the virtual
-//! clock. How an event reaches the domain stands in [`raise`](super::raise).
+//! clock. How an event reaches the domain stands in [`evtchn_send`](super::evtchn_send).
 
 use core::sync::atomic::Ordering;
 use std::boxed::Box;

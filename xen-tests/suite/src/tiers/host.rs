@@ -20,6 +20,9 @@ use cargo_xen::setup;
 /// The library with all that it can have.
 pub const FEATURES: [&str; 3] = ["--package", "domu", "--all-features"];
 
+/// All packages but the guests, which are unikernels.
+const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "domu-guests"];
+
 /// How long one of cargo's runs may take, building included.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Miri interprets, and beside it the emulated machines want the processors: with `--all` it runs for long.
@@ -27,7 +30,7 @@ const MIRI_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// Runs the tests that are asked for.
 pub fn tests(suite: &mut Suite) {
-    cargo_test(suite, "host::cargo_test", &["--no-fail-fast"]);
+    cargo_test(suite, "host::cargo_test", &[HOST_PACKAGES.as_slice(), &["--no-fail-fast"]].concat());
     // With features there are more tests; the others hold as well, which need not be shown each time.
     let few =
         ["--lib", "--test", "embassy", "--test", "console", "--test", "net", "--test", "stacks", "--test", "block"];
@@ -55,7 +58,8 @@ pub fn tests(suite: &mut Suite) {
 /// Looks at the sources: format, lints, documentation.
 pub fn sources(suite: &mut Suite) {
     checked(suite, "host::format", &["fmt", "--all", "--check"], &[]);
-    checked(suite, "host::clippy", &["clippy", "--all-targets", "--", "-Dwarnings"], &[]);
+    let clippy = [["clippy"].as_slice(), &HOST_PACKAGES, &["--all-targets", "--", "-Dwarnings"]].concat();
+    checked(suite, "host::clippy", &clippy, &[]);
     let arguments = [
         ["clippy", "--release", "--target", TARGET].as_slice(),
         &["--package", "domu", "--lib", "--examples", "--package", "domu-guests", "--bins"],
@@ -72,7 +76,7 @@ pub fn sources(suite: &mut Suite) {
     checked(suite, "host::clippy_of_features_in_unikernels", &arguments.concat(), &[]);
     clippy_of_float(suite);
     let denied = [("RUSTDOCFLAGS", "-Dwarnings")];
-    checked(suite, "host::documentation", &["doc", "--no-deps"], &denied);
+    checked(suite, "host::documentation", &[["doc", "--no-deps"].as_slice(), &HOST_PACKAGES].concat(), &denied);
     checked(suite, "host::documentation_of_features", &[["doc", "--no-deps"].as_slice(), &FEATURES].concat(), &denied);
 }
 
