@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::build::Flavour;
+use crate::commands::{RunnerArgs, TestArgs};
 use crate::lab::dom0::Xenstored;
 use crate::lab::qemu::Cpu;
+use crate::new::NewArgs;
 use crate::run::{Build, Run};
 use crate::setup::{self, Version};
 use crate::{commands, doctor, new, run, say};
@@ -101,7 +103,7 @@ pub struct RunArgs {
     /// The folder of a crate, an ELF file, or in the clone an example or a test guest [default: the current folder].
     pub what: Option<OsString>,
     /// The version of Xen: 4.14, 4.17 or 4.20 [default: 4.17].
-    #[arg(long, value_parser = version)]
+    #[arg(long, value_parser = setup::version)]
     pub xen: Option<&'static Version>,
     /// The domain's memory in MiB [default: 16].
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(1..))]
@@ -163,10 +165,6 @@ impl MachineArg {
     }
 }
 
-fn version(number: &str) -> Result<&'static Version> {
-    setup::version(number)
-}
-
 impl RunArgs {
     /// What [`run::run`] takes.
     ///
@@ -203,51 +201,6 @@ impl RunArgs {
             limit: self.limit.map_or(no_limit, Duration::from_secs),
         })
     }
-}
-
-/// Options of `new`.
-#[derive(Debug, Args)]
-pub struct NewArgs {
-    /// The folder to make; its last part is the name of the package.
-    pub name: PathBuf,
-    /// Where domu is: a clone's folder, a Git address, or a version [default: the enclosing clone, else this tool's version].
-    #[arg(long, value_name = "PATH|GIT-URL|VERSION")]
-    pub domu: Option<String>,
-    /// Compute with floating point in SSE registers.
-    #[arg(long)]
-    pub float: bool,
-}
-
-/// Options of `runner`.
-#[derive(Debug, Args)]
-pub struct RunnerArgs {
-    /// The ELF.
-    pub elf: PathBuf,
-    /// Those of libtest, for a test binary; else the domain's command line.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub arguments: Vec<String>,
-}
-
-/// Options of `test`.
-#[derive(Debug, Args)]
-pub struct TestArgs {
-    /// Part of the names of the tests to run.
-    pub filter: Option<String>,
-    /// Run on the host only, on the simulated Xen.
-    #[arg(long)]
-    pub host: bool,
-    /// The versions of Xen to run on, such as 4.14,4.17,4.20.
-    #[arg(long, value_delimiter = ',', value_parser = version)]
-    pub xen: Vec<&'static Version>,
-    /// Build with the toolchain's own core, not hardened.
-    #[arg(long)]
-    pub plain: bool,
-    /// Write the results of the tests on Xen as JUnit XML.
-    #[arg(long, value_name = "FILE")]
-    pub junit: Option<PathBuf>,
-    /// Arguments of libtest, behind `--`.
-    #[arg(last = true)]
-    pub arguments: Vec<String>,
 }
 
 /// The arguments of a program, without the word `xen` that Cargo puts in front.

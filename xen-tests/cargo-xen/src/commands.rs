@@ -4,14 +4,47 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use libtest_mimic::Arguments;
 
 use crate::build::{self, Flavour};
-use crate::cli::{RunnerArgs, TestArgs};
 use crate::project::{Package, Project};
 use crate::settings::Settings;
+use crate::setup::Version;
 use crate::tests::{self, Plan};
 use crate::{cargo, run, say, setup};
+
+/// Options of `runner`.
+#[derive(Debug, Args)]
+pub struct RunnerArgs {
+    /// The ELF.
+    pub elf: PathBuf,
+    /// Those of libtest, for a test binary; else the domain's command line.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
+}
+
+/// Options of `test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Part of the names of the tests to run.
+    pub filter: Option<String>,
+    /// Run on the host only, on the simulated Xen.
+    #[arg(long)]
+    pub host: bool,
+    /// The versions of Xen to run on, such as 4.14,4.17,4.20.
+    #[arg(long, value_delimiter = ',', value_parser = setup::version)]
+    pub xen: Vec<&'static Version>,
+    /// Build with the toolchain's own core, not hardened.
+    #[arg(long)]
+    pub plain: bool,
+    /// Write the results of the tests on Xen as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Arguments of libtest, behind `--`.
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
 
 /// The package of the current folder, and its settings.
 fn package() -> Result<(Package, Settings)> {

@@ -4,9 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
-use crate::cli::NewArgs;
 use crate::{cargo, say};
+
+/// Options of `new`.
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// The folder to make; its last part is the name of the package.
+    pub name: PathBuf,
+    /// Where domu is: a clone's folder, a Git address, or a version [default: the enclosing clone, else this tool's version].
+    #[arg(long, value_name = "PATH|GIT-URL|VERSION")]
+    pub domu: Option<String>,
+    /// Compute with floating point in SSE registers.
+    #[arg(long)]
+    pub float: bool,
+}
 
 /// The target with floating point, which a project has a copy of.
 const FLOAT_TARGET: &str = include_str!("../../../targets/x86_64-domu-none.json");

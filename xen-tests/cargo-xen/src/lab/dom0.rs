@@ -16,6 +16,9 @@ use crate::setup::{self, Version};
 /// How long a boot may take, on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
+/// How long one of dom0's commands may take when the machine is busy.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+
 /// Which xenstored dom0 runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Xenstored {

@@ -16,8 +16,7 @@ use super::input::Input;
 use crate::cpio::Archive;
 use crate::say;
 
-/// How long one of dom0's commands may take when the machine is busy.
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+pub use super::dom0::COMMAND_LIMIT;
 
 /// Why a domain has ended, with the numbers of Xen's `SHUTDOWN_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

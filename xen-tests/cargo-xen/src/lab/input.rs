@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::dom0::Session;
-use super::domain::COMMAND_LIMIT;
+use super::dom0::{COMMAND_LIMIT, Session};
 
 /// Bytes in a piece at most. What comes over the control line while nobody reads there is safe up to 64 KiB.
 const PIECE: usize = 4096;
