@@ -7,7 +7,6 @@
 //! target passes floats in software's way, and features cannot be added to it.
 //! All say nothing in the image about where it was built.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,13 +16,16 @@ use serde_json::Value;
 
 use crate::cargo::{self, TARGET};
 use crate::process::{self, output_of};
+use crate::project::{Program, Project};
 use crate::say;
 use crate::setup;
 
-/// The specification of the target with floating point, in the workspace; its stem is the target's
-/// name. That ends in `-none` because `compiler_builtins` brings `memcpy` and its kind only where the
-/// name says that there is no system to have them.
-pub const FLOAT_TARGET: &str = "targets/x86_64-domu-none.json";
+/// The name of the target with floating point. It ends in `-none` because `compiler_builtins` brings `memcpy` and its kind
+/// only where the name says that there is no system to have them.
+const FLOAT_TARGET: &str = "x86_64-domu-none";
+
+/// Its specification, through a link into `targets`: a package of this crate has a copy.
+pub const FLOAT_SPECIFICATION: &str = include_str!("x86_64-domu-none.json");
 
 /// What cargo must be told to take a target from a file.
 pub const FLOAT_OPTION: &str = "-Zjson-target-spec";
@@ -37,6 +39,9 @@ const HARDENED: [&str; 1] = ["-Zstack-protector=strong"];
 /// Options for cargo to take flags from a profile. They are added to the flags of the crate's own configuration,
 /// wherever that has them.
 const PROFILE_OPTION: &str = "-Zprofile-rustflags";
+
+/// Variables and types for a debugger.
+const DEBUGGED: &str = r#"profile.release.debug="full""#;
 
 /// How an image is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,12 +75,19 @@ impl Flavour {
         self != Flavour::Plain
     }
 
-    /// What cargo's `--target` is given.
-    fn target(self, workspace: &Path) -> PathBuf {
-        match self {
-            Flavour::Hardened | Flavour::Plain | Flavour::Debugged => PathBuf::from(TARGET),
-            Flavour::Float => workspace.join(FLOAT_TARGET),
+    /// The value of Cargo's `--target`. A specification is written below a folder of build results first.
+    fn target(self, results: &Path) -> Result<PathBuf> {
+        if self != Flavour::Float {
+            return Ok(PathBuf::from(TARGET));
         }
+        let path = results.join("xen").join(format!("{FLOAT_TARGET}.json"));
+        if fs::read_to_string(&path).is_ok_and(|text| text == FLOAT_SPECIFICATION) {
+            return Ok(path);
+        }
+        let folder = path.parent().unwrap_or(results);
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::write(&path, FLOAT_SPECIFICATION).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
     }
 }
 
@@ -97,7 +109,7 @@ impl Image {
     }
 }
 
-/// Builds examples and test guests of a workspace by name; gives them in the order asked for.
+/// Builds unikernels of a workspace by name; gives them in the order asked for.
 pub fn named(workspace: &Path, names: &[&str], flavour: Flavour) -> Result<Vec<Image>> {
     named_in(&workspace.join("target"), workspace, names, flavour)
 }
@@ -108,12 +120,8 @@ pub fn named_in(folder: &Path, workspace: &Path, names: &[&str], flavour: Flavou
     named_with(folder, workspace, names, flavour, &[])
 }
 
-/// Builds a hardened hello with more of cargo's options.
-pub fn hello_with(folder: &Path, workspace: &Path, options: &[&str]) -> Result<Image> {
-    named_with(folder, workspace, &["hello"], Flavour::Hardened, options)?.pop().context("building hello gave nothing")
-}
-
-fn named_with(
+/// As [`named_in`], with more of Cargo's options.
+pub fn named_with(
     folder: &Path,
     workspace: &Path,
     names: &[&str],
@@ -121,26 +129,21 @@ fn named_with(
     options: &[&str],
 ) -> Result<Vec<Image>> {
     setup::rust(flavour.is_hardened())?;
+    let project = Project::find(workspace)?;
+    let programs = names.iter().map(|name| project.program(name)).collect::<Result<Vec<Program>>>()?;
     let target_dir = folder.join(flavour.name());
     let mut command = cargo::command(workspace);
-    command.args(["build", "--release", "--locked"]);
-    if !workspace.join("Cargo.lock").is_file() {
-        command = cargo::command(workspace);
-        command.args(["build", "--release"]);
+    command.args(["build", "--release"]);
+    if workspace.join("Cargo.lock").is_file() {
+        command.arg("--locked");
     }
-    let target = flavour.target(workspace);
+    let target = flavour.target(folder)?;
     command.arg("--target").arg(&target).arg("--target-dir").arg(&target_dir);
-    for name in names {
-        command.args(selection(workspace, name)?);
-    }
-    let features = required_features(workspace, names)?;
-    if !features.is_empty() {
-        command.arg("--features").arg(features.join(","));
-    }
+    programs.iter().for_each(|program| select(&mut command, program));
     command.args(options);
     let mut flags = remapped(workspace)?;
     if flavour == Flavour::Debugged {
-        command.args(["--config", r#"profile.release.debug="full""#]);
+        command.args(["--config", DEBUGGED]);
     }
     if flavour.is_hardened() {
         flags.extend(HARDENED.map(String::from));
@@ -185,33 +188,54 @@ fn harden(command: &mut Command, flavour: Flavour) {
     }
 }
 
-/// Builds a crate somewhere else by its own configuration, and hardened unless that is not wanted.
+/// Builds the only program of a crate by the crate's own configuration of Cargo.
 pub fn folder(folder: &Path, flavour: Flavour) -> Result<Image> {
     folder_to(folder, None, flavour)
 }
 
 /// As [`folder`], with the results somewhere else.
 pub fn folder_to(folder: &Path, results: Option<&Path>, flavour: Flavour) -> Result<Image> {
-    if flavour == Flavour::Float {
-        bail!("--float is for examples and test guests: the target of a crate is in its .cargo/config.toml");
-    }
+    let project = Project::find(folder)?;
+    own_way(&project, folder, &project.default_program()?, results, flavour)
+}
+
+/// Builds a program by the configuration of Cargo that holds in a folder. Flags of a hardened build are added to those of the
+/// configuration, wherever that has them.
+pub fn own_way(
+    project: &Project,
+    folder: &Path,
+    program: &Program,
+    results: Option<&Path>,
+    flavour: Flavour,
+) -> Result<Image> {
     setup::rust(flavour.is_hardened())?;
     let mut command = cargo::command(folder);
     command.args(["build", "--release"]);
+    select(&mut command, program);
     if let Some(results) = results {
         command.arg("--target-dir").arg(results);
     }
+    if flavour == Flavour::Float {
+        command.arg(FLOAT_OPTION).arg("--target").arg(flavour.target(&project.target)?);
+    } else if !cargo::has_target(folder) {
+        command.args(["--target", TARGET]);
+    }
+    if flavour == Flavour::Debugged {
+        command.args(["--config", DEBUGGED]);
+    }
     harden(&mut command, flavour);
-    say!("building {} ({})", folder.display(), if flavour.is_hardened() { "hardened" } else { "plain" });
-    let built = executables(&mut command)?;
-    match built.as_slice() {
+    say!("building {} ({})", program.name, flavour.name());
+    match executables(&mut command)?.as_slice() {
         [(_, elf)] => strip(elf),
-        [] => bail!("building {} gave no executable", folder.display()),
-        several => bail!(
-            "building {} gave several executables: name one of these files instead\n{}",
-            folder.display(),
-            several.iter().map(|(_, elf)| format!("  {}\n", elf.display())).collect::<String>()
-        ),
+        built => bail!("cargo built {} executables for {} instead of one", built.len(), program.name),
+    }
+}
+
+/// Adds the options that build one program, with the features that it needs.
+fn select(command: &mut Command, program: &Program) {
+    command.args(program.selection());
+    for feature in &program.features {
+        command.arg("--features").arg(format!("{}/{feature}", program.package));
     }
 }
 
@@ -247,68 +271,6 @@ pub fn strip_to(elf: &Path, stripped: &Path) -> Result<Image> {
         .context("stripping needs rust-objcopy (part of the toolchain) or strip (package binutils)")?;
     let size = fs::metadata(stripped).with_context(|| format!("reading {}", stripped.display()))?.len();
     Ok(Image { elf: elf.to_path_buf(), stripped: stripped.to_path_buf(), size })
-}
-
-/// The names of all unikernels of a workspace.
-pub fn all_names(workspace: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    for folder in [workspace.join("examples"), guests(workspace)] {
-        let Ok(entries) = fs::read_dir(folder) else { continue };
-        for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
-            if path.extension() == Some(OsStr::new("rs"))
-                && let Some(stem) = path.file_stem()
-            {
-                names.push(stem.to_string_lossy().into_owned());
-            }
-        }
-    }
-    names.sort();
-    names
-}
-
-fn guests(workspace: &Path) -> PathBuf {
-    workspace.join("xen-tests/guests/src/bin")
-}
-
-/// Cargo's options for an example or a guest.
-fn selection(workspace: &Path, name: &str) -> Result<[String; 4]> {
-    let file = format!("{name}.rs");
-    let (package, kind) = if workspace.join("examples").join(&file).is_file() {
-        ("domu", "--example")
-    } else if guests(workspace).join(&file).is_file() {
-        ("domu-guests", "--bin")
-    } else {
-        bail!(
-            "there is no unikernel `{name}`: neither an example nor a test guest, and no such file; \
-             there are {}",
-            all_names(workspace).join(", ")
-        );
-    };
-    Ok(["--package".into(), package.into(), kind.into(), name.into()])
-}
-
-/// What the unikernels say in their manifests that they need, as cargo takes it: `package/feature`.
-fn required_features(workspace: &Path, names: &[&str]) -> Result<Vec<String>> {
-    let metadata = output_of(cargo::command(workspace).args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    features_in(&metadata, names)
-}
-
-fn features_in(metadata: &[u8], names: &[&str]) -> Result<Vec<String>> {
-    let metadata: Value = serde_json::from_slice(metadata).context("reading what `cargo metadata` says")?;
-    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
-    let mut features = Vec::new();
-    for package in list(&metadata, "packages") {
-        for target in list(&package, "targets") {
-            // A test may have the name of an example.
-            let is_program = list(&target, "kind").iter().any(|kind| kind == "example" || kind == "bin");
-            if is_program && names.iter().any(|name| target["name"] == **name) {
-                let required = list(&target, "required-features");
-                let named = required.iter().filter_map(|feature| Some((package["name"].as_str()?, feature.as_str()?)));
-                features.extend(named.map(|(package, feature)| format!("{package}/{feature}")));
-            }
-        }
-    }
-    Ok(features)
 }
 
 /// The flags that keep the folders of this machine out of the image.
@@ -386,18 +348,5 @@ not json
         let basic = (String::from("basic"), PathBuf::from("/a/basic"));
         assert_eq!(executables_in(messages, |_| true), [hello, basic.clone()]);
         assert_eq!(executables_in(messages, |kind| kind == "test"), [basic]);
-    }
-
-    #[test]
-    fn features_are_found_in_cargos_metadata() {
-        let metadata = br#"{"packages":[{"name":"domu","targets":[
-            {"kind":["example"],"name":"hello"},
-            {"kind":["example"],"name":"embassy","required-features":["a","b"]},
-            {"kind":["test"],"name":"embassy","required-features":["c"]}]},
-            {"name":"domu-guests","targets":[{"kind":["bin"],"name":"guest","required-features":["d"]}]}]}"#;
-        assert_eq!(features_in(metadata, &["hello"]).unwrap(), [""; 0]);
-        assert_eq!(features_in(metadata, &["hello", "embassy"]).unwrap(), ["domu/a", "domu/b"]);
-        assert_eq!(features_in(metadata, &["guest"]).unwrap(), ["domu-guests/d"]);
-        assert!(features_in(b"no JSON", &[]).is_err());
     }
 }

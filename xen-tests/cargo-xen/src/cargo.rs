@@ -17,6 +17,14 @@ pub fn command(folder: &Path) -> Command {
     command
 }
 
+/// Whether Cargo's configuration in a folder names a target (`build.target`).
+pub fn has_target(folder: &Path) -> bool {
+    let mut command = command(folder);
+    // The command is unstable, but its exit code is not: it fails if there is no such value.
+    command.env("RUSTC_BOOTSTRAP", "1").args(["-Zunstable-options", "config", "get", "build.target"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
 /// Takes the outer cargo's variables out of a command's environment: neither `cargo +nightly xen`
 /// nor flags meant for the host may change how a unikernel is built.
 pub fn clean_environment(command: &mut Command) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::build::Flavour;
@@ -13,7 +13,7 @@ use crate::commands::{RunnerArgs, TestArgs};
 use crate::lab::dom0::Xenstored;
 use crate::lab::qemu::Cpu;
 use crate::new::NewArgs;
-use crate::run::{Build, Run};
+use crate::run::Run;
 use crate::setup::{self, Version};
 use crate::{commands, doctor, new, run, say};
 
@@ -55,8 +55,6 @@ enum Command {
     Common(Common),
     /// Run the project's tests: on the host, then in domains on Xen.
     Test(TestArgs),
-    /// Build the project's unikernel; the last line is the path of the ELF.
-    Build(FlavourArgs),
 }
 
 /// The commands that the clone's tool has too.
@@ -64,6 +62,8 @@ enum Command {
 pub enum Common {
     /// Run a unikernel, with its console on the terminal.
     Run(Box<RunArgs>),
+    /// Build a unikernel; the last line is the path of the ELF.
+    Build(BuildArgs),
     /// Make a project that builds, runs and tests at once.
     New(NewArgs),
     /// Run an ELF that Cargo built: for `runner` in `.cargo/config.toml`.
@@ -97,10 +97,20 @@ impl FlavourArgs {
     }
 }
 
+/// Options of `build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// A binary or example of the project, or the folder of a crate [default: the current folder].
+    pub what: Option<OsString>,
+    /// How it is built.
+    #[command(flatten)]
+    pub flavour: FlavourArgs,
+}
+
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The folder of a crate, an ELF file, or in the clone an example or a test guest [default: the current folder].
+    /// A binary or example of the project, an ELF file, or the folder of a crate [default: the current folder].
     pub what: Option<OsString>,
     /// The version of Xen: 4.14, 4.17 or 4.20 [default: 4.17].
     #[arg(long, value_parser = setup::version)]
@@ -167,24 +177,15 @@ impl MachineArg {
 
 impl RunArgs {
     /// What [`run::run`] takes.
-    ///
-    /// # Errors
-    ///
-    /// Nothing is named and the current folder is no crate.
-    pub fn wanted(self) -> Result<Run> {
+    pub fn wanted(self) -> Run {
         let flavour = match self.flavour.flavour() {
             None if self.gdb => Some(Flavour::Debugged),
             flavour => flavour,
         };
-        let what = match self.what {
-            Some(what) => what,
-            None if PathBuf::from("Cargo.toml").is_file() => ".".into(),
-            None => bail!("run what? There is no Cargo.toml here: name a folder or an ELF file"),
-        };
         // Who looks for a mistake takes the time that it takes.
         let no_limit = if self.gdb { Duration::MAX } else { Duration::from_secs(300) };
-        Ok(Run {
-            what,
+        Run {
+            what: self.what.unwrap_or_else(|| ".".into()),
             version: self.xen,
             memory: self.memory,
             maxmem: self.maxmem,
@@ -199,7 +200,7 @@ impl RunArgs {
             without_xen: self.no_xen,
             gdb: self.gdb,
             limit: self.limit.map_or(no_limit, Duration::from_secs),
-        })
+        }
     }
 }
 
@@ -245,7 +246,6 @@ pub fn main() -> ExitCode {
     exit(match cli.command {
         Command::Common(common) => common.perform(),
         Command::Test(arguments) => commands::test(arguments),
-        Command::Build(flavour) => commands::build(flavour.flavour()),
     })
 }
 
@@ -257,29 +257,13 @@ impl Common {
     /// Those of the command.
     pub fn perform(self) -> Result<u8> {
         match self {
-            Self::Run(arguments) => run::run(&arguments.wanted()?),
+            Self::Run(arguments) => run::run(&arguments.wanted()),
+            Self::Build(arguments) => run::build(arguments.what.as_deref(), arguments.flavour.flavour()).map(|()| 0),
             Self::New(arguments) => new::new(&arguments).map(|()| 0),
             Self::Runner(arguments) => commands::runner(&arguments).context("cargo-xen runner"),
             Self::Setup => setup::everything().map(|()| 0),
             Self::Doctor => doctor::run(),
         }
-    }
-}
-
-/// `build NAME` of the clone.
-#[derive(Debug, Args)]
-pub struct BuildArgs {
-    /// An example or a test guest.
-    pub name: String,
-    /// How it is built.
-    #[command(flatten)]
-    pub flavour: FlavourArgs,
-}
-
-impl BuildArgs {
-    /// What [`run::build`] takes.
-    pub fn wanted(self) -> Build {
-        Build { name: self.name, flavour: self.flavour.flavour().unwrap_or(Flavour::Hardened) }
     }
 }
 
@@ -294,7 +278,7 @@ mod tests {
 
     fn run_of(line: &str) -> Run {
         match parsed(line).unwrap().command {
-            Command::Common(Common::Run(arguments)) => arguments.wanted().unwrap(),
+            Command::Common(Common::Run(arguments)) => arguments.wanted(),
             other => panic!("{other:?}"),
         }
     }

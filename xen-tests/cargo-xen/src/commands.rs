@@ -62,19 +62,6 @@ fn flavour(asked: Option<Flavour>, settings: &Settings) -> Flavour {
     asked.unwrap_or(if settings.hardened { Flavour::Hardened } else { Flavour::Plain })
 }
 
-/// `cargo xen build`.
-///
-/// # Errors
-///
-/// There is no project here, or it does not build.
-pub fn build(asked: Option<Flavour>) -> Result<u8> {
-    let (package, settings) = package()?;
-    let image = build::folder(&package.folder, flavour(asked, &settings))?;
-    println!("{}: {} bytes, stripped", package.name, say::grouped(image.size));
-    println!("{}", image.stripped.display());
-    Ok(0)
-}
-
 /// `cargo xen runner`: Cargo has built the ELF, and sets the folder of its package.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::build::FLOAT_SPECIFICATION;
 use crate::{cargo, say};
 
 /// Options of `new`.
@@ -20,9 +21,6 @@ pub struct NewArgs {
     #[arg(long)]
     pub float: bool,
 }
-
-/// The target with floating point, which a project has a copy of.
-const FLOAT_TARGET: &str = include_str!("../../../targets/x86_64-domu-none.json");
 
 /// Files of a project, but for those that depend on the target: path and template.
 const FILES: [(&str, &str); 5] = [
@@ -138,7 +136,7 @@ fn files(name: &str, source: &Source, float: bool) -> Vec<(String, String)> {
     files.push((format!("{name}.xl"), fill(include_str!("../templates/xl"))));
     files.push((".gitignore".into(), "/target\n".into()));
     if float {
-        files.push(("x86_64-domu-none.json".into(), FLOAT_TARGET.into()));
+        files.push(("x86_64-domu-none.json".into(), FLOAT_SPECIFICATION.into()));
     }
     files
 }

@@ -1,6 +1,6 @@
-//! The commands that are about one unikernel: build, run, demo.
+//! The commands that are about one unikernel: build and run.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Flavour, Image};
+use crate::cargo;
 use crate::cpio::Archive;
 use crate::lab::dom0::{Lab, Session, Xenstored};
 use crate::lab::domain::{self, Config, Followed, Outcome, Watch};
@@ -62,26 +63,26 @@ pub struct Run {
     pub limit: Duration,
 }
 
-/// What `build` is asked for.
-#[derive(Debug, PartialEq)]
-pub struct Build {
-    /// The unikernel.
-    pub name: String,
-    /// How.
-    pub flavour: Flavour,
-}
-
-/// `cargo xen build`.
-pub fn build(wanted: &Build) -> Result<()> {
-    let image = one_named(&wanted.name, wanted.flavour)?;
-    println!("{}: {} bytes, stripped", wanted.name, grouped(image.size));
+/// `cargo xen build`: an operand as [`Run::what`], absent for the current folder, and how it is built if not as the settings
+/// say.
+///
+/// # Errors
+///
+/// There is no such unikernel, or it does not build.
+pub fn build(operand: Option<&OsStr>, flavour: Option<Flavour>) -> Result<()> {
+    let path = Path::new(operand.unwrap_or(OsStr::new(".")));
+    if path.is_file() {
+        bail!("{} is a file: build takes the name of a unikernel, or a folder", path.display());
+    }
+    let image = image(path.as_os_str(), flavour)?.image;
+    println!("{}: {} bytes, stripped", domain_name(&image), grouped(image.size));
     println!("{}", image.stripped.display());
     Ok(())
 }
 
 /// `cargo xen run`.
 pub fn run(wanted: &Run) -> Result<u8> {
-    let Found { image, base, settings } = image(wanted)?;
+    let Found { image, base, settings } = image(&wanted.what, wanted.flavour)?;
     start(wanted, &image, base, &settings)
 }
 
@@ -220,36 +221,6 @@ impl Lines {
     }
 }
 
-/// `cargo xen demo`.
-pub fn demo() -> Result<u8> {
-    const NAME: &str = "hello";
-    let image = one_named(NAME, Flavour::Hardened)?;
-    let workspace = paths::workspace();
-    let logs = paths::new_logs("demo")?;
-    let config = Config { base: base_config(&workspace, NAME)?, ..Config::default() };
-    let mut archive = Archive::default();
-    archive.file("guests/hello", 0o644, &image.read()?);
-    domain::add(&mut archive, NAME, NAME, &config);
-    let mut session = Session::boot(&Lab::new(setup::MAIN), archive, &logs)?;
-    let version = session.xen_version()?;
-    say!("xl create examples/hello.xl ({} bytes); its console:", grouped(image.size));
-    let limit = Duration::from_secs(60);
-    let watch = Watch { limit, most: usize::MAX, on_console: &mut |bytes| show(bytes) };
-    let outcome = domain::run(&mut session, NAME, watch)?;
-    println!("Xen version: {version}");
-    match outcome.reason {
-        Some(reason) => println!("shutdown reason: {reason}"),
-        None => println!("shutdown reason: none, it did not end within {} s", limit.as_secs()),
-    }
-    eprint!("{}", crash(&outcome, &image));
-    let said_hello = outcome.text().contains("hello from domain");
-    if !said_hello {
-        println!("it did not say hello; the logs are in {}", logs.display());
-    }
-    let passed = said_hello && outcome.reason == Some(domain::Reason::Poweroff);
-    Ok(if passed { 0 } else { 1 })
-}
-
 /// A guest of a test's own: its name, its image's bytes, and its configuration.
 pub struct Guest {
     /// The domain's name.
@@ -298,14 +269,6 @@ pub fn machine_memory(guest_mb: u32) -> u32 {
     if guest_mb <= 1024 { 2048 } else { guest_mb + 2048 }
 }
 
-fn one_named(name: &str, flavour: Flavour) -> Result<Image> {
-    let mut images = build::named(&paths::workspace(), &[name], flavour)?;
-    match images.pop() {
-        Some(image) => Ok(image),
-        None => bail!("building {name} gave nothing"),
-    }
-}
-
 /// What is run: the image, and for a folder its `.xl` file and its settings.
 struct Found {
     image: Image,
@@ -329,36 +292,43 @@ fn own_config(folder: &Path, image: &Image) -> Result<Option<String>> {
     }
 }
 
-/// Finds out whether NAME, ELF or DIR is meant, and builds what has to be built.
-fn image(wanted: &Run) -> Result<Found> {
-    let path = PathBuf::from(&wanted.what);
-    let flavour = wanted.flavour.unwrap_or(Flavour::Hardened);
-    if path.join("Cargo.toml").is_file() {
-        let folder = fs::canonicalize(&path).with_context(|| format!("finding {}", path.display()))?;
-        let settings = match Project::find(&folder)?.package {
-            Some(package) => Settings::read(&package.settings).with_context(|| format!("package {}", package.name))?,
-            None => bail!("{} is a workspace of several packages: name the folder of one", path.display()),
-        };
-        let by_settings = if settings.hardened { Flavour::Hardened } else { Flavour::Plain };
-        let image = build::folder(&folder, wanted.flavour.unwrap_or(by_settings))?;
-        let base = own_config(&folder, &image)?;
-        return Ok(Found { image, base, settings });
-    }
-    if path.is_dir() {
-        bail!("{} is a folder without a Cargo.toml", path.display());
-    }
+/// Finds out whether a name, an ELF or a folder is meant, and builds it unless it is an ELF.
+fn image(what: &OsStr, flavour: Option<Flavour>) -> Result<Found> {
+    let path = Path::new(what);
     if path.is_file() {
-        let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
-        // What `cargo xen build` names has its symbols beside it.
+        let size = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+        // `cargo xen build` leaves an ELF with symbols beside the stripped one.
         let whole = path.with_extension("");
         let is_copy = path.extension().is_some_and(|ending| ending == "stripped") && whole.is_file();
-        let elf = if is_copy { whole } else { path.clone() };
-        return Ok(Found::alone(Image { elf, stripped: path, size }));
+        let elf = if is_copy { whole } else { path.to_path_buf() };
+        return Ok(Found::alone(Image { elf, stripped: path.to_path_buf(), size }));
     }
-    match wanted.what.to_str() {
-        Some(name) if !name.contains('/') => Ok(Found::alone(one_named(name, flavour)?)),
-        _ => bail!("there is no file {}", path.display()),
+    let (folder, name) = match what.to_str() {
+        _ if path.is_dir() => (path.to_path_buf(), None),
+        Some(name) if !name.contains('/') => (PathBuf::from("."), Some(name)),
+        _ => bail!("there is no file or folder {}", path.display()),
+    };
+    let project = Project::find(&folder)?;
+    let program = name.map_or_else(|| project.default_program(), |name| project.program(name))?;
+    let package = project.packages.iter().find(|package| package.name == program.package);
+    let settings = match package {
+        Some(package) => Settings::read(&package.settings).with_context(|| format!("package {}", package.name))?,
+        None => Settings::default(),
+    };
+    let by_settings = if settings.hardened { Flavour::Hardened } else { Flavour::Plain };
+    let flavour = flavour.unwrap_or(by_settings);
+    let image = if name.is_none() || cargo::has_target(&folder) {
+        build::own_way(&project, &folder, &program, None, flavour)?
+    } else {
+        // A project whose configuration names no target is built for the usual one, in a folder for each flavour.
+        let mut images = build::named(&project.root, &[&program.name], flavour)?;
+        images.pop().with_context(|| format!("building {} gave no image", program.name))?
+    };
+    let mut base = None;
+    for folder in &program.folders {
+        base = base.map_or_else(|| own_config(folder, &image), |found| Ok(Some(found)))?;
     }
+    Ok(Found { image, base, settings })
 }
 
 /// A name for the domain, of characters that neither `xl` nor a shell takes for something else.
@@ -421,15 +391,15 @@ fn wait_for_gdb(gdb: &str) -> Result<()> {
     Ok(())
 }
 
-/// Shows what came from a console, at once.
-fn show(bytes: &[u8]) {
+/// Writes the bytes of a console to stdout at once.
+pub fn show(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
     // Nobody listening is no reason to stop: the logs have it too.
     let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
-/// What a crash is looked into with; empty for any other end.
-fn crash(outcome: &Outcome, image: &Image) -> String {
+/// The symbolised report of a crash; empty for any other end.
+pub fn crash_report(outcome: &Outcome, image: &Image) -> String {
     match outcome.reason {
         Some(domain::Reason::Crash) => symbols::report(&image.elf, &[&outcome.text(), &outcome.own_lines()]),
         _ => String::new(),
@@ -442,7 +412,11 @@ fn verdict(outcome: &Outcome, image: &Image, logs: &Path, limit: Duration) -> u8
             say!("domain {} ended: {reason}", outcome.domain);
             if reason == domain::Reason::Crash {
                 let last: String = outcome.own_lines().lines().map(|line| format!("  {line}\n")).collect();
-                say!("on the hypervisor's log:\n{last}{}the logs are in {}", crash(outcome, image), logs.display());
+                say!(
+                    "on the hypervisor's log:\n{last}{}the logs are in {}",
+                    crash_report(outcome, image),
+                    logs.display()
+                );
             }
             reason as u8
         }
@@ -479,5 +453,13 @@ mod tests {
             set substitute-path rust \"/r\"\n\
             target remote /l/gdb\n";
         assert_eq!(script, expected);
+    }
+
+    #[test]
+    fn operand_that_is_nothing_is_named() {
+        let error = |operand: &str| image(OsStr::new(operand), None).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(error("no/such"), "there is no file or folder no/such");
+        assert!(error("no-such").starts_with("no unikernel `no-such` in "), "{}", error("no-such"));
+        assert!(error("/proc").starts_with("no Cargo.toml in /proc"), "{}", error("/proc"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cargo_xen::cli::{AFTER_HELP, BuildArgs, Common};
+use cargo_xen::cli::{AFTER_HELP, Common};
 use clap::{Args, Parser, Subcommand};
 
 use crate::fuzz;
@@ -32,8 +32,6 @@ pub enum Command {
     Domu(Selection),
     #[command(flatten)]
     Common(Common),
-    /// Build an example or a test guest; the last line is the path of the ELF.
-    Build(BuildArgs),
     /// Measure what hello and single operations cost, in instructions.
     Bench,
     /// Compare the sizes in the README with those of a build.
@@ -109,7 +107,6 @@ mod tests {
         for (line, word) in [
             ("demo now", "'now'"),
             ("demo --gdb", "--gdb"),
-            ("build", "<NAME>"),
             ("build hello --memory 3", "--memory"),
             ("run a --cases 3", "--cases"),
             ("fuzz --cases few", "few"),

@@ -2,15 +2,16 @@
 //!
 //! On a machine without Xen: QEMU emulates a computer on which Xen runs, with a Linux dom0 from
 //! Debian's packages, and `xl` there starts the unikernel as a guest. CONTRIBUTING.md says how this
-//! is used; `cli::HELP` is the reference.
+//! is used; `cargo xen help` is the reference.
 //!
 //! - `cli`: the command line
 //! - `tiers`: the tests
-//! - `sizes`, `readme`, `fuzz`: what else is done in a clone
+//! - `demo`, `sizes`, `readme`, `fuzz`: the other commands of a clone
 //!
 //! The tool itself is the library `cargo_xen`, which users have.
 
 mod cli;
+mod demo;
 mod fuzz;
 mod pattern;
 mod readme;
@@ -20,7 +21,7 @@ mod tiers;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use cargo_xen::{cli as common, run, say};
+use cargo_xen::{cli as common, say};
 
 use cli::{Cli, Command, Tier};
 
@@ -37,12 +38,11 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> Result<u8> {
     match command {
-        Command::Demo => run::demo(),
+        Command::Demo => demo::run(),
         Command::Test(selection) => tiers::run(&selection, None),
         Command::Smoke(selection) => tiers::run(&selection, Some(Tier::Smoke)),
         Command::Domu(selection) => tiers::run(&selection, Some(Tier::Domu)),
         Command::Common(common) => common.perform(),
-        Command::Build(wanted) => run::build(&wanted.wanted()).map(|()| 0),
         Command::Bench => xen_bench::run().map(|()| 0),
         Command::Sizes => sizes::run().map(|()| 0),
         Command::Fuzz(arguments) => fuzz::run(&arguments),

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use cargo_xen::build;
+use cargo_xen::build::{self, Flavour};
 use cargo_xen::paths;
 use cargo_xen::say;
 use cargo_xen::say::grouped;
@@ -93,7 +93,8 @@ const PREDECESSOR: u64 = 66_912;
 fn measured(text: &str) -> Result<Vec<Size>> {
     let folder = paths::target().join("beside");
     let size = |row: &Row| {
-        let image = build::hello_with(&folder, &paths::workspace(), row.options)?;
+        let images = build::named_with(&folder, &paths::workspace(), &["hello"], Flavour::Hardened, row.options)?;
+        let image = images.first().context("building hello gave nothing")?;
         Ok(Size { cell: row.cell, stated: stated(text, row.cell), built: image.size })
     };
     ROWS.iter().map(size).collect()

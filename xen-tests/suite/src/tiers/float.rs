@@ -6,12 +6,15 @@ use serde_json::{Map, Value};
 use super::case::{Case, Stage, Where};
 use super::table::says_hello;
 use super::verdict::all_ok;
-use cargo_xen::build::{FLOAT_TARGET, Flavour};
+use cargo_xen::build::Flavour;
 use cargo_xen::cargo;
 use cargo_xen::cargo::TARGET;
 use cargo_xen::lab::qemu::Cpu;
 use cargo_xen::paths;
 use cargo_xen::process::{self, output_of};
+
+/// The specification of the target with floating point, in the workspace.
+pub const FLOAT_TARGET: &str = "targets/x86_64-domu-none.json";
 
 /// The rich machine's two processors; the poor one has the first.
 const DOM0_CPU: u32 = 0;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, bail};
 
 use super::Suite;
+use super::float::FLOAT_TARGET;
 use crate::fuzz;
-use cargo_xen::build::{BUILD_STD, FLOAT_OPTION, FLOAT_TARGET};
+use cargo_xen::build::{BUILD_STD, FLOAT_OPTION};
 use cargo_xen::cargo;
 use cargo_xen::cargo::TARGET;
 use cargo_xen::lab::qemu::last_lines;

@@ -19,6 +19,7 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use cargo_xen::build::{self, Flavour, Image};
 use cargo_xen::paths;
+use cargo_xen::project::Project;
 use cargo_xen::say;
 
 /// Functions without a check, and why LLVM is right: part of the name, without hashes. Each entry must be needed.
@@ -61,8 +62,8 @@ pub fn protected(image: &Image) -> Result<usize> {
 /// Runs the test.
 pub fn run() -> Result<()> {
     let workspace = paths::workspace();
-    let all = build::all_names(&workspace);
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let all = Project::find(&workspace)?.programs();
+    let all: Vec<&str> = all.iter().map(|program| &*program.name).collect();
     let build = |names: &[&str], flavour| build::named_in(&paths::target().join("beside"), &workspace, names, flavour);
     let mut images = build(&all, Flavour::Hardened)?;
     images.extend(build(&["float"], Flavour::Float)?);
