@@ -17,12 +17,16 @@ use cargo_xen::cargo;
 use cargo_xen::lab::domain::Reason;
 use cargo_xen::lab::qemu::Cpu;
 use cargo_xen::lab::smoke;
+use cargo_xen::new::{self, NewArgs};
 use cargo_xen::paths;
 use cargo_xen::process::output_of;
 use cargo_xen::run;
 use cargo_xen::say;
 use cargo_xen::say::grouped;
+use cargo_xen::settings::Settings;
 use cargo_xen::setup;
+use cargo_xen::tests::Plan;
+use libtest_mimic::Arguments;
 
 /// Runs what is asked for of those that need no machine.
 pub fn run(suite: &mut Suite) {
@@ -63,6 +67,45 @@ pub fn domains(suite: &mut Suite) {
     suite.test("build::own_allocator", || own_allocator(&logs));
     let logs = suite.logs.join("unnamed-sections");
     suite.test("build::unnamed_sections", || unnamed_sections(&logs));
+    suite.test("build::new_project", new_project);
+}
+
+/// A new project's tests pass on the host and on Xen, a failing test fails there, and a domain that powers off early does too.
+fn new_project() -> Result<()> {
+    const FAILING: &str = "\n#[domu_test::test]\nasync fn panics(_: Domain) {\n    panic!(\"with a place\");\n}\n\n\
+        #[domu_test::test]\nasync fn ends_early(_: Domain) {\n    \
+        domu::lifecycle::finish(domu::lifecycle::Reason::Poweroff).await;\n}\n";
+    let outside = Outside::new("new-project")?;
+    let folder = outside.0.join("a-project");
+    let domu = Some(paths::workspace().to_string_lossy().into_owned());
+    new::new(&NewArgs { name: folder.clone(), domu, float: false })?;
+    pin_versions(&folder)?;
+    let mut command = cargo::command(&folder);
+    output_of(command.args(["test", "--target", &setup::host()?, "--lib", "--test", "on_xen"]))?;
+    let tests = folder.join("tests/on_xen.rs");
+    let text = fs::read_to_string(&tests).with_context(|| format!("reading {}", tests.display()))?;
+    fs::write(&tests, text + FAILING).with_context(|| format!("writing {}", tests.display()))?;
+    let built = build::tests(&folder, Flavour::Hardened)?;
+    let [(_, elf)] = built.as_slice() else { bail!("{} test binaries", built.len()) };
+    let junit = outside.0.join("results.xml");
+    let plan = Plan {
+        elf: elf.clone(),
+        settings: Settings::default(),
+        versions: vec![setup::MAIN],
+        junit: Some(junit.clone()),
+    };
+    let arguments = Arguments { quiet: true, ..Arguments::default() };
+    let code = cargo_xen::tests::run(&plan, &arguments)?;
+    let results = fs::read_to_string(&junit).with_context(|| format!("reading {}", junit.display()))?;
+    ensure!(code == 1 && results.contains("tests=\"5\""), "exit code {code}, and results\n{results}");
+    ensure!(results.matches("<failure").count() == 2, "not two failures:\n{results}");
+    let place = "domu: panicked at tests/on_xen.rs:";
+    ensure!(results.contains(place), "the panic is reported without its place:\n{results}");
+    ensure!(
+        results.contains("before the test&apos;s result") || results.contains("before the test's result"),
+        "{results}"
+    );
+    Ok(())
 }
 
 /// What a link needs: with other flags beside them, or without one of them.
@@ -404,13 +447,14 @@ fn sections_are_placed(file: &object::File<'_>) -> Result<()> {
 
 /// The names of these tests.
 #[cfg(test)]
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "build::reproducible",
     "build::first_steps",
     "build::release_profile",
     "build::sizes",
     "build::own_allocator",
     "build::unnamed_sections",
+    "build::new_project",
     "build::missing_relocation_flag",
     "build::missing_linker_script",
     "build::stack_too_small",
