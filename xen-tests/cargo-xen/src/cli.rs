@@ -1,11 +1,13 @@
 //! The commands that every project has, and their options. The suite of the clone adds its own.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::build::Flavour;
@@ -35,7 +37,8 @@ Environment:
   DOMU_MIRROR    the Debian mirror to take them from (default: the one that apt uses here)
   DOMU_KEYRING   the keyring that its signatures are verified with
 
-Settings of a project are in its Cargo.toml, in [package.metadata.xen]: xen, memory, maxmem, vcpus, cmdline, machine, hardened.";
+Settings of a project are in its Cargo.toml, in [package.metadata.xen]: xen, memory, maxmem, vcpus, cmdline, machine, hardened, net,
+disk.";
 
 /// Builds unikernels, and runs and tests them on real Xen in an emulated machine.
 #[derive(Debug, Parser)]
@@ -213,17 +216,31 @@ pub fn arguments() -> Vec<OsString> {
     arguments
 }
 
-/// Parses arguments, or says what is wrong; the error is the exit code.
+/// Parses arguments. A mistake is told in one sentence; the error is the exit code.
 ///
 /// # Errors
 ///
 /// [`USAGE`]; zero if help was asked for.
 pub fn parse<T: Parser>(arguments: Vec<OsString>) -> Result<T, u8> {
-    T::try_parse_from(arguments).map_err(|error| {
-        // Without a terminal there is nobody to tell.
-        let _ = error.print();
-        if error.use_stderr() { USAGE } else { 0 }
+    T::try_parse_from(arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A reader that has gone needs no help.
+            let _ = std::io::stdout().write_all(error.to_string().as_bytes());
+            0
+        }
+        _ => {
+            say!("error: {} (see `cargo xen help`)", sentence(&error.to_string()));
+            USAGE
+        }
     })
+}
+
+/// The first paragraph of an error of the parser, on one line: usage and tips follow it.
+pub fn sentence(error: &str) -> String {
+    let paragraph = error.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    let text = words.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
 /// The exit code of a result, which is said if it is an error.
@@ -234,8 +251,23 @@ pub fn exit(result: Result<u8>) -> ExitCode {
     }))
 }
 
+/// Exit code: a bug in this tool.
+const BUG: i32 = 101;
+
+/// Lets a panic end the process with its exit code where the profile aborts, which would leave a signal instead.
+fn exit_by_code_on_panic() {
+    if cfg!(panic = "abort") {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            report(info);
+            std::process::exit(BUG);
+        }));
+    }
+}
+
 /// The installed tool.
 pub fn main() -> ExitCode {
+    exit_by_code_on_panic();
     let cli: Cli = match parse(arguments()) {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
@@ -273,7 +305,7 @@ mod tests {
 
     fn parsed(line: &str) -> Result<Cli, String> {
         let words = std::iter::once("cargo-xen").chain(line.split_whitespace()).map(OsString::from);
-        Cli::try_parse_from(words).map_err(|error| error.to_string())
+        Cli::try_parse_from(words).map_err(|error| sentence(&error.to_string()))
     }
 
     fn run_of(line: &str) -> Run {
@@ -312,10 +344,10 @@ mod tests {
             ("run a --machine old", "poor, rich"),
             ("run a --gdb --no-xen", "--gdb"),
             ("test --xen 4.17,5", "no Xen 5 here"),
-            ("new", "<NAME>"),
+            ("new", "required arguments were not provided: <NAME>"),
         ] {
             let error = parsed(line).unwrap_err();
-            assert!(error.contains(word), "`{line}` gave: {error}");
+            assert!(error.contains(word) && !error.contains('\n'), "`{line}` gave: {error}");
         }
     }
 
