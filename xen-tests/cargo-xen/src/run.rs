@@ -109,6 +109,7 @@ pub fn elf(elf: &Path, folder: &Path, settings: &Settings, arguments: &[String])
 
 /// Runs an image; what `wanted` does not say is in the settings, and then in the `.xl` file.
 fn start(wanted: &Run, image: &Image, own_config: Option<String>, settings: &Settings) -> Result<u8> {
+    settings.without_devices()?;
     let version = wanted.version.unwrap_or(settings.xen);
     let cpu = wanted.cpu.unwrap_or(settings.machine);
     let memory = wanted.memory.or(settings.memory);

@@ -23,10 +23,14 @@ pub struct Settings {
     pub machine: Cpu,
     /// `hardened = true`: whether `cargo xen run` and `cargo xen test` build hardened.
     pub hardened: bool,
+    /// `net = ["bridge=xenbr0"]`: network interfaces, each in the syntax of an entry of `vif` of `xl.cfg`.
+    pub net: Vec<String>,
+    /// `disk = ["phy:/dev/loop0,xvda,w"]`: disks, each in the syntax of an entry of `disk` of `xl.cfg`.
+    pub disk: Vec<String>,
 }
 
 /// The keys, for the message about an unknown one.
-const KEYS: [&str; 7] = ["xen", "memory", "maxmem", "vcpus", "cmdline", "machine", "hardened"];
+const KEYS: [&str; 9] = ["xen", "memory", "maxmem", "vcpus", "cmdline", "machine", "hardened", "net", "disk"];
 
 impl Default for Settings {
     fn default() -> Self {
@@ -38,6 +42,8 @@ impl Default for Settings {
             cmdline: None,
             machine: Cpu::Poor,
             hardened: true,
+            net: Vec::new(),
+            disk: Vec::new(),
         }
     }
 }
@@ -76,7 +82,23 @@ impl Settings {
                 }
             }
             "hardened" => self.hardened = value.as_bool().context("expected true or false")?,
+            "net" => self.net = texts(value)?,
+            "disk" => self.disk = texts(value)?,
             _ => bail!("unknown key; there are {}", KEYS.join(", ")),
+        }
+        Ok(())
+    }
+
+    /// Fails if there are devices, which the machine does not have yet.
+    ///
+    /// # Errors
+    ///
+    /// `net` or `disk` is not empty: one sentence that names the key.
+    pub fn without_devices(&self) -> Result<()> {
+        for (key, devices) in [("net", &self.net), ("disk", &self.disk)] {
+            if !devices.is_empty() {
+                bail!("[package.metadata.xen], key `{key}`: this version of cargo xen attaches no devices");
+            }
         }
         Ok(())
     }
@@ -90,6 +112,11 @@ impl Settings {
 
 fn text(value: &Value) -> Result<&str> {
     value.as_str().context("expected a string")
+}
+
+fn texts(value: &Value) -> Result<Vec<String>> {
+    let entries = value.as_array().context("expected a list of strings")?;
+    entries.iter().map(|entry| entry.as_str().map(String::from).context("expected a list of strings")).collect()
 }
 
 fn number(value: &Value) -> Result<u32> {
@@ -107,6 +134,7 @@ mod tests {
     fn all_keys_are_read() {
         let settings = Settings::read(&json!({
             "xen": "4.20", "memory": 32, "maxmem": 64, "vcpus": 1, "cmdline": "a b", "machine": "rich", "hardened": false,
+            "net": ["bridge=a", "bridge=b"], "disk": ["c"],
         }))
         .unwrap();
         assert_eq!(
@@ -114,6 +142,10 @@ mod tests {
             ("4.20", Some(32), Some(64), Some(1))
         );
         assert_eq!((settings.cmdline.as_deref(), settings.machine, settings.hardened), (Some("a b"), Cpu::Rich, false));
+        assert_eq!(
+            (settings.net.as_slice(), settings.disk.as_slice()),
+            (["bridge=a", "bridge=b"].map(String::from).as_slice(), ["c".into()].as_slice())
+        );
         assert_eq!(Settings::read(&Value::Null).unwrap(), Settings::default());
     }
 
@@ -127,10 +159,20 @@ mod tests {
             (json!({ "xen": "3.0" }), ["`xen`", "no Xen 3.0"]),
             (json!({ "machine": "old" }), ["`machine`", "there are poor, rich"]),
             (json!({ "hardened": "yes" }), ["`hardened`", "expected true or false"]),
+            (json!({ "net": "bridge" }), ["`net`", "expected a list of strings"]),
+            (json!({ "disk": [1] }), ["`disk`", "expected a list of strings"]),
             (json!(7), ["metadata.xen]", "not a table"]),
         ] {
             let error = format!("{:#}", Settings::read(&table).unwrap_err());
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
+    }
+
+    #[test]
+    fn devices_are_refused_by_name() {
+        assert!(Settings::default().without_devices().is_ok());
+        let settings = Settings::read(&json!({ "disk": ["a"] })).unwrap();
+        let error = settings.without_devices().unwrap_err().to_string();
+        assert_eq!(error, "[package.metadata.xen], key `disk`: this version of cargo xen attaches no devices");
     }
 }

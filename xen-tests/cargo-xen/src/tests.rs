@@ -110,6 +110,9 @@ pub fn run(plan: &Plan, arguments: &Arguments) -> Result<u8> {
     let Some(tests) = list(&plan.elf)? else {
         bail!("{} has no tests of the crate domu-test", plan.elf.display());
     };
+    if !arguments.list {
+        plan.settings.without_devices()?;
+    }
     let image = build::strip(&plan.elf)?;
     let logs = paths::new_logs("test")?;
     let done = Arc::new(Mutex::new(Vec::new()));
