@@ -148,6 +148,19 @@ impl Session {
         }
     }
 
+    /// Writes a file in dom0, in a folder that exists. Files that are known before the boot come with [`Session::boot`], faster.
+    ///
+    /// # Errors
+    ///
+    /// dom0 cannot write the file, or does not answer.
+    pub fn put(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        let reply = self.run_with_input(&write_command(path), content, COMMAND_LIMIT)?;
+        if reply.status != 0 {
+            bail!("dom0 cannot write {path}: {}", reply.text().trim_end());
+        }
+        Ok(())
+    }
+
     /// Has dom0 run a command line that must succeed.
     pub fn must(&mut self, command: &str, limit: Duration) -> Result<String> {
         let reply = self.run(command, limit)?;
@@ -206,4 +219,20 @@ fn first_root(root: &setup::Root, mut more: Archive, logs: &Path) -> Result<Path
     let path = logs.join("dom0.cpio");
     std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
+}
+
+/// The command that writes its input to a file, whatever characters the path has.
+fn write_command(path: &str) -> String {
+    format!("cat > '{}'", path.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_command;
+
+    #[test]
+    fn path_of_a_file_is_quoted_for_the_shell() {
+        assert_eq!(write_command("/run/a b"), "cat > '/run/a b'");
+        assert_eq!(write_command("/run/it's"), r"cat > '/run/it'\''s'");
+    }
 }
