@@ -175,11 +175,7 @@ impl Machine {
         let (domain, nonce) = (domain_name(number), nonce()?);
         let line = format!("domu.test={} domu.test-nonce={nonce} {}", test.name, self.cmdline());
         let config = self.config(line.trim_end()).text(&domain, "tests");
-        let path = domain::config_of(&domain);
-        let written = session.run_with_input(&format!("cat > {path}"), config.as_bytes(), domain::COMMAND_LIMIT)?;
-        if written.status != 0 {
-            bail!("dom0 cannot write {path}: {}", written.text());
-        }
+        session.put(&domain::config_of(&domain), config.as_bytes())?;
         let watch = Watch { limit: test.timeout, most: usize::MAX, on_console: &mut |_| {} };
         let outcome = domain::run(session, &domain, watch)?;
         domain::destroy(session, &domain)?;
