@@ -189,7 +189,7 @@ mod tests {
     use crate::gnttab::GRANTS;
     use crate::gnttab::{Granted, ReadOnly, ReadWrite, stat};
 
-    use crate::sim::access::interleave::script;
+    use crate::sim::access::script;
     use crate::sim::{Guest, Outside, outside};
     use crate::time::sleep;
 

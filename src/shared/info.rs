@@ -159,7 +159,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::sim::access::interleave::script;
+    use crate::sim::access::script;
     use crate::sim::{Backend, Guest, Saved, outside};
     use crate::{lifecycle, local, time as clocks};
 

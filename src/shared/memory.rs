@@ -96,7 +96,7 @@ impl<'a> SharedMemory<'a> {
     unsafe fn place(self, offset: usize) -> *mut u8 {
         #[cfg(not(target_os = "none"))]
         {
-            crate::sim::access::interleave::access(self.start, offset);
+            crate::sim::access::before(self.start, offset);
             crate::sim::machine::behind(self.start, offset, self.instance)
         }
         // SAFETY: passed on from the caller.

@@ -7,8 +7,9 @@
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 use std::boxed::Box;
-use std::cell::RefCell;
 
+pub use super::Access;
+use super::{OBSERVERS, Observer};
 use crate::abi::event_channel::fifo::WORDS;
 use crate::shared::SharedPage;
 use crate::sim::machine::memory::STORE_FRAME;
@@ -32,20 +33,7 @@ pub enum Kind {
     Other,
 }
 
-/// A domain is about to access a field of a shared page.
-#[derive(Clone, Copy, Debug)]
-pub struct Access {
-    start: NonNull<u8>,
-    offset: usize,
-}
-
 impl Access {
-    /// Where in the page the field lies.
-    #[must_use]
-    pub const fn offset(&self) -> usize {
-        self.offset
-    }
-
     /// What the page is for.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -120,16 +108,19 @@ pub fn xenstore_is_clean() -> bool {
     crate::local::current().is_some_and(|state| CONNECTION.of(state).is_clean())
 }
 
-type Peer = Box<dyn FnMut(&Access)>;
+/// What a fuzzer does before an access.
+pub(super) struct Peer(Box<dyn FnMut(&Access)>);
 
-std::thread_local! {
-    static PEER: RefCell<Option<Peer>> = const { RefCell::new(None) };
+impl Observer for Peer {
+    fn before(&mut self, access: Access) {
+        (self.0)(&access);
+    }
 }
 
 /// Has a peer look, and write, before each access to shared memory that the code on this thread makes, until
 /// [`reclaim`].
 pub fn at_each_access(peer: impl FnMut(&Access) + 'static) {
-    PEER.set(Some(Box::new(peer)));
+    drop(set(Some(Peer(Box::new(peer)))));
 }
 
 /// Raises an event on a port of the domain that this thread runs, as a peer does.
@@ -137,18 +128,16 @@ pub fn notify(port: u32) {
     let _ = machine::at_work(|machine| machine.raise(port));
 }
 
-/// A field is about to be accessed, unless the test does so.
-pub(in crate::sim) fn access(start: NonNull<u8>, offset: usize) {
-    let Some(mut peer) = PEER.take() else { return };
-    peer(&Access { start, offset });
-    PEER.set(Some(peer));
+/// Puts a peer in the place of the one before.
+fn set(peer: Option<Peer>) -> Option<Peer> {
+    OBSERVERS.with(|observers| observers.fuzz_peer.replace(peer))
 }
 
 /// Makes accesses that the peer does not act before.
 fn unseen<T>(access: impl FnOnce() -> T) -> T {
-    let peer = PEER.take();
+    let peer = set(None);
     let result = access();
-    PEER.set(peer);
+    drop(set(peer));
     result
 }
 
@@ -158,7 +147,7 @@ fn unseen<T>(access: impl FnOnce() -> T) -> T {
 ///
 /// No simulated domain is running in the process, and nothing that is `'static` of one that has ended is used any more.
 pub unsafe fn reclaim() {
-    PEER.set(None);
+    drop(set(None));
     // SAFETY: passed on from the caller.
     unsafe {
         crate::local::reclaim();

@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::boxed::Box;
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use super::{Access, OBSERVERS, Observer};
 use crate::shared::owner::Sealed;
 use crate::shared::{Owner, SharedMemory};
 
@@ -40,14 +40,8 @@ impl SharedPages {
     }
 }
 
-std::thread_local! {
-    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
-    /// Whether there is one: accesses are many.
-    static WATCHED: Cell<bool> = const { Cell::new(false) };
-}
-
 /// What happens before each access to some memory.
-struct Watch {
+pub(super) struct Watch {
     start: NonNull<u8>,
     action: Box<dyn FnMut(usize)>,
 }
@@ -62,9 +56,8 @@ impl SharedPages {
     /// If one runs on this thread already.
     pub fn with_peer<T>(&self, peer: impl FnMut(usize) + 'static, run: impl FnOnce() -> T) -> T {
         let watch = Watch { start: self.0.start, action: Box::new(peer) };
-        let before = WATCH.replace(Some(watch));
+        let before = OBSERVERS.with(|observers| observers.pages.replace(Some(watch)));
         assert!(before.is_none(), "one at a time");
-        WATCHED.set(true);
         let _end = EndOfWatch;
         run()
     }
@@ -75,22 +68,16 @@ struct EndOfWatch;
 
 impl Drop for EndOfWatch {
     fn drop(&mut self) {
-        WATCHED.set(false);
-        WATCH.take();
+        OBSERVERS.with(|observers| drop(observers.pages.take()));
     }
 }
 
-/// Shared memory that begins here is accessed by this thread.
-pub(in crate::sim) fn access(start: NonNull<u8>, offset: usize) {
-    if !WATCHED.get() {
-        return;
+impl Observer for Watch {
+    fn before(&mut self, access: Access) {
+        if self.start == access.start {
+            (self.action)(access.offset);
+        }
     }
-    // Not there while it acts.
-    let Some(mut watch) = WATCH.take() else { return };
-    if watch.start == start {
-        (watch.action)(offset);
-    }
-    WATCH.set(Some(watch));
 }
 
 impl Drop for Allocation {
