@@ -55,7 +55,10 @@ pub use backends::console::Backend;
 pub use backends::net::{NetBackend, NetPeer, make_vif};
 pub use backends::peer::{PeerPage, outside};
 use machine::Machine;
-use machine::events::Action;
+use machine::config::{
+    ConsoleConfig, CpuConfig, EventsConfig, GrantsConfig, LoaderConfig, MemoryConfig, ToolstackConfig, XenConfig,
+    XenstoreConfig,
+};
 pub use machine::events::Outside;
 pub use machine::grants::GrantFault;
 pub(crate) use machine::hypercalls::hypercall;
@@ -63,7 +66,6 @@ use machine::memory;
 #[cfg(test)]
 pub(crate) use machine::memory::xl_map;
 pub use scheduler::host::Host;
-use toolstack::saved::Save;
 pub use toolstack::saved::Saved;
 pub use xenstored::{Dom0, Message, Store};
 
@@ -71,7 +73,6 @@ use crate::abi::errno::Errno;
 use crate::abi::grant_table::Status;
 use crate::abi::start_info::StartInfo;
 use crate::abi::xen::Hypercall;
-use crate::arch::Cpu;
 use crate::lifecycle::{self, Outcome, Reason};
 use crate::{Domain, XenVersion, boot};
 
@@ -156,47 +157,21 @@ impl Report {
 /// Decides about a hypercall and its operation before Xen does: an error is its answer.
 pub type Fault = Box<dyn FnMut(Hypercall, u64) -> Option<Errno> + Send>;
 
-/// Changes the start info before the domain sees it.
-type Change = Box<dyn Fn(&mut StartInfo) + Send>;
-
 /// A domain to be run, and its surroundings.
 pub struct Guest {
-    pub(crate) memory: Vec<(u64, u64, u32)>,
-    pub(crate) reservation: Option<u64>,
-    pub(crate) maximum: Option<u64>,
-    pub(crate) fragmented: bool,
-    pub(crate) backed: u64,
-    pub(crate) start_info_version: u32,
-    pub(crate) start_info_magic: bool,
-    pub(crate) command_line: Option<Vec<u8>>,
-    pub(crate) modules: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) xen: Option<XenVersion>,
-    pub(crate) cpuid_base: u32,
-    pub(crate) domain: Option<u16>,
-    pub(crate) initial_domain: bool,
-    pub(crate) backend: Backend,
-    pub(crate) console_param: Option<u64>,
-    pub(crate) console_port_param: Option<u32>,
-    pub(crate) console_index: u32,
-    pub(crate) fault: Option<Fault>,
-    pub(crate) extents_taken: u64,
-    pub(crate) consumer_ahead: u32,
-    pub(crate) start_info: Option<Change>,
-    pub(crate) random: Random,
-    pub(crate) look_ns: u64,
-    pub(crate) rich: bool,
-    pub(crate) port_limit: u32,
-    pub(crate) fifo: bool,
-    pub(crate) offered: Vec<(u16, u32)>,
-    pub(crate) actions: Vec<(u64, Action)>,
-    pub(crate) grant_frames: u32,
-    pub(crate) grant_fault: Option<GrantFault>,
-    #[cfg(fuzzing)]
-    pub(crate) trusted: bool,
-    pub(crate) xenstore: Option<Store>,
-    pub(crate) xenstore_index: u32,
-    pub(crate) obedient: bool,
-    pub(crate) save: Option<Save>,
+    /// Its number, if CPUID tells it.
+    domain: Option<u16>,
+    /// It is dom0.
+    initial_domain: bool,
+    memory: MemoryConfig,
+    loader: LoaderConfig,
+    xen: XenConfig,
+    cpu: CpuConfig,
+    console: ConsoleConfig,
+    events: EventsConfig,
+    grants: GrantsConfig,
+    xenstore: XenstoreConfig,
+    toolstack: ToolstackConfig,
 }
 
 /// What a CPU's generator of random numbers gives.
@@ -241,7 +216,7 @@ impl Random {
 
 impl core::fmt::Debug for Guest {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Guest").field("domain", &self.domain).field("xen", &self.xen).finish_non_exhaustive()
+        f.debug_struct("Guest").field("domain", &self.domain).field("xen", &self.xen.version).finish_non_exhaustive()
     }
 }
 
@@ -256,42 +231,17 @@ impl Guest {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            memory: memory::xl_map(16),
-            reservation: None,
-            maximum: None,
-            fragmented: false,
-            backed: machine::BACKED,
-            start_info_version: 1,
-            start_info_magic: true,
-            command_line: None,
-            modules: Vec::new(),
-            xen: Some(XenVersion { major: 4, minor: 17 }),
-            cpuid_base: crate::abi::cpuid::BASE_FIRST,
             domain: Some(7),
             initial_domain: false,
-            backend: Backend::Drains,
-            console_param: None,
-            console_port_param: None,
-            console_index: 0,
-            fault: None,
-            extents_taken: u64::MAX,
-            consumer_ahead: 0,
-            start_info: None,
-            random: Random::Works,
-            look_ns: 1_000,
-            rich: true,
-            port_limit: 1024,
-            fifo: true,
-            offered: Vec::new(),
-            actions: Vec::new(),
-            grant_frames: 64,
-            grant_fault: None,
-            #[cfg(fuzzing)]
-            trusted: false,
-            xenstore: Some(Store::new()),
-            xenstore_index: 0,
-            obedient: false,
-            save: None,
+            memory: MemoryConfig::default(),
+            loader: LoaderConfig::default(),
+            xen: XenConfig::default(),
+            cpu: CpuConfig::default(),
+            console: ConsoleConfig::default(),
+            events: EventsConfig::default(),
+            grants: GrantsConfig::default(),
+            xenstore: XenstoreConfig::default(),
+            toolstack: ToolstackConfig::default(),
         }
     }
 
@@ -299,42 +249,42 @@ impl Guest {
     #[cfg(fuzzing)]
     #[must_use]
     pub const fn trusted(mut self) -> Self {
-        self.trusted = true;
+        self.memory.trusted = true;
         self
     }
 
     /// Lets the domain have ports below a number, as `max_event_channels` does.
     #[must_use]
     pub const fn port_limit(mut self, limit: u32) -> Self {
-        self.port_limit = limit;
+        self.events.port_limit = limit;
         self
     }
 
     /// Runs on a Xen that has event channels by the two-level interface only.
     #[must_use]
     pub const fn without_fifo(mut self) -> Self {
-        self.fifo = false;
+        self.events.fifo = false;
         self
     }
 
     /// Lets the domain's grant table have so many pages, as `max_grant_frames` does.
     #[must_use]
     pub const fn grant_frames(mut self, frames: u32) -> Self {
-        self.grant_frames = frames;
+        self.grants.frames = frames;
         self
     }
 
     /// Lets a function give single operations on grants a status.
     #[must_use]
     pub fn grant_fault(mut self, fault: impl FnMut(u64, u32) -> Option<Status> + Send + 'static) -> Self {
-        self.grant_fault = Some(Box::new(fault));
+        self.grants.fault = Some(Box::new(fault));
         self
     }
 
     /// Offers a port of another domain, whose end the test plays, to be bound.
     #[must_use]
     pub fn offer_port(mut self, domain: u16, port: u32) -> Self {
-        self.offered.push((domain, port));
+        self.events.offered.push((domain, port));
         self
     }
 
@@ -345,52 +295,36 @@ impl Guest {
         delay: core::time::Duration,
         action: impl FnOnce(&mut Outside<'_>) + Send + 'static,
     ) -> Self {
-        self.actions.push((machine::START_NS + delay.as_nanos() as u64, Box::new(action)));
+        self.events.after(delay, Box::new(action));
         self
     }
 
     /// Lets each look at the clock take so long: 1 µs unless told. Whoever spins until a deadline looks less often then.
     #[must_use]
     pub const fn clock_look(mut self, takes: core::time::Duration) -> Self {
-        self.look_ns = takes.as_nanos() as u64;
+        self.cpu.look_ns = takes.as_nanos() as u64;
         self
     }
 
     /// Chooses what RDRAND and RDSEED give.
     #[must_use]
     pub const fn random(mut self, random: Random) -> Self {
-        self.random = random;
+        self.cpu.random = random;
         self
     }
 
     /// Runs on a CPU without pages of 1 GiB, RDSEED, SMEP, SMAP and UMIP.
     #[must_use]
     pub const fn poor_cpu(mut self) -> Self {
-        self.rich = false;
+        self.cpu.rich = false;
         self
-    }
-
-    /// What CPUID says.
-    pub(crate) fn cpu(&self) -> Cpu {
-        const RDRAND: u32 = 1 << 30;
-        let all = if self.rich { u32::MAX } else { 0 };
-        let absent = matches!(self.random, Random::Absent);
-        Cpu {
-            leaf1_ecx: if absent { !RDRAND } else { u32::MAX },
-            leaf1_edx: u32::MAX,
-            leaf7_ebx: if absent { 0 } else { all },
-            leaf7_ecx: all,
-            extended_edx: if self.rich { u32::MAX } else { 1 << 29 | 1 << 20 },
-            random_canary: u32::from(!absent),
-            ..Cpu::default()
-        }
     }
 
     /// Shows `maxmem` MiB of RAM, of which Xen fills in only `memory` MiB.
     #[must_use]
     pub fn memory_mib(mut self, memory: u64, maxmem: u64) -> Self {
-        self.memory = memory::xl_map(maxmem);
-        self.reservation = Some(memory * 256 + memory::XL_EXTRA_PAGES);
+        self.memory.map = memory::xl_map(maxmem);
+        self.memory.reservation = Some(memory * 256 + memory::XL_EXTRA_PAGES);
         self
     }
 
@@ -398,77 +332,77 @@ impl Guest {
     /// unless a test asks for more.
     #[must_use]
     pub const fn backed_mib(mut self, mib: u64) -> Self {
-        self.backed = mib << 20;
+        self.memory.backed = mib << 20;
         self
     }
 
     /// Replaces the memory map by entries of address, size and type.
     #[must_use]
     pub fn memory_map(mut self, entries: &[(u64, u64, u32)]) -> Self {
-        self.memory = entries.to_vec();
+        self.memory.map = entries.to_vec();
         self
     }
 
     /// Sets the pages that Xen says the domain has.
     #[must_use]
     pub const fn reservation(mut self, pages: u64) -> Self {
-        self.reservation = Some(pages);
+        self.memory.reservation = Some(pages);
         self
     }
 
     /// Lets the domain have so many pages at most. Without, it is 240 more than it has: less than a MiB.
     #[must_use]
     pub const fn maximum(mut self, pages: u64) -> Self {
-        self.maximum = Some(pages);
+        self.memory.maximum = Some(pages);
         self
     }
 
     /// Runs on a host without large pages: Xen fills in single ones only.
     #[must_use]
     pub const fn fragmented_host(mut self) -> Self {
-        self.fragmented = true;
+        self.memory.fragmented = true;
         self
     }
 
     /// Passes a command line.
     #[must_use]
     pub fn command_line(mut self, line: impl AsRef<[u8]>) -> Self {
-        self.command_line = Some(line.as_ref().to_vec());
+        self.loader.command_line = Some(line.as_ref().to_vec());
         self
     }
 
     /// Adds a module with its command line.
     #[must_use]
     pub fn module(mut self, data: impl AsRef<[u8]>, line: impl AsRef<[u8]>) -> Self {
-        self.modules.push((data.as_ref().to_vec(), line.as_ref().to_vec()));
+        self.loader.modules.push((data.as_ref().to_vec(), line.as_ref().to_vec()));
         self
     }
 
     /// Uses a version of the start info; version 0 has no memory map.
     #[must_use]
     pub const fn start_info_version(mut self, version: u32) -> Self {
-        self.start_info_version = version;
+        self.loader.version = version;
         self
     }
 
     /// Passes something that is no start info.
     #[must_use]
     pub const fn without_start_info(mut self) -> Self {
-        self.start_info_magic = false;
+        self.loader.magic = false;
         self
     }
 
     /// Runs on another version of Xen, or, with `None`, on none.
     #[must_use]
     pub const fn xen(mut self, version: Option<XenVersion>) -> Self {
-        self.xen = version;
+        self.xen.version = version;
         self
     }
 
     /// Moves Xen's CPUID leaves, as a domain with Viridian leaves has them.
     #[must_use]
     pub const fn cpuid_base(mut self, base: u32) -> Self {
-        self.cpuid_base = base;
+        self.xen.cpuid_base = base;
         self
     }
 
@@ -489,35 +423,35 @@ impl Guest {
     /// Chooses what reads the console.
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
-        self.backend = backend;
+        self.console.backend = backend;
         self
     }
 
     /// Overrides the console's frame in the domain's parameters.
     #[must_use]
     pub const fn console_param(mut self, frame: u64) -> Self {
-        self.console_param = Some(frame);
+        self.console.frame = Some(frame);
         self
     }
 
     /// Overrides the console's port in the domain's parameters.
     #[must_use]
     pub const fn console_port_param(mut self, port: u32) -> Self {
-        self.console_port_param = Some(port);
+        self.console.port = Some(port);
         self
     }
 
     /// Gives the domain a store that the test has in its hands, or that other domains of a host share.
     #[must_use]
     pub fn xenstore(mut self, store: &Store) -> Self {
-        self.xenstore = Some(store.clone());
+        self.xenstore.store = Some(store.clone());
         self
     }
 
     /// Runs without a store.
     #[must_use]
     pub fn without_xenstore(mut self) -> Self {
-        self.xenstore = None;
+        self.xenstore.store = None;
         self
     }
 
@@ -525,56 +459,56 @@ impl Guest {
     /// and the domain's ports see what the test does, and nothing else.
     #[must_use]
     pub const fn obedient(mut self) -> Self {
-        self.obedient = true;
+        self.toolstack.obedient = true;
         self
     }
 
     /// Says what becomes of the domain each time it suspends itself. Else it goes on in another after three seconds.
     #[must_use]
     pub fn saves(mut self, save: impl FnMut() -> Saved + Send + 'static) -> Self {
-        self.save = Some(Box::new(save));
+        self.toolstack.save = Some(Box::new(save));
         self
     }
 
     /// Lets the indices of xenstore's rings start elsewhere than at zero.
     #[must_use]
     pub const fn xenstore_index(mut self, index: u32) -> Self {
-        self.xenstore_index = index;
+        self.xenstore.index = index;
         self
     }
 
     /// Lets the console ring's indices start elsewhere than at zero.
     #[must_use]
     pub const fn console_index(mut self, index: u32) -> Self {
-        self.console_index = index;
+        self.console.index = index;
         self
     }
 
     /// Shows a consumer index that is so far ahead of the producer's when the console is joined.
     #[must_use]
     pub const fn console_consumer_ahead(mut self, bytes: u32) -> Self {
-        self.consumer_ahead = bytes;
+        self.console.consumer_ahead = bytes;
         self
     }
 
     /// Lets Xen take back, and fill in, at most so many extents in one call.
     #[must_use]
     pub const fn extents_taken(mut self, extents: u64) -> Self {
-        self.extents_taken = extents;
+        self.memory.extents = extents;
         self
     }
 
     /// Lets a function change the start info before the domain sees it.
     #[must_use]
     pub fn start_info(mut self, change: impl Fn(&mut StartInfo) + Send + 'static) -> Self {
-        self.start_info = Some(Box::new(change));
+        self.loader.change = Some(Box::new(change));
         self
     }
 
     /// Lets a function answer hypercalls with errors.
     #[must_use]
     pub fn fault(mut self, fault: impl FnMut(Hypercall, u64) -> Option<Errno> + Send + 'static) -> Self {
-        self.fault = Some(Box::new(fault));
+        self.xen.fault = Some(Box::new(fault));
         self
     }
 
@@ -584,7 +518,7 @@ impl Guest {
     ///
     /// If the thread is inside of a simulated domain already.
     pub fn run<O: Outcome, F: Future<Output = O>>(self, main: impl FnOnce(Domain) -> F) -> Report {
-        let obedient = self.obedient;
+        let obedient = self.toolstack.obedient;
         self.run_never(|domain| {
             if obedient {
                 lifecycle::obey();

@@ -18,6 +18,7 @@ use crate::abi::xen::{DomainId, shared_info};
 use crate::arch;
 use crate::lifecycle::Reason;
 use crate::sim::access::interleave;
+use crate::sim::machine::config::EventsConfig;
 use crate::sim::machine::fifo::Fifo;
 use crate::sim::machine::{CONSOLE_PORT, Machine, STORE_PORT};
 
@@ -69,19 +70,19 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(limit: u32, offers_fifo: bool, offered: Vec<(u16, u32)>, actions: Vec<(u64, Action)>) -> Self {
+    pub(in crate::sim) fn new(config: EventsConfig) -> Self {
         Self {
             ports: BTreeMap::new(),
             store_port: STORE_PORT,
             console_port: CONSOLE_PORT,
             lowest_free: 0,
-            offers_fifo,
+            offers_fifo: config.fifo,
             fifo: None,
-            limit,
-            offered,
+            limit: config.port_limit,
+            offered: config.offered,
             timer_ns: None,
             callback: None,
-            actions,
+            actions: config.actions,
             sent: Vec::new(),
             halts: 0,
         }

@@ -15,6 +15,7 @@ use crate::abi::xen::DomainId;
 use crate::shared::SharedPage;
 use crate::sim::backends::peer::Peer;
 use crate::sim::machine::Machine;
+use crate::sim::machine::config::GrantsConfig;
 use crate::sim::machine::mappings::Mappings;
 use crate::sim::machine::memory::{self, CONSOLE_FRAME, STORE_FRAME};
 
@@ -70,10 +71,10 @@ impl Entry {
 
 impl Grants {
     /// The table as the toolstack leaves it: its daemons have the console's and xenstore's rings mapped.
-    pub(crate) fn new(limit: u32, initial_domain: bool, fault: Option<GrantFault>) -> Self {
+    pub(in crate::sim) fn new(config: GrantsConfig, initial_domain: bool) -> Self {
         let grants = Self {
             frames: std::vec![memory::page()],
-            limit,
+            limit: config.frames,
             placed: BTreeMap::new(),
             pins: BTreeMap::new(),
             pinned: BTreeMap::new(),
@@ -82,7 +83,7 @@ impl Grants {
             count: 0,
             mappings: Mappings::default(),
             peers: BTreeMap::new(),
-            fault,
+            fault: config.fault,
         };
         let frames = [CONSOLE_FRAME, STORE_FRAME];
         for (reference, frame) in (0..).zip(frames).filter(|_| !initial_domain) {
@@ -95,7 +96,7 @@ impl Grants {
 
     /// Those of a domain that goes on from this one, with the same limit and the same tests around it.
     pub(in crate::sim) fn next(&mut self) -> Self {
-        let next = Self::new(self.limit, false, self.fault.take());
+        let next = Self::new(GrantsConfig { frames: self.limit, fault: self.fault.take() }, false);
         Self { peers: core::mem::take(&mut self.peers), ..next }
     }
 

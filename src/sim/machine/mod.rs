@@ -1,5 +1,6 @@
 //! The simulated machine: CPUID, the clock, ports and guest-physical memory, and what Xen knows of the domain.
 
+pub(super) mod config;
 pub(super) mod events;
 pub(super) mod evtchn_send;
 mod fifo;
@@ -181,84 +182,84 @@ impl Machine {
     /// A machine with a guest, loaded.
     pub(in crate::sim) fn new(guest: Guest) -> Self {
         let mut memory = Memory::default();
-        memory.back(0, guest.backed);
+        memory.back(0, guest.memory.backed);
         let page = memory.back(CONSOLE_FRAME << 12, 4096);
         // A console that is said to lie in RAM does; what stands in the page then is the rings.
-        let page = guest.console_param.and_then(|frame| memory.ram(frame.checked_mul(4096)?)).unwrap_or(page);
+        let page = guest.console.frame.and_then(|frame| memory.ram(frame.checked_mul(4096)?)).unwrap_or(page);
         let loaded = Self::load(&memory, &guest);
-        let ram: u64 = guest.memory.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
-        let reservation = guest.reservation.unwrap_or(ram + XL_EXTRA_PAGES);
-        let console_frame = match guest.backend {
+        let ram: u64 = guest.memory.map.iter().filter(|entry| entry.2 == E820_RAM).map(|entry| entry.1 / 4096).sum();
+        let reservation = guest.memory.reservation.unwrap_or(ram + XL_EXTRA_PAGES);
+        let console_frame = match guest.console.backend {
             Backend::Absent => 0,
             _ if guest.initial_domain => 0,
             _ => CONSOLE_FRAME,
         };
         // SAFETY: the page is aligned, lives as long as the process, and both ends use `SharedPage`s of it.
         let ring = unsafe { SharedPage::new(page, 1) };
-        let reader =
-            (console_frame != 0).then(|| Reader::new(guest.backend, ring, guest.console_index, guest.consumer_ahead));
+        let reader = (console_frame != 0)
+            .then(|| Reader::new(guest.console.backend, ring, guest.console.index, guest.console.consumer_ahead));
         let target = reservation.saturating_sub(XL_EXTRA_PAGES).min(ram);
         let store_memory = crate::sim::toolstack::home::Memory {
             most_kib: ram.saturating_mul(4),
             target_kib: target.saturating_mul(4),
         };
-        let store = guest.xenstore.clone().filter(|_| !guest.initial_domain);
+        let store = guest.xenstore.store.clone().filter(|_| !guest.initial_domain);
         // SAFETY: as above.
         let store_page = store.is_some().then(|| unsafe { SharedPage::new(memory.back(STORE_FRAME << 12, 4096), 1) });
         let store = store.zip(store_page).map(|(store, page)| {
             let domain = guest.domain.unwrap_or(DEFAULT_DOMAIN);
-            store.introduce(domain, page, guest.xenstore_index, store_memory, START_NS);
+            store.introduce(domain, page, guest.xenstore.index, store_memory, START_NS);
             (store, domain)
         });
-        let cpu = guest.cpu();
+        let cpu = guest.cpu.cpuid();
         Self {
             memory,
             reservation,
-            maximum: guest.maximum.unwrap_or(reservation.saturating_add(XL_SPARE_PAGES)),
+            maximum: guest.memory.maximum.unwrap_or(reservation.saturating_add(XL_SPARE_PAGES)),
             unfilled: (ram + XL_EXTRA_PAGES).saturating_sub(reservation),
             partial: reservation < ram,
-            fragmented: guest.fragmented,
-            map: guest.memory,
-            console_port_param: guest.console_port_param,
-            console_frame: guest.console_param.unwrap_or(console_frame),
+            fragmented: guest.memory.fragmented,
+            map: guest.memory.map,
+            console_port_param: guest.console.port,
+            console_frame: guest.console.frame.unwrap_or(console_frame),
             initial_domain: guest.initial_domain,
             reader,
             store,
             store_page,
             store_memory,
-            save: guest.save,
+            save: guest.toolstack.save,
             resumes: 0,
             ahead_ns: 0,
-            fault: guest.fault,
+            fault: guest.xen.fault,
             info: None,
             clock_ns: START_NS,
             wall_clock_ns: WALL_CLOCK_NS,
             watchdogs: [None; 2],
             suspended: false,
-            events: Events::new(guest.port_limit, guest.fifo, guest.offered, guest.actions),
-            grants: Grants::new(guest.grant_frames, guest.initial_domain, guest.grant_fault),
+            events: Events::new(guest.events),
+            grants: Grants::new(guest.grants, guest.initial_domain),
             slot: None,
             hypercalls: Vec::new(),
             given_back: Vec::new(),
-            backed: guest.backed,
+            backed: guest.memory.backed,
             heap: Vec::new(),
             taken: 0,
             tables: Vec::new(),
             loaded,
-            extents_taken: guest.extents_taken,
+            extents_taken: guest.memory.extents,
             hypervisor: Vec::new(),
-            xen: guest.xen,
-            cpuid_base: guest.cpuid_base,
+            xen: guest.xen.version,
+            cpuid_base: guest.xen.cpuid_base,
             domain: guest.domain.unwrap_or(DEFAULT_DOMAIN),
             tells_domain: guest.domain.is_some(),
             debug: Vec::new(),
             serial: Vec::new(),
             cpu,
-            random: guest.random,
-            look_ns: guest.look_ns,
+            random: guest.cpu.random,
+            look_ns: guest.cpu.look_ns,
             root: 0,
             #[cfg(fuzzing)]
-            trusted: guest.trusted,
+            trusted: guest.memory.trusted,
             spare_stack: FrameRange { start: 0, end: 0 },
             divisor_latch: false,
         }
@@ -310,17 +311,17 @@ impl Machine {
             address
         };
         let mut start_info = StartInfo {
-            magic: if guest.start_info_magic { START_MAGIC_VALUE } else { 0x1234_5678 },
-            version: guest.start_info_version,
+            magic: if guest.loader.magic { START_MAGIC_VALUE } else { 0x1234_5678 },
+            version: guest.loader.version,
             ..StartInfo::default()
         };
         if guest.initial_domain {
             start_info.flags = Sif::INITDOMAIN | Sif::PRIVILEGED;
         }
-        if let Some(line) = &guest.command_line {
+        if let Some(line) = &guest.loader.command_line {
             start_info.cmdline_paddr = put(line, MAX_COMMAND_LINE);
         }
-        for (index, (data, line)) in guest.modules.iter().enumerate() {
+        for (index, (data, line)) in guest.loader.modules.iter().enumerate() {
             let entry = ModlistEntry {
                 paddr: put(data, usize::MAX),
                 size: data.len() as u64,
@@ -329,27 +330,27 @@ impl Machine {
             };
             memory.write(MODLIST + 32 * index as u64, bytes_of(&entry));
         }
-        if !guest.modules.is_empty() {
+        if !guest.loader.modules.is_empty() {
             start_info.modlist_paddr = MODLIST;
-            start_info.nr_modules = guest.modules.len() as u32;
+            start_info.nr_modules = guest.loader.modules.len() as u32;
         }
-        if guest.start_info_version >= 1 {
-            for (index, &(addr, size, ty)) in guest.memory.iter().enumerate() {
+        if guest.loader.version >= 1 {
+            for (index, &(addr, size, ty)) in guest.memory.map.iter().enumerate() {
                 let entry = MemmapTableEntry { addr, size, ty, reserved: 0 };
                 memory.write(MEMMAP + 24 * index as u64, bytes_of(&entry));
             }
             start_info.memmap_paddr = MEMMAP;
-            start_info.memmap_entries = guest.memory.len() as u32;
+            start_info.memmap_entries = guest.memory.map.len() as u32;
         } else {
             // What follows a structure of version 0 is anything.
             (start_info.memmap_paddr, start_info.memmap_entries) = (0xdead_beef_0000, 0x7fff_ffff);
         }
-        if let Some(change) = &guest.start_info {
+        if let Some(change) = &guest.loader.change {
             change(&mut start_info);
         }
         memory.write(START_INFO, bytes_of(&start_info));
         // The start info and the lists need not last once they are read. What a changed start info names is not known.
-        kept.retain(|range| guest.start_info.is_none() && !range.is_empty());
+        kept.retain(|range| guest.loader.change.is_none() && !range.is_empty());
         kept
     }
 

@@ -81,7 +81,7 @@ impl<'a> Host<'a> {
         assert!(number < DomainId::SELF.0, "no number of a domain: {number}");
         assert!(self.domains.iter().all(|(other, ..)| *other != number), "two domains of number {number}");
         let guest = guest.domain(Some(number));
-        let obedient = guest.obedient;
+        let obedient = guest.toolstack.obedient;
         let program = move |domain| {
             if obedient {
                 lifecycle::obey();
