@@ -1,6 +1,7 @@
 //! [CONTRIBUTING.md]: https://docs.rs/crate/domu/latest/source/CONTRIBUTING.md
 //! [CHANGES.md]: https://docs.rs/crate/domu/latest/source/CHANGES.md
 //! [SECURITY.md]: https://docs.rs/crate/domu/latest/source/SECURITY.md
+//! [docs/durability.md]: https://docs.rs/crate/domu/latest/source/docs/durability.md
 //! [docs/trust.md]: https://docs.rs/crate/domu/latest/source/docs/trust.md
 //! [docs/conformance.md]: https://docs.rs/crate/domu/latest/source/docs/conformance.md
 //! [`targets/x86_64-domu-none.json`]: https://docs.rs/crate/domu/latest/source/targets/x86_64-domu-none.json

@@ -34,8 +34,8 @@ pub fn block_protocol(bytes: &[u8]) {
     if let Ok(segment) = Segment::decode(core::array::from_fn(|_| input.u8())) {
         assert!(segment.first <= segment.last && segment.last <= 7 && segment.sectors() <= 8);
     }
-    let sector_size = if input.u8() % 2 == 0 { 1 << (input.u8() % 64) } else { u64::from(input.u16()) };
-    let physical_sector_size = (input.u8() % 2 == 0).then(|| u64::from(input.u32()));
+    let sector_size = if input.u8().is_multiple_of(2) { 1 << (input.u8() % 64) } else { u64::from(input.u16()) };
+    let physical_sector_size = (input.u8().is_multiple_of(2)).then(|| u64::from(input.u32()));
     let raw = RawGeometry { sectors: input.u64(), sector_size, physical_sector_size, info: input.u64() };
     let Ok(disk) = Geometry::new(raw) else { return };
     let features = Features::new(
