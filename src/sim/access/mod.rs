@@ -1,6 +1,6 @@
 //! The hook before each access to shared memory, and its observers: peers that act between any two accesses.
 //!
-//! The platform layer calls [`before`] with every word that is read or written. An [`Observer`] is not told of the accesses that
+//! `shared` calls `before` with every word that is read or written. An `Observer` is not told of the accesses that
 //! it makes itself.
 
 #[cfg(fuzzing)]
