@@ -21,7 +21,7 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use super::list::Chain;
+use super::share::Held;
 use super::table::{EntryPlace, Permit, frame_number, permission};
 use super::{Error, ErrorKind, Reference};
 use crate::abi::errno::Errno;
@@ -30,7 +30,6 @@ use crate::gnttab::GRANTS;
 use crate::local::{self, Instance};
 use crate::memory::{self, Pages};
 use crate::shared::handover;
-use crate::time;
 
 const PAGE: usize = 4096;
 
@@ -74,11 +73,6 @@ pub struct Revocable {
     state: Instance,
     /// That of the domain in which they were granted.
     generation: u64,
-}
-
-struct Held {
-    pages: Pages,
-    references: Chain,
 }
 
 impl Revocable {
@@ -298,13 +292,8 @@ impl Revocable {
     }
 
     fn finish(&mut self) -> Option<Pages> {
-        let Held { pages, references } = self.held.take()?;
-        if !self.state.is_running() {
-            // The pages and their references stay in use in their domain, if that has not ended.
-            return None;
-        }
         // The entry of a private page is 0, which ends at once.
-        let pages = GRANTS.of(self.state).end(self.peer, pages, references, || time::now_in(self.state))?;
+        let pages = self.held.take()?.end(self.state, self.peer)?;
         handover(pages.as_ptr());
         Some(pages)
     }

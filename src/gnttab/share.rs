@@ -57,9 +57,20 @@ pub struct Granted<A: Access> {
 
 /// What belongs together until the peer is done with all of it.
 #[derive(Debug)]
-struct Held {
-    pages: Pages,
-    references: Chain,
+pub(super) struct Held {
+    pub(super) pages: Pages,
+    pub(super) references: Chain,
+}
+
+impl Held {
+    /// Ends the grant to a peer: the pages, if the peer has none of them in use.
+    pub(super) fn end(self, domain: Instance, peer: DomainId) -> Option<Pages> {
+        if !domain.is_running() {
+            // The pages and their references stay in use in their domain, if that has not ended.
+            return None;
+        }
+        GRANTS.of(domain).end(peer, self.pages, self.references, || time::now_in(domain))
+    }
 }
 
 impl<A: Access> Granted<A> {
@@ -231,12 +242,7 @@ impl<A: Access> Granted<A> {
     }
 
     fn finish(&mut self) -> Option<Pages> {
-        let Held { pages, references } = self.held.take()?;
-        if !self.state.is_running() {
-            // The pages and their references stay in use in their domain, if that has not ended.
-            return None;
-        }
-        GRANTS.of(self.state).end(self.peer, pages, references, || time::now_in(self.state))
+        self.held.take()?.end(self.state, self.peer)
     }
 }
 
