@@ -21,20 +21,6 @@ const BACK_END: &str = "/local/domain/3/backend/vbd/7/51712";
 /// Requests of a case at most.
 const REQUESTS: usize = 40;
 
-fn make_end(dom0: &mut Dom0<'_>, path: &str, owner: u16, other: (&str, &str, u16)) {
-    let (link, peer_path, peer) = other;
-    dom0.write(path, "");
-    let (mut above, home) = (path, format!("/local/domain/{owner}"));
-    while let Some((parent, _)) = above.rsplit_once('/').filter(|(parent, _)| *parent != home) {
-        dom0.set_permissions(parent, &["n0", &format!("r{owner}")]);
-        above = parent;
-    }
-    dom0.set_permissions(path, &[&format!("n{owner}"), &format!("r{peer}")]);
-    dom0.write(&format!("{path}/{link}"), peer_path);
-    dom0.write(&format!("{path}/{link}-id"), peer.to_string());
-    dom0.write(&format!("{path}/state"), "1");
-}
-
 /// The back end's part in xenstore, with numbers of the input's.
 fn answer(dom0: &mut Dom0<'_>, input: &Input) {
     let state = match dom0.read(&format!("{FRONT_END}/state")).as_deref() {
@@ -158,8 +144,8 @@ pub fn block_front(bytes: &[u8]) {
     let (store, numbers) = (Store::new(), input.clone());
     store.react(&format!("{FRONT_END}/state"), move |dom0, _| answer(dom0, &numbers));
     store.dom0(|dom0| {
-        make_end(dom0, FRONT_END, 7, ("backend", BACK_END, BACK));
-        make_end(dom0, BACK_END, BACK, ("frontend", FRONT_END, 7));
+        dom0.make_device_end(FRONT_END, 7, ("backend", BACK_END, BACK));
+        dom0.make_device_end(BACK_END, BACK, ("frontend", FRONT_END, 7));
         dom0.write(&format!("{BACK_END}/online"), "1");
         dom0.write(&format!("{BACK_END}/state"), "2");
         dom0.write(&format!("{BACK_END}/feature-max-indirect-segments"), (input.u16() % 300).to_string());

@@ -23,7 +23,7 @@ use domu::block::{self, Config, Disk, DriverError, Error, ErrorKind, Select};
 use domu::executor::{Task, spawn};
 use domu::lifecycle::Reason;
 use domu::sim::backends::block::{self as back, Options};
-use domu::sim::{Dom0, End, Guest, Host, Report, Store};
+use domu::sim::{End, Guest, Host, Report, Store};
 use domu::{Domain, DomainId, eventchn, gnttab, time};
 
 /// The domain of the front end, and that of the back end.
@@ -34,26 +34,11 @@ const XVDA: DeviceNumber = DeviceNumber(51_712);
 const FRONT_END: &str = "/local/domain/7/device/vbd/51712";
 const BACK_END: &str = "/local/domain/3/backend/vbd/7/51712";
 
-/// Makes one end of the disk, as a toolstack does.
-fn make_end(dom0: &mut Dom0<'_>, path: &str, owner: u16, other: (&str, &str, u16)) {
-    let (link, peer_path, peer) = other;
-    dom0.write(path, "");
-    let (mut above, home) = (path, format!("/local/domain/{owner}"));
-    while let Some((parent, _)) = above.rsplit_once('/').filter(|(parent, _)| *parent != home) {
-        dom0.set_permissions(parent, &["n0", &format!("r{owner}")]);
-        above = parent;
-    }
-    dom0.set_permissions(path, &[&format!("n{owner}"), &format!("r{peer}")]);
-    dom0.write(&format!("{path}/{link}"), peer_path);
-    dom0.write(&format!("{path}/{link}-id"), peer.to_string());
-    dom0.write(&format!("{path}/state"), "1");
-}
-
 /// Makes the disk.
 fn attach(store: &Store) {
     store.dom0(|dom0| {
-        make_end(dom0, FRONT_END, FRONT, ("backend", BACK_END, BACK));
-        make_end(dom0, BACK_END, BACK, ("frontend", FRONT_END, FRONT));
+        dom0.make_device_end(FRONT_END, FRONT, ("backend", BACK_END, BACK));
+        dom0.make_device_end(BACK_END, BACK, ("frontend", FRONT_END, FRONT));
         dom0.write(&format!("{BACK_END}/online"), "1");
     });
 }

@@ -43,8 +43,8 @@ fn requests_are_issued_again_after_a_resume() {
                     .collect();
                 time::sleep(Duration::from_millis(delay)).await;
                 its.dom0(|dom0| {
-                    make_end(dom0, NEXT_FRONT_END, 8, ("backend", NEXT_BACK_END, BACK));
-                    make_end(dom0, NEXT_BACK_END, BACK, ("frontend", NEXT_FRONT_END, 8));
+                    dom0.make_device_end(NEXT_FRONT_END, 8, ("backend", NEXT_BACK_END, BACK));
+                    dom0.make_device_end(NEXT_BACK_END, BACK, ("frontend", NEXT_FRONT_END, 8));
                     dom0.write(&format!("{NEXT_BACK_END}/online"), "1");
                 });
                 assert_eq!(lifecycle::suspend().await?, Resumption::Restored);

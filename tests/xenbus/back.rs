@@ -15,8 +15,8 @@ fn path() -> Path {
 }
 
 fn make_device(dom0: &mut Dom0<'_>) {
-    make_end(dom0, FRONT_END, 9, ("backend", BACK_END, 7));
-    make_end(dom0, BACK_END, 7, ("frontend", FRONT_END, 9));
+    dom0.make_device_end(FRONT_END, 9, ("backend", BACK_END, 7));
+    dom0.make_device_end(BACK_END, 7, ("frontend", FRONT_END, 9));
     dom0.write(&format!("{BACK_END}/online"), "1");
 }
 
@@ -190,7 +190,7 @@ fn the_front_ends_domain_dies_at_any_moment_and_comes_back() {
             .after(moment + 50 * MS, move |_| {
                 comes_back.dom0(|dom0| {
                     assert_ne!(dom0.read(&format!("{BACK_END}/state")).as_deref(), Some(&b"4"[..]), "at {moment:?}");
-                    make_end(dom0, FRONT_END, 9, ("backend", BACK_END, 7));
+                    dom0.make_device_end(FRONT_END, 9, ("backend", BACK_END, 7));
                 });
             })
             .after(moment + 200 * MS, move |_| ends.remove(BACK_END))

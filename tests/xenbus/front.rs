@@ -429,7 +429,7 @@ fn details_from_before_a_resume_are_not_written() {
         let store = Store::new();
         serve(&store, 0);
         make(&store, 0);
-        store.dom0(|dom0| make_end(dom0, "/local/domain/8/device/vif/0", 8, ("backend", BACK_END, BACK)));
+        store.dom0(|dom0| dom0.make_device_end("/local/domain/8/device/vif/0", 8, ("backend", BACK_END, BACK)));
         let report = Guest::new().xenstore(&store).run(async |domain| -> domu::Result {
             let mut front = Frontend::open(&domain.xenstore(), &front_end()).await?;
             front.prepare().await?;

@@ -66,7 +66,7 @@ fn a_front_end_elsewhere_is_refused() {
             ("/local/domain/9/data/vif/0", "9", false),
             ("/local/domain/7/device/vif/0", "7", false),
         ] {
-            store.dom0(|dom0| make_end(dom0, back_end, 7, ("frontend", front, 9)));
+            store.dom0(|dom0| dom0.make_device_end(back_end, 7, ("frontend", front, 9)));
             store.write(&format!("{back_end}/frontend-id"), id);
             let opened = Backend::open(&domain.xenstore(), &path).await;
             assert_eq!(kind(opened), (!right).then_some(ErrorKind::Misplaced), "{front} {id}");

@@ -42,30 +42,14 @@ fn front_end() -> Path {
     Path::new("device/vif/0").unwrap()
 }
 
-/// Makes one end of a device, as a toolstack does.
-fn make_end(dom0: &mut Dom0<'_>, path: &str, owner: u16, other: (&str, &str, u16)) {
-    let (link, peer_path, peer) = other;
-    dom0.write(path, "");
-    // The toolstack's, for the domain to read.
-    let (mut above, home) = (path, format!("/local/domain/{owner}"));
-    while let Some((parent, _)) = above.rsplit_once('/').filter(|(parent, _)| *parent != home) {
-        dom0.set_permissions(parent, &["n0", &format!("r{owner}")]);
-        above = parent;
-    }
-    dom0.set_permissions(path, &[&format!("n{owner}"), &format!("r{peer}")]);
-    dom0.write(&format!("{path}/{link}"), peer_path);
-    dom0.write(&format!("{path}/{link}-id"), peer.to_string());
-    dom0.write(&format!("{path}/state"), "1");
-}
-
 fn make_front_end(dom0: &mut Dom0<'_>, id: usize) {
     let (front, back) = (format!("/local/domain/7/device/vif/{id}"), format!("/local/domain/3/backend/vif/7/{id}"));
-    make_end(dom0, &front, FRONT, ("backend", &back, BACK));
+    dom0.make_device_end(&front, FRONT, ("backend", &back, BACK));
 }
 
 fn make_back_end(dom0: &mut Dom0<'_>, id: usize) {
     let (front, back) = (format!("/local/domain/7/device/vif/{id}"), format!("/local/domain/3/backend/vif/7/{id}"));
-    make_end(dom0, &back, BACK, ("frontend", &front, FRONT));
+    dom0.make_device_end(&back, BACK, ("frontend", &front, FRONT));
     dom0.write(&format!("{back}/online"), "1");
 }
 

@@ -114,18 +114,9 @@ pub fn make_vif(store: &Store, front: u16, back: u16, id: u32) {
         for (path, owner, link, other, peer) in
             [(&front_path, front, "backend", &back_path, back), (&back_path, back, "frontend", &front_path, front)]
         {
-            dom0.write(path, "");
-            let (mut above, home) = (path.as_str(), format!("/local/domain/{owner}"));
-            while let Some((parent, _)) = above.rsplit_once('/').filter(|(parent, _)| *parent != home) {
-                dom0.set_permissions(parent, &["n0", &format!("r{owner}")]);
-                above = parent;
-            }
-            dom0.set_permissions(path, &[&format!("n{owner}"), &format!("r{peer}")]);
-            dom0.write(&format!("{path}/{link}"), other);
-            dom0.write(&format!("{path}/{link}-id"), peer.to_string());
+            dom0.make_device_end(path, owner, (link, other, peer));
             dom0.write(&format!("{path}/handle"), id.to_string());
             dom0.write(&format!("{path}/mac"), format!("00:16:3e:00:{id:02x}:{:02x}", front as u8));
-            dom0.write(&format!("{path}/state"), "1");
         }
         dom0.write(&format!("{front_path}/mtu"), "1500");
         dom0.write(&format!("{back_path}/online"), "1");
