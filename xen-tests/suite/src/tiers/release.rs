@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use serde_json::Value;
-
 use super::Suite;
 use super::host::{FEATURES, checked};
 use crate::readme;
@@ -14,6 +12,7 @@ use cargo_xen::cargo;
 use cargo_xen::cargo::TARGET;
 use cargo_xen::paths;
 use cargo_xen::process::output_of;
+use cargo_xen::project::Project;
 use cargo_xen::setup;
 
 /// `rust-version` of the workspace.
@@ -66,13 +65,10 @@ fn msrv(suite: &mut Suite) {
 
 /// The features of the library but [`NEWER`], as cargo takes them.
 fn all_but_newer() -> Result<String> {
-    let output =
-        output_of(cargo::command(&paths::workspace()).args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_slice(&output).context("reading what `cargo metadata` says")?;
-    let packages = metadata["packages"].as_array().context("no packages")?;
-    let domu = packages.iter().find(|package| package["name"] == "domu").context("no package domu")?;
-    let features = domu["features"].as_object().context("no features")?;
-    Ok(features.keys().filter(|name| *name != NEWER).cloned().collect::<Vec<_>>().join(","))
+    let project = Project::find(&paths::workspace())?;
+    let domu = project.packages.iter().find(|package| package.name == "domu").context("no package domu")?;
+    let features = domu.features.iter().filter(|name| *name != NEWER);
+    Ok(features.cloned().collect::<Vec<_>>().join(","))
 }
 
 /// Files that a user of the published crate needs.
